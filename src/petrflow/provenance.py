@@ -1,0 +1,106 @@
+"""What a stage was made from and what it cost: `provenance.json`, written when the stage has succeeded."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file, write_json
+
+PACKAGES = (
+    "petrflow",
+    "paddlepaddle",
+    "paddlepaddle-gpu",
+    "paddle3d",
+    "nuscenes-devkit",
+    "numpy",
+    "pyarrow",
+    "opencv-python-headless",
+    "snakemake",
+)
+
+
+@dataclass
+class Provenance:
+    """What a stage adds to its record while it runs."""
+
+    device: str = "cpu"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, **values: Any) -> None:
+        """Add JSON-able values under their names."""
+        self.extra.update(values)
+
+
+def input_fingerprint(value: str | Path) -> str:
+    """Fingerprint of one input: text as it is, a file by its bytes, a folder by its `.complete.json` or its names and sizes."""
+    if isinstance(value, str):
+        return value
+    if value.is_file():
+        return sha256_file(value)
+    if (value / ".complete.json").is_file():
+        complete = read_json(value / ".complete.json")
+        return str(complete.get("fingerprint") or fingerprint(complete))
+    if value.is_dir():
+        return fingerprint(
+            sorted([p.relative_to(value).as_posix(), p.stat().st_size] for p in value.rglob("*") if p.is_file())
+        )
+    raise PetrflowError(f"The input {value} does not exist: run the step that writes it again.")
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that shape results, without importing any of them."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process or of one of its finished children, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+@contextlib.contextmanager
+def provenance(
+    path: Path, inputs: dict[str, str | Path], settings: dict[str, Any] | None = None
+) -> Iterator[Provenance]:
+    """Record a stage; nothing is written if the body fails.
+
+    Parameters
+    ----------
+    path : where `provenance.json` goes
+    inputs : name -> fingerprint (text) or file or folder to take one of; taken before the body runs
+    settings : JSON-able settings that shaped the stage
+    """
+    fingerprints = {name: input_fingerprint(value) for name, value in sorted(inputs.items())}
+    entry = Provenance()
+    start = time.monotonic()
+    cpu_start = time.process_time()
+    yield entry
+    write_json(
+        path,
+        {
+            "inputs": fingerprints,
+            "settings": settings or {},
+            "settings_fingerprint": fingerprint(settings or {}),
+            "versions": package_versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": entry.device,
+            "seconds": round(time.monotonic() - start, 3),
+            "cpu_seconds": round(time.process_time() - cpu_start, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            **({"extra": entry.extra} if entry.extra else {}),
+        },
+    )
