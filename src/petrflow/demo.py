@@ -1,0 +1,204 @@
+"""Run an exported model over a scene and draw what it finds beside what is there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from petrflow import drawing, geometry
+from petrflow.annotations import AnnotationStore
+from petrflow.dataset import PetrDataset
+from petrflow.evaluate import SampleDetections, predict
+from petrflow.files import PetrflowError, atomic_dir, write_atomic, write_json
+from petrflow.loader import Loader
+
+JPEG_QUALITY = 90
+
+
+def demo(
+    model: Any,
+    store_path: Path,
+    root: Path,
+    model_config: Mapping[str, Any],
+    out_dir: Path,
+    *,
+    scene: str | None = None,
+    score_threshold: float = 0.3,
+    frames_per_second: int = 2,
+    num_workers: int = 0,
+) -> None:
+    """Predict one scene, draw boxes on every camera and from above, and leave pictures, a video and the numbers.
+
+    Parameters
+    ----------
+    model : ExportedModel
+        Anything with ``predict(batch)``; the demo rule gives the exported model, not the eager one.
+    store_path, root : Path
+        A split's annotation store and its nuScenes root.
+    model_config : mapping
+        The parsed model file.
+    out_dir : Path
+        Gets ``frames/NNNN.jpg``, ``demo.mp4`` (H.264) and ``detections.json``, all or nothing.
+    scene : str, optional
+        A scene of the split; its first one when absent.
+    score_threshold : float
+        Detections below it are neither drawn nor listed.
+    frames_per_second : int
+        Of the video; nuScenes' keyframes come at 2 Hz.
+    num_workers : int
+        Of the loader.
+
+    Raises
+    ------
+    PetrflowError
+        When the split has no such scene.
+    """
+    store = AnnotationStore.open(store_path)
+    indices, name = scene_keyframes(store, scene)
+    dataset = PetrDataset(store_path, root, dict(model_config), training=False, indices=indices)
+    loader = Loader(dataset, batch_size=1, seed=0, num_workers=num_workers, shuffle=False, drop_last=False)
+    try:
+        detections = predict(model, loader.epoch(0), len(loader))
+    finally:
+        loader.close()
+    class_names = list(model_config["class_names"])
+    with atomic_dir(Path(out_dir)) as folder:
+        (folder / "frames").mkdir()
+        records, pictures = [], []
+        for number, index in enumerate(tqdm(indices, desc="draw", unit="keyframe", leave=False)):
+            keyframe = store[index]
+            found = confident(detections[keyframe.token], score_threshold)
+            title = f"{name}  keyframe {number + 1}/{len(indices)}"
+            picture = draw_keyframe(keyframe, Path(root), found, class_names, title, score_threshold)
+            encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+            write_atomic(folder / "frames" / f"{number:04d}.jpg", encoded)
+            pictures.append(encoded)
+            records.append(_record(keyframe, found, class_names))
+        write_atomic(folder / "demo.mp4", encode_video(_decoded(pictures), frames_per_second))
+        write_json(
+            folder / "detections.json", {"scene": name, "score_threshold": score_threshold, "keyframes": records}
+        )
+
+
+def scene_keyframes(store: AnnotationStore, scene: str | None) -> tuple[list[int], str]:
+    """Return the indices of a scene's keyframes in time order, and the scene's name.
+
+    Raises
+    ------
+    PetrflowError
+        When the store is empty or the scene is not in it.
+    """
+    names = store.scene_names()
+    if not names:
+        raise PetrflowError(f"{store.path}: the split holds no keyframe, so there is nothing to show; check its scenes")
+    known = list(dict.fromkeys(names))
+    chosen = known[0] if scene is None else scene
+    if chosen not in known:
+        raise PetrflowError(f"demo.scene: {chosen} is not in this split; it holds {', '.join(known)}")
+    return [index for index, name in enumerate(names) if name == chosen], chosen
+
+
+def confident(found: SampleDetections, threshold: float) -> SampleDetections:
+    """Return the detections that score at least ``threshold``."""
+    keep = np.asarray(found.scores) >= threshold
+    return SampleDetections(found.boxes[keep], found.scores[keep], found.labels[keep])
+
+
+def draw_keyframe(
+    keyframe: Any,
+    root: Path,
+    found: SampleDetections,
+    class_names: Sequence[str],
+    title: str,
+    score_threshold: float,
+) -> np.ndarray:
+    """Draw one keyframe: true boxes white, predicted ones in their class's colour.
+
+    Returns
+    -------
+    (H, W, 3) uint8, BGR
+    """
+    colors = drawing.class_colors([class_names[int(label)] for label in found.labels])
+    white = [drawing.TRUE_COLOR] * len(keyframe.boxes)
+    pictures: dict[int, np.ndarray] = {}
+    for camera, path in enumerate(keyframe.image_paths):
+        image = cv2.imread(str(root / path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise PetrflowError(f"{root / path}: not a readable image; restore the file and run again")
+        # Small images are drawn at twice their size or more, or lines would cover the objects.
+        zoom = max(1.0, 800.0 / image.shape[1])
+        if zoom > 1.0:
+            image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
+        intrinsic = np.diag([zoom, zoom, 1.0]) @ keyframe.intrinsics[camera]
+        camera_from_lidar = geometry.invert_rigid(keyframe.lidar_from_camera[camera])
+        thickness = max(1, round(image.shape[1] / 800))
+        drawing.draw_boxes(image, keyframe.boxes, intrinsic, camera_from_lidar, white, thickness)
+        drawing.draw_boxes(image, found.boxes, intrinsic, camera_from_lidar, colors, thickness + 1)
+        pictures[camera] = image
+    order = drawing.camera_grid_order(keyframe.lidar_from_camera)
+    from_above = drawing.birds_eye_view(640, keyframe.boxes, found.boxes, colors)
+    names = [Path(path).parent.name for path in keyframe.image_paths]
+    picture = drawing.scene_picture(pictures, order, from_above, names)
+    note = f"white: true, coloured: predicted (score >= {score_threshold:g}), {len(found.boxes)} found"
+    return np.concatenate([drawing.legend(picture.shape[1], class_names, title, note), picture])
+
+
+def _record(keyframe: Any, found: SampleDetections, class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "token": keyframe.token,
+        "timestamp": int(keyframe.timestamp),
+        "frame": "lidar; x, y, z, width, length, height, yaw, vx, vy in m, rad and m/s",
+        "predicted": [
+            {
+                "class": class_names[int(label)],
+                "score": round(float(score), 5),
+                "box": [round(float(v), 4) for v in box],
+            }
+            for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+        ],
+        "true": [
+            {
+                "class": name,
+                "box": [round(float(v), 4) for v in box],
+                "velocity": [None if np.isnan(v) else round(float(v), 4) for v in velocity],
+            }
+            for name, box, velocity in zip(keyframe.names, keyframe.boxes, keyframe.velocities, strict=True)
+        ],
+    }
+
+
+def _decoded(pictures: Sequence[bytes]) -> Iterator[np.ndarray]:
+    for picture in pictures:
+        yield cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+
+
+def encode_video(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
+    """Encode BGR frames of one size (even width and height) as an MP4 that browsers play (H.264, yuv420p).
+
+    One thread and no wall clock in the container: the same frames give the same bytes.
+    """
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(
+        buffer, mode="w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}
+    ) as container:
+        stream: Any = None
+        for frame in frames:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=frames_per_second)
+                stream.width, stream.height = frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2
+                stream.pix_fmt = "yuv420p"
+                stream.options = {"crf": "23", "preset": "medium"}
+                stream.codec_context.thread_count = 1
+            even = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="bgr24")))
+        if stream is not None:
+            container.mux(stream.encode(None))
+    return buffer.getvalue()
