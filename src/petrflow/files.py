@@ -93,8 +93,13 @@ def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
     """A name beside `path`, hidden, that no other live process uses and that `sweep_stale` recognises."""
     name = path.name
     if len(name.encode()) > 150:  # the file system allows 255 bytes
-        name = name.encode()[:100].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
-    return path.parent / f".{name}{TEMPORARY_MARK}{_owner_tag()}-{next(_counter)}{suffix}"
+        name = (
+            name.encode()[:100].decode(errors="ignore")
+            + hashlib.sha256(name.encode()).hexdigest()[:16]
+        )
+    return (
+        path.parent / f".{name}{TEMPORARY_MARK}{_owner_tag()}-{next(_counter)}{suffix}"
+    )
 
 
 def sweep_stale(folder: Path) -> list[Path]:
@@ -104,13 +109,19 @@ def sweep_stale(folder: Path) -> list[Path]:
     """
     swept = []
     try:
-        entries = sorted(entry.name for entry in os.scandir(folder) if TEMPORARY_MARK in entry.name)
+        entries = sorted(
+            entry.name for entry in os.scandir(folder) if TEMPORARY_MARK in entry.name
+        )
     except OSError:
         return []
     for name in entries:
         stem, _, rest = name.rpartition(TEMPORARY_MARK)
         tag, dot, kind = rest.partition(".")
-        if not stem.startswith(".") or not dot or kind.split(".")[0] not in ("tmp", "old"):
+        if (
+            not stem.startswith(".")
+            or not dot
+            or kind.split(".")[0] not in ("tmp", "old")
+        ):
             continue
         stale = folder / name
         with contextlib.suppress(OSError):
@@ -197,7 +208,9 @@ def require_space(path: Path, needed: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path, needed: int | None = None, permissions: bool = False) -> Iterator[None]:
+def disk_errors(
+    path: Path, needed: int | None = None, permissions: bool = False
+) -> Iterator[None]:
     """Turn a full disk or quota (and forbidden folders, if asked) into a PetrflowError that names path, need and what is free."""
     try:
         yield
@@ -207,8 +220,14 @@ def disk_errors(path: Path, needed: int | None = None, permissions: bool = False
                 free = free_bytes(path)
             except OSError:
                 free = 0
-            need = f"needs {needed:,} bytes" if needed is not None else "needs more space"
-            kind = "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up"
+            need = (
+                f"needs {needed:,} bytes" if needed is not None else "needs more space"
+            )
+            kind = (
+                "the disk is full"
+                if error.errno == errno.ENOSPC
+                else "the quota is used up"
+            )
             raise PetrflowError(
                 f"Could not write {path}: {kind}; it {need} and {free:,} bytes ({human_bytes(free)}) are free. "
                 "Nothing half-written was left; free space there and run the same command again."
@@ -247,9 +266,11 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write bytes or text (UTF-8) so that `path` holds either all of it or what it held before."""
     payload = data.encode() if isinstance(data, str) else data
-    with atomic_path(path, needed=len(payload)) as temporary:
-        with disk_errors(Path(path), len(payload), permissions=True):
-            temporary.write_bytes(payload)
+    with (
+        atomic_path(path, len(payload)) as temporary,
+        disk_errors(Path(path), len(payload), permissions=True),
+    ):
+        temporary.write_bytes(payload)
 
 
 @contextlib.contextmanager
@@ -333,7 +354,12 @@ def fingerprint(obj: Any) -> str:
 
     def canonical(value: Any) -> Any:
         # 1.0 and 1 are the same setting to a person who edits YAML.
-        if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
+        if (
+            isinstance(value, float)
+            and math.isfinite(value)
+            and value == int(value)
+            and abs(value) < 2**53
+        ):
             return int(value)
         if isinstance(value, dict):
             return {str(key): canonical(entry) for key, entry in value.items()}
@@ -343,7 +369,9 @@ def fingerprint(obj: Any) -> str:
             return value
         return canonical(_plain(value))
 
-    return hashlib.sha256(json.dumps(canonical(obj), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(canonical(obj), sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------------ locks
@@ -378,20 +406,29 @@ def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
     path = Path(path)
     with disk_errors(path, permissions=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(
+            path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
+        )
     owner = os.getpid()
     try:
         deadline = time.monotonic() + timeout
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another process"
+                holder = (
+                    os.pread(descriptor, 400, 0).decode(errors="replace").strip()
+                    or "another process"
+                )
                 raise PetrflowError(
                     f"{path} is held by {holder.split(' #')[0]}: wait for it to end, or stop it, then run the same command again."
                 )
             time.sleep(0.1)
         _held_locks.add(descriptor)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} #{_owner_tag()}\n".encode(), 0)
+        os.pwrite(
+            descriptor,
+            f"process {os.getpid()} on {socket.gethostname()} #{_owner_tag()}\n".encode(),
+            0,
+        )
         try:
             yield
         finally:
@@ -400,7 +437,9 @@ def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, 0)
     finally:
-        if os.getpid() == owner:  # a forked child has closed its copy, and the number may name another file by now
+        if (
+            os.getpid() == owner
+        ):  # a forked child has closed its copy, and the number may name another file by now
             os.close(descriptor)
 
 
@@ -412,9 +451,16 @@ def _try_lock(descriptor: int) -> bool:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return False
-            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL):
+            if error.errno not in (
+                errno.ENOTSUP,
+                errno.ENOSYS,
+                errno.ENOLCK,
+                errno.EINVAL,
+            ):
                 raise
     # A mount without locks (some buckets, NFSv3 without lockd): the owner's name in the file has to do.
     content = os.pread(descriptor, 400, 0).decode(errors="replace").strip()
     tag = content.rpartition("#")[2]
-    return not content or _owner_is_gone(tag, time.time() - os.fstat(descriptor).st_mtime)
+    return not content or _owner_is_gone(
+        tag, time.time() - os.fstat(descriptor).st_mtime
+    )
