@@ -277,6 +277,33 @@ def boxes_from_petr(boxes: ArrayLike) -> FloatArray:
     return boxes
 
 
+def boxes_from_xtreme1(centers: ArrayLike, sizes: ArrayLike, yaws: ArrayLike) -> FloatArray:
+    """Convert the contours of Xtreme1's 3D boxes.
+
+    Parameters
+    ----------
+    centers : (N, 3) float
+        center3D, the box's centre in the point cloud's frame (right-handed, z up), m.
+    sizes : (N, 3) float
+        size3D: length along the heading, width across, height, m.
+    yaws : (N,) float
+        rotation3D.z, the heading's angle from x towards y, rad.
+
+    Returns
+    -------
+    (N, 7) float64
+        x, y, z, w, l, h, yaw in the same frame; yaw within [-pi, pi).
+    """
+    centers, sizes = (np.asarray(values, dtype=np.float64).reshape(-1, 3) for values in (centers, sizes))
+    return np.concatenate([centers, sizes[:, [1, 0, 2]], wrap_angle(yaws).reshape(-1, 1)], axis=1)
+
+
+def boxes_to_xtreme1(boxes: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Undo :func:`boxes_from_xtreme1`: centers ``(N, 3)``, sizes ``(N, 3)`` as length, width, height, and yaws ``(N,)``."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    return boxes[:, :3].copy(), boxes[:, [4, 3, 5]], wrap_angle(boxes[:, 6])
+
+
 def transform_boxes(boxes: ArrayLike, matrix: ArrayLike) -> FloatArray:
     """Take boxes to another frame.
 

@@ -1,0 +1,207 @@
+"""Read what an Xtreme1 frame says: its cameras (`camera_config/NAME.json`) and its boxes (`result/NAME.json`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petrflow.files import PetrflowError
+from petrflow.geometry import boxes_from_xtreme1, invert_rigid, rigid
+from petrflow.xtreme1.layout import load_json
+from petrflow.xtreme1.settings import Settings
+
+# Calibration tools round to 4 or 5 digits; beyond this a "rotation" is something else.
+_ROTATION_TOLERANCE = 1e-2
+_OWN_SOURCE = ("Ground Truth", "Without Task")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One entry of camera_config: `intrinsic` (3, 3) pixels, `camera_from_cloud` (4, 4) m, `size` (width, height) or (0, 0) unsaid."""
+
+    intrinsic: np.ndarray
+    camera_from_cloud: np.ndarray
+    size: tuple[int, int]
+    reread_as_column_major: bool = False
+
+
+@dataclass
+class Objects:
+    """The 3D boxes of one frame.
+
+    boxes (N, 7) float64: x, y, z, w, l, h, yaw in the point cloud's frame, m and rad; names, tracks ('' unknown) and
+    point_counts (0 unknown) have one entry a box. `skipped` counts objects left out, by reason.
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
+    names: list[str] = field(default_factory=list)
+    tracks: list[str] = field(default_factory=list)
+    point_counts: list[int] = field(default_factory=list)
+    tilted: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def read_cameras(path: Path, settings: Settings) -> list[Camera]:
+    """Read a camera_config file: one camera an entry, in the order of the image folders."""
+    entries = load_json(path)
+    if isinstance(entries, dict):
+        entries = entries.get("cameras") or [entries]
+    if not isinstance(entries, list) or not entries:
+        raise PetrflowError(f"{path} lists no camera. It should be a list with one entry for each camera_image folder.")
+    return [_camera(f"{path}, camera {index}", entry, settings) for index, entry in enumerate(entries)]
+
+
+def _camera(where: str, entry: Any, settings: Settings) -> Camera:
+    if not isinstance(entry, dict):
+        raise PetrflowError(f"{where}: not an object with cameraInternal and cameraExternal.")
+    internal = _either(where, entry, "cameraInternal", "camera_internal")
+    external = _either(where, entry, "cameraExternal", "camera_external")
+    if not isinstance(internal, dict) or any(key not in internal for key in ("fx", "fy", "cx", "cy")):
+        raise PetrflowError(f"{where}: cameraInternal needs fx, fy, cx and cy.")
+    if not isinstance(external, list) or len(external) != 16:
+        count = len(external) if isinstance(external, list) else 0
+        raise PetrflowError(f"{where}: cameraExternal has {count} numbers instead of 16. Fill a 3x4 or 3x3 matrix up to 4x4.")
+    fx, fy, cx, cy = (_finite(f"{where}, cameraInternal.{key}", internal[key]) for key in ("fx", "fy", "cx", "cy"))
+    if fx <= 0 or fy <= 0:
+        raise PetrflowError(f"{where}: focal lengths must be positive pixels, not fx {fx} and fy {fy}.")
+    numbers = np.array([_finite(f"{where}, cameraExternal[{i}]", value) for i, value in enumerate(external)])
+    said = entry.get("rowMajor", entry.get("row_major"))
+    matrix, reread = _layout(numbers.reshape(4, 4), said, settings.external_layout)
+    _check_rigid(where, matrix, settings)
+    rotation = matrix[:3, :3].T if settings.external_rotation == "transposed" else matrix[:3, :3]
+    camera_from_cloud = rigid(_orthonormal(rotation), matrix[:3, 3] * settings.length_unit["externals"])
+    if settings.external_direction == "camera_to_cloud":
+        camera_from_cloud = invert_rigid(camera_from_cloud)
+    width, height = (int(_finite(f"{where}, {key}", entry.get(key) or 0)) for key in ("width", "height"))
+    intrinsic = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    return Camera(intrinsic, camera_from_cloud, (width, height), reread)
+
+
+def _layout(matrix: np.ndarray, row_major: Any, layout: str) -> tuple[np.ndarray, bool]:
+    """Turn the 16 numbers, filled in row by row, into the matrix that acts on column vectors.
+
+    Xtreme1's viewer takes a matrix whose translation stands in the last four numbers as column-major whatever `rowMajor` says, so
+    labels were drawn with that reading; so do we, and say so.
+    """
+    if layout != "file":
+        return (matrix if layout == "row_major" else matrix.T), False
+    if row_major is False:
+        return matrix.T, False
+    looks_column_major = not matrix[:3, 3].any() and matrix[3, :3].any()
+    return (matrix.T, True) if looks_column_major else (matrix, False)
+
+
+def _check_rigid(where: str, matrix: np.ndarray, settings: Settings) -> None:
+    if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
+        if np.allclose(matrix[:, 3], [0, 0, 0, 1], atol=1e-6):
+            other = "row_major" if settings.external_layout == "column_major" or settings.external_layout == "file" else "column_major"
+            raise PetrflowError(
+                f"{where}: cameraExternal is transposed: read as rowMajor says, its translation stands in the last row. "
+                f"Set `external_layout: {other}`, or correct rowMajor."
+            )
+        raise PetrflowError(f"{where}: cameraExternal's last row is {matrix[3].tolist()}, not 0 0 0 1: this is no 4x4 rigid transform.")
+    rotation = matrix[:3, :3]
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=_ROTATION_TOLERANCE):
+        raise PetrflowError(
+            f"{where}: cameraExternal's 3x3 part is no rotation (its rows are not orthonormal). "
+            "Give point cloud to camera coordinates, without the intrinsics multiplied in and without scale."
+        )
+    if np.linalg.det(rotation) < 0:
+        raise PetrflowError(
+            f"{where}: cameraExternal mirrors (its determinant is -1): one axis has the wrong sign, or the point cloud is left-handed. "
+            "Negate that row where the file is made; no setting can know which one."
+        )
+
+
+def _orthonormal(rotation: np.ndarray) -> np.ndarray:
+    """The nearest rotation, (3, 3); what is one to float32's precision stays as it is."""
+    if np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-6):
+        return rotation
+    u, _, vt = np.linalg.svd(rotation)
+    return u @ vt
+
+
+def _either(where: str, entry: dict[str, Any], new: str, old: str) -> Any:
+    if new in entry or old in entry:
+        return entry[new] if new in entry else entry[old]
+    raise PetrflowError(f"{where}: neither {new} nor {old} is there.")
+
+
+def _finite(where: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise PetrflowError(f"{where}: {value!r} is not a finite number. Correct it, or export the frame again.")
+    return number
+
+
+# ------------------------------------------------------------------------------------------------------------------ results
+
+
+def read_results(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read a result file: its objects by `sourceName` (one person's labels, one model run, ...)."""
+    results = load_json(path)
+    results = [results] if isinstance(results, dict) else results
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise PetrflowError(f"{path} is not a list of results. Export it from Xtreme1 again.")
+    sources: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        objects = result.get("objects") or []
+        if not isinstance(objects, list) or not all(isinstance(found, dict) for found in objects):
+            raise PetrflowError(f"{path}: objects is not a list of objects. Export it from Xtreme1 again.")
+        sources.setdefault(str(result.get("sourceName") or "Ground Truth"), []).extend(objects)
+    return sources
+
+
+def choose_source(sources: set[str], wanted: str | None) -> str:
+    """Pick whose objects are the labels: the setting, else people's own labels, else the only source there is."""
+    if wanted is not None:
+        if wanted not in sources:
+            raise PetrflowError(f"`result_source: {wanted}` is in no result. There are: {', '.join(sorted(sources))}.")
+        return wanted
+    for own in _OWN_SOURCE:
+        if own in sources:
+            return own
+    if len(sources) > 1:
+        raise PetrflowError(f"Results come from several sources ({', '.join(sorted(sources))}). Name the labels' with `result_source`.")
+    return next(iter(sources))
+
+
+def read_objects(path: Path, objects: list[dict[str, Any]], settings: Settings) -> Objects:
+    """Convert a frame's 3D boxes; other types ride along in the file and are no 3D labels."""
+    found = Objects()
+    rows = []
+    for index, entry in enumerate(objects):
+        contour = entry.get("contour") if isinstance(entry.get("contour"), dict) else entry
+        if entry.get("type", "3D_BOX") not in ("3D_BOX", "3D") or "center3D" not in contour:
+            continue
+        where = f"{path}, object {index}"
+        center, size, rotation = (_vector(where, contour, key) for key in ("center3D", "size3D", "rotation3D"))
+        if min(size) <= 0:
+            found.skipped["without a size"] = found.skipped.get("without a size", 0) + 1
+            continue
+        found.tilted += abs(rotation[0]) > 0.05 or abs(rotation[1]) > 0.05
+        rows.append((center, size, rotation[2]))
+        found.names.append(str(entry.get("className") or entry.get("modelClass") or ""))
+        found.tracks.append(str(entry.get("trackId") or entry.get("trackName") or ""))
+        found.point_counts.append(max(0, int(_finite(f"{where}, pointN", contour.get("pointN") or 0))))
+    if rows:
+        unit = settings.length_unit["boxes"]
+        centers, sizes, yaws = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+        sizes = np.stack([sizes[:, settings.size_order.index(axis)] for axis in "lwh"], axis=1)
+        found.boxes = boxes_from_xtreme1(centers * unit, sizes * unit, yaws + math.radians(settings.yaw_offset))
+    return found
+
+
+def _vector(where: str, contour: dict[str, Any], key: str) -> tuple[float, float, float]:
+    value = contour.get(key)
+    if not isinstance(value, dict):
+        raise PetrflowError(f"{where}: {key} is missing. Export the frame again.")
+    x, y, z = (_finite(f"{where}, {key}.{axis}", value.get(axis)) for axis in "xyz")
+    return x, y, z
