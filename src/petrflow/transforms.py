@@ -1,0 +1,305 @@
+"""What happens to a keyframe's pictures, matrices and boxes on the way to the model.
+
+The steps and their semantics are those of Paddle3D's transform chain for PETRv2 (load, choose a previous frame, filter boxes,
+resize-crop-flip, rotate and scale the scene, normalise, pad), fused: every random number is drawn first (:func:`draw`), every
+picture goes from bytes to its place in the sample in one go, and matrices are multiplied in stock's order and precision, so
+that a sample equals stock's bit for bit for the same draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petrflow.files import PetrflowError
+from petrflow.resample import normalisation_table
+
+FloatArray = NDArray[np.float64]
+
+# Width of the pictures that the published resize limits were chosen for.
+PUBLISHED_WIDTH = 1600
+# Stock's guess for the time between two camera sweeps, s; used where a keyframe has no previous frame.
+SECONDS_PER_SWEEP = 0.083
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The model file's `input` and `augmentation` sections, checked.
+
+    Attributes
+    ----------
+    image_size : (height, width) px
+        Size after resize and crop.
+    padded_size : (height, width) px
+        `image_size` rounded up to multiples of the size divisor.
+    resize_limits : (low, high)
+        Factor of the random resize, for pictures 1600 px wide; others scale by ``1600 / width``.
+    bottom_limits : (low, high)
+        Share of the resized picture that may be cut off below.
+    mean, std : three numbers, BGR
+    sweep_range : (first, past last)
+        Previous frames to choose from, counted back from the keyframe.
+    scene_rotation, scene_scale : (low, high) rad, factor
+    augment : bool
+        False switches every random step off, for training on exactly what validation sees.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+    resize_limits: tuple[float, float]
+    bottom_limits: tuple[float, float]
+    image_rotation: tuple[float, float]
+    random_flip: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sweep_range: tuple[int, int]
+    point_cloud_range: tuple[float, ...]
+    scene_rotation: tuple[float, float]
+    scene_scale: tuple[float, float]
+    reverse_angle: bool
+    augment: bool
+    table: NDArray[np.float32] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_model_config(cls, model_config: dict[str, Any]) -> Settings:
+        """Read a parsed model file; a missing or malformed key is named."""
+        picture = _section(model_config, "input")
+        scene = model_config.get("augmentation") or {}
+        height, width = (int(value) for value in _numbers(picture, "image_size", 2))
+        divisor = int(picture.get("size_divisor", 32))
+        mean, std = _numbers(picture, "mean", 3), _numbers(picture, "std", 3)
+        first, past_last = (int(value) for value in _numbers(picture, "sweep_range", 2, (3, 27)))
+        if not 0 <= first < past_last:
+            raise PetrflowError(
+                f"input.sweep_range in the model file is [{first}, {past_last}]: the first must be at least 0 and below the second."
+            )
+        return cls(
+            class_names=tuple(model_config["class_names"]),
+            image_size=(height, width),
+            padded_size=(-(-height // divisor) * divisor, -(-width // divisor) * divisor),
+            resize_limits=_pair(picture, "resize_lim", (0.47, 0.625)),
+            bottom_limits=_pair(picture, "bot_pct_lim", (0.0, 0.0)),
+            image_rotation=_pair(picture, "rot_lim", (0.0, 0.0)),
+            random_flip=bool(picture.get("rand_flip", True)),
+            mean=mean,
+            std=std,
+            sweep_range=(first, past_last),
+            point_cloud_range=_numbers(picture, "point_cloud_range", 6),
+            scene_rotation=_pair(scene, "rotation", (-0.3925, 0.3925)),
+            scene_scale=_pair(scene, "scale", (0.95, 1.05)),
+            reverse_angle=bool(scene.get("reverse_angle", True)),
+            augment=bool(scene.get("enabled", True)),
+            table=normalisation_table(list(mean), list(std)),
+        )
+
+
+def _section(model_config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = model_config.get(name)
+    if not isinstance(section, dict):
+        raise PetrflowError(f"The model file has no section {name!r}; config/models holds complete examples.")
+    return section
+
+
+def _numbers(section: dict[str, Any], key: str, count: int, default: Any = None) -> tuple[Any, ...]:
+    value = section.get(key, default)
+    if not isinstance(value, list | tuple) or len(value) != count:
+        raise PetrflowError(f"Key {key!r} in the model file must be a list of {count} numbers, but is {value!r}.")
+    return tuple(value)
+
+
+def _pair(section: dict[str, Any], key: str, default: tuple[float, float]) -> tuple[float, float]:
+    low, high = _numbers(section, key, 2, default)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Every random number that one training sample takes; None where validation's rule holds.
+
+    Attributes
+    ----------
+    sweep : int or None
+        Previous frame, counted back from the keyframe; clipped to those that exist. None: the middle of the range.
+    resize : float or None
+        Resize factor for a picture 1600 px wide. None: the smallest that fills the final size.
+    bottom : float
+        Share of the resized picture cut off below.
+    left : float in [0, 1)
+        Where the crop lies between the left end and the right end of its freedom.
+    flip : bool
+    image_rotation : float, degrees counter-clockwise
+    scene_rotation : float, rad, about the lidar's z axis
+    scene_scale : float
+    """
+
+    sweep: int | None = None
+    resize: float | None = None
+    bottom: float = 0.0
+    left: float = 0.5
+    flip: bool = False
+    image_rotation: float = 0.0
+    scene_rotation: float | None = None
+    scene_scale: float | None = None
+
+
+def draw(settings: Settings, rng: np.random.Generator, num_sweeps: int) -> Draws:
+    """Draw one training sample's randomness; always the same number of draws, so that settings do not shift each other."""
+    uniform = rng.random(7)
+
+    def between(limits: tuple[float, float], share: float) -> float:
+        return float(limits[0] + (limits[1] - limits[0]) * share)
+
+    if not settings.augment:
+        return calm(settings)
+    first, past_last = settings.sweep_range
+    if first < num_sweeps:
+        past_last = min(past_last, num_sweeps)
+    return Draws(
+        sweep=first + int(uniform[0] * (past_last - first)),
+        resize=between(settings.resize_limits, uniform[1]),
+        bottom=between(settings.bottom_limits, uniform[2]),
+        left=float(uniform[3]),
+        flip=settings.random_flip and bool(uniform[4] < 0.5),
+        image_rotation=between(settings.image_rotation, float(rng.random())),
+        scene_rotation=between(settings.scene_rotation, uniform[5]),
+        scene_scale=between(settings.scene_scale, uniform[6]),
+    )
+
+
+def calm(settings: Settings) -> Draws:
+    """What validation does: the middle previous frame, the smallest resize that fills, a centred crop, no flip, the scene as it is."""
+    return Draws(bottom=float(np.mean(settings.bottom_limits)))
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """What happens to one picture.
+
+    Attributes
+    ----------
+    resized : (width, height) px of the whole picture after the resize
+    origin : (left, top) px of the crop in it; negative or beyond means black
+    flip, rotation : bool, degrees
+    matrix : (3, 3) float64
+        Takes homogeneous pixel coordinates of the file's picture to those of the crop. Read-only.
+    """
+
+    resized: tuple[int, int]
+    origin: tuple[int, int]
+    flip: bool
+    rotation: float
+    matrix: FloatArray
+
+
+@lru_cache(maxsize=64)
+def plan_image(settings: Settings, draws: Draws, width: int, height: int) -> ImagePlan:
+    """Turn draws into a plan for a picture of `width` x `height` px, by stock's rules and rounding."""
+    final_height, final_width = settings.image_size
+    if draws.resize is None:
+        resize = max(final_height / height, final_width / width)
+    else:
+        resize = draws.resize * (PUBLISHED_WIDTH / width)
+    resized = (int(width * resize), int(height * resize))
+    top = int((1 - draws.bottom) * resized[1]) - final_height
+    freedom = max(0, resized[0] - final_width)
+    left = int(freedom / 2) if draws.resize is None else int(freedom * draws.left)
+    matrix = _image_matrix(resize, (left, top), (final_width, final_height), draws.flip, draws.image_rotation)
+    matrix.flags.writeable = False
+    return ImagePlan(resized, (left, top), draws.flip, draws.image_rotation, matrix)
+
+
+def _image_matrix(
+    resize: float, origin: tuple[int, int], size: tuple[int, int], flip: bool, rotation: float
+) -> FloatArray:
+    linear = np.eye(2) * resize
+    shift = -np.array(origin, np.float64)
+    if flip:
+        mirror = np.array([[-1.0, 0.0], [0.0, 1.0]])
+        linear = mirror @ linear
+        shift = mirror @ shift + np.array([size[0], 0])
+    angle = rotation / 180 * np.pi
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    center = np.array(size) / 2
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn @ linear
+    matrix[:2, 2] = turn @ shift + (turn @ -center + center)
+    return matrix
+
+
+def camera_from_lidar(lidar_from_camera: FloatArray) -> FloatArray:
+    """Invert camera poses in the order of operations that stock's rounding has.
+
+    Parameters
+    ----------
+    lidar_from_camera : (N, 4, 4) float64
+
+    Returns
+    -------
+    (N, 4, 4) float64
+    """
+    out = np.zeros((len(lidar_from_camera), 4, 4))
+    for matrix, pose in zip(out, lidar_from_camera, strict=True):
+        rotation = np.linalg.inv(pose[:3, :3])
+        matrix[:3, :3] = rotation
+        matrix[:3, 3] = -(pose[:3, 3] @ rotation.T)
+        matrix[3, 3] = 1.0
+    return out
+
+
+def pad_intrinsics(intrinsics: FloatArray) -> FloatArray:
+    """Put (N, 3, 3) camera matrices into (N, 4, 4) ones."""
+    out = np.zeros((len(intrinsics), 4, 4))
+    out[:, :3, :3] = intrinsics
+    out[:, 3, 3] = 1.0
+    return out
+
+
+def turn_matrices(settings: Settings, draws: Draws, lidar2img: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Apply the scene's rotation and scale to projection matrices; stock rounds to single precision before each product."""
+    if draws.scene_rotation is None or draws.scene_scale is None:
+        return lidar2img
+    cosine, sine = np.cos(draws.scene_rotation), np.sin(draws.scene_rotation)
+    turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    stretch = np.diag([draws.scene_scale, draws.scene_scale, draws.scene_scale, 1.0])
+    turn, stretch = np.linalg.inv(turn), np.linalg.inv(stretch)
+    return [(matrix.astype(np.float32) @ turn).astype(np.float32) @ stretch for matrix in lidar2img]
+
+
+def turn_boxes(settings: Settings, draws: Draws, boxes: FloatArray) -> FloatArray:
+    """Apply the scene's rotation and scale to boxes in Paddle3D's order, where a positive turn lowers the yaw.
+
+    Parameters
+    ----------
+    boxes : (M, 9) float64
+        Paddle3D's order (see `geometry.boxes_to_petr`), lidar frame, m, rad, m/s; velocity NaN where unknown.
+    """
+    if draws.scene_rotation is None or draws.scene_scale is None:
+        return boxes
+    angle = -draws.scene_rotation if settings.reverse_angle else draws.scene_rotation
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    boxes = boxes.copy()
+    boxes[:, :3] = boxes[:, :3] @ turn
+    boxes[:, 6] += angle
+    boxes[:, 7:9] = boxes[:, 7:9] @ turn[:2, :2]
+    boxes[:, :6] *= draws.scene_scale
+    boxes[:, 7:] *= draws.scene_scale
+    return boxes
+
+
+def in_range(settings: Settings, boxes: FloatArray) -> NDArray[np.bool_]:
+    """Which boxes' centres lie inside the point cloud range, seen from above; stock ignores the height here."""
+    low_x, low_y, _, high_x, high_y, _ = np.asarray(settings.point_cloud_range, np.float32)
+    return (boxes[:, 0] > low_x) & (boxes[:, 1] > low_y) & (boxes[:, 0] < high_x) & (boxes[:, 1] < high_y)
+
+
+def wrap_petr_yaw(boxes: FloatArray) -> FloatArray:
+    """Bring the yaw of boxes in Paddle3D's order within [-pi, pi), with stock's formula."""
+    boxes = boxes.copy()
+    boxes[:, 6] -= np.floor(boxes[:, 6] / (2 * np.pi) + 0.5) * (2 * np.pi)
+    return boxes
