@@ -1,0 +1,63 @@
+# `make run`: everything, from nothing. `make test`: the proof. Both set up what is missing: uv beside the project, then the locked environment.
+.DEFAULT_GOAL := run
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+BOOTSTRAP := .bootstrap
+UV ?= $(BOOTSTRAP)/bin/uv
+ENVIRONMENT := .venv/.petrflow-synced
+SNAKEMAKE := .venv/bin/snakemake
+CONFIG ?=
+TARGET ?= all
+ARGS ?=
+CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
+
+.PHONY: run test test-faults lint format visualdl left preflight doctor report docs clean help
+
+run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
+	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
+
+test: $(ENVIRONMENT)  ## the proof, in at most 20 minutes on 2 cores
+	.venv/bin/python -m pytest $(ARGS)
+
+test-faults: $(ENVIRONMENT)  ## the long forms: kills, full disks, corruption
+	.venv/bin/python -m pytest -m slow $(ARGS)
+
+lint: $(ENVIRONMENT)  ## style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: $(ENVIRONMENT)  ## put style right where a tool can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+visualdl: $(ENVIRONMENT)  ## curves in the browser (PORT=8040)
+	.venv/bin/python -m petrflow.visualdl --logdir results --port $(or $(PORT),8040)
+
+left: $(ENVIRONMENT)  ## what is left to do, why, and how long it took last time
+	.venv/bin/python workflow/left.py $(TARGET) $(CONFIG_ARGUMENTS)
+
+preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit; the page over all runs
+	$(SNAKEMAKE) --cores all $@ $(CONFIG_ARGUMENTS) $(ARGS)
+
+docs: $(ENVIRONMENT)  ## docs/config.md from the schema, docs/images/dag.png from the rules
+	.venv/bin/python workflow/document.py
+	$(SNAKEMAKE) --rulegraph $(CONFIG_ARGUMENTS) | dot -Tpng -Gdpi=80 > docs/images/dag.png
+
+clean:  ## remove what tools leave behind; never data or results
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .snakemake/log .snakemake/scripts
+
+help:
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
+
+$(BOOTSTRAP)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "petrflow needs Python 3.11, and $(PYTHON) is another; run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(BOOTSTRAP)
+	$(BOOTSTRAP)/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+
+$(ENVIRONMENT): pyproject.toml uv.lock | $(UV)
+	UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --python "$$(command -v $(PYTHON))"
+	@touch $@

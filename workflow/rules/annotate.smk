@@ -1,0 +1,35 @@
+# From a nuScenes root to the memory-mapped store of keyframes, cameras and boxes, one file a split.
+
+rule annotate:
+    input:
+        complete="data/{dataset}/.complete.json",
+    output:
+        store="results/{dataset}/annotations/{split}.arrow",
+    log:
+        "logs/{dataset}/annotate-{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/annotate-{split}.tsv"
+    conda:
+        CPU_ENVIRONMENT
+    message:
+        "Annotations of {wildcards.dataset}, {wildcards.split} split"
+    script:
+        "../scripts/annotate.py"
+
+
+rule classic:
+    input:
+        complete="data/{dataset}/.complete.json",
+        store="results/{dataset}/annotations/{split}.arrow",
+    output:
+        pkl="results/{dataset}/annotations/petr_nuscenes_annotation_{split}.pkl",
+    log:
+        "logs/{dataset}/classic-{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/classic-{split}.tsv"
+    conda:
+        CPU_ENVIRONMENT
+    message:
+        "Annotations of {wildcards.dataset}, {wildcards.split} split, as stock Paddle3D reads them"
+    script:
+        "../scripts/classic.py"

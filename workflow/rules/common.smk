@@ -1,0 +1,84 @@
+# What all rules share: the checked config, names for wildcards, and where a run's model file and weights are.
+
+import sys
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+import guard
+from petrflow import config as settings
+from petrflow.files import PetrflowError, fingerprint
+
+if workflow.is_main_process:
+    guard.enter(Path(".snakemake"))
+    guard.pass_signals_on()
+
+# Rules run a Python script and nothing else; without `exec` some shells stay in between and die of signals meant for the script.
+shell.prefix("set -euo pipefail; exec ")
+
+try:
+    CONFIG = settings.validate(config, settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"))
+    MODELS = {
+        run: settings.model_path(entry["model"], [Path("config/models"), Path(workflow.basedir) / "config/models"])
+        for run, entry in CONFIG["runs"].items()
+    }
+except PetrflowError as error:
+    raise WorkflowError(f"The configuration has a mistake:\n{error}")
+
+RUNS = list(CONFIG["runs"])
+SPLITS = ["train", "val"]
+USED_DATASETS = sorted({run["dataset"] for run in CONFIG["runs"].values()})
+ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIG['environment']}.yaml"
+CPU_ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
+
+
+def one_of(names):
+    """A wildcard constraint: exactly these names, or none at all."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
+
+
+wildcard_constraints:
+    run=one_of(RUNS),
+    dataset=one_of(CONFIG["datasets"]),
+    split=one_of(SPLITS),
+
+
+def dataset(wildcards):
+    """The config of a rule's data set."""
+    return CONFIG["datasets"][wildcards.dataset]
+
+
+def run(wildcards):
+    """The config of a rule's run."""
+    return CONFIG["runs"][wildcards.run]
+
+
+def model_file(wildcards):
+    return str(MODELS[wildcards.run])
+
+
+def weights_file(wildcards):
+    """A run's weights as a file: none, a path as it stands, or where a URL is fetched to."""
+    weights = run(wildcards)["weights"]
+    if isinstance(weights, dict):
+        return f"data/weights/{fingerprint(weights)[:12]}/model.pdparams"
+    return weights or []
+
+
+def store(split):
+    """An input function: the annotation store of one split of a run's data set."""
+    return lambda wildcards: f"results/{run(wildcards)['dataset']}/annotations/{split}.arrow"
+
+
+def complete(wildcards):
+    return f"data/{run(wildcards)['dataset']}/.complete.json"
+
+
+def gpus(wildcards):
+    """GPUs that a run takes: `auto` counts as one, so that two runs never meet on it."""
+    schedule = run(wildcards)["schedule"]
+    return 0 if schedule["device"] == "cpu" else schedule["devices"]
+
+
+onstart:
+    guard.check_machine(CONFIG, MODELS)

@@ -1,0 +1,9 @@
+"""Bring nuScenes, or data in its form, to its place: linked from a folder, or fetched, extracted and verified."""
+
+from pathlib import Path
+
+from petrflow.nuscenes import prepare
+from rule_job import rule_job
+
+with rule_job(snakemake):
+    prepare(Path(snakemake.output.complete).parent, snakemake.params.dataset)
