@@ -1,0 +1,40 @@
+"""VoVNet for PETRv2: Paddle3D's VoVNetCP with its block sizes and its recomputation open to the config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from paddle3d.models.backbones import vovnetcp
+
+
+class VoVNet(vovnetcp.VoVNetCP):
+    """VoVNetCP whose recomputation can be switched off and whose block sizes may come from the config.
+
+    Parameters
+    ----------
+    spec_name : str, optional
+        One of Paddle3D's own sizes, for example ``V-99-eSE``.
+    spec : mapping, optional
+        Sizes of our own in place of a name: ``stem`` (3 channel counts), ``stage_conv_ch``, ``stage_out_ch``,
+        ``block_per_stage`` (4 each), ``layer_per_block``, ``eSE``, ``dw``.
+    use_recompute : bool
+        Recompute every block in the backward pass (less memory, about a third more time). Upstream always does, whatever
+        its config says.
+    """
+
+    def __init__(
+        self,
+        spec_name: str | None = None,
+        spec: Mapping[str, Any] | None = None,
+        use_recompute: bool = True,
+        **arguments: Any,
+    ) -> None:
+        if spec is not None:
+            spec_name = "petrflow " + json.dumps(spec, sort_keys=True)
+            vovnetcp._STAGE_SPECS[spec_name] = dict(spec)
+        super().__init__(spec_name=spec_name, **arguments)
+        for layer in self.sublayers():
+            if isinstance(layer, vovnetcp._OSA_layer):
+                layer.use_checkpoint = use_recompute

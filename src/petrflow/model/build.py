@@ -1,0 +1,69 @@
+"""Build a model from the component tree of a Paddle3D config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import paddle.utils.unique_name
+from paddle3d.apis import manager
+
+import paddle3d.models  # noqa: F401  (fills the registries)
+from petrflow.files import PetrflowError
+from petrflow.model import attention, backbone, head, petr
+
+COMPONENTS = {
+    "Petr3D": petr.PetrV2,
+    "VoVNetCP": backbone.VoVNet,
+    "PETRHead": head.PetrV2Head,
+    "PETRTransformer": attention.Transformer,
+    "PETRDNTransformer": attention.DenoisingTransformer,
+    "PETRTransformerDecoderLayer": attention.DecoderLayer,
+}
+"""Our parts by the upstream name they stand in for; any other name is looked up in Paddle3D's registries."""
+
+
+def build_model(model_config: Mapping[str, Any], num_cameras: int = 6) -> petr.PetrV2:
+    """Build the model of a parsed ``config/models/*.yml`` with fresh weights.
+
+    Parameters
+    ----------
+    model_config : mapping
+        With ``input.image_size`` (height, width) and the component tree ``model``.
+    num_cameras : int
+        Cameras of one frame, 1 to 12. The weights do not depend on it.
+    """
+    if not 1 <= num_cameras <= 12:
+        raise PetrflowError(f"num_cameras is {num_cameras}; a model takes 1 to 12 cameras.")
+    tree = dict(model_config["model"])
+    recompute = bool(tree.pop("use_recompute", False))
+    tree["backbone"] = {"use_recompute": recompute, **tree["backbone"]}
+    # Parameter names start anew with each model, so that an optimizer's saved state finds them in another process.
+    with paddle.utils.unique_name.guard():
+        tree = {key: _build(value, f"model.{key}", recompute) for key, value in tree.items() if key != "type"}
+        return petr.PetrV2(num_cameras=num_cameras, image_shape=model_config["input"]["image_size"], **tree)
+
+
+def _build(node: Any, path: str, recompute: bool) -> Any:
+    if isinstance(node, list):
+        return [_build(item, f"{path}[{index}]", recompute) for index, item in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    arguments = {key: _build(value, f"{path}.{key}", recompute) for key, value in node.items() if key != "type"}
+    if "type" not in node or path.endswith("backbone.spec"):
+        return arguments
+    if node["type"] == "PETRTransformerDecoderLayer":
+        arguments.setdefault("use_recompute", recompute)
+    try:
+        return _component(node["type"], path)(**arguments)
+    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        raise PetrflowError(f"{path} ({node['type']}): {error}. Correct it in the model file.") from error
+
+
+def _component(name: str, path: str) -> Any:
+    if name in COMPONENTS:
+        return COMPONENTS[name]
+    for registry in (getattr(manager, registry) for registry in manager.__all__):
+        if name in registry.components_dict:
+            return registry.components_dict[name]
+    raise PetrflowError(f"{path}.type: no component is called {name!r}. Use one of Paddle3D's names.")

@@ -1,0 +1,67 @@
+"""From raw head outputs to detections in nuScenes' own order (numpy, shared by the eager and the exported model)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from petrflow import geometry
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one sample, best first.
+
+    Attributes
+    ----------
+    boxes : (K, 9) float32
+        x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s): lidar frame, nuScenes order.
+    scores : (K,) float32
+        0 to 1.
+    labels : (K,) int64
+        Index into ``class_names``.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def decode_boxes(codes: np.ndarray) -> np.ndarray:
+    """Turn box codes (..., 10) into boxes (..., 9): lidar frame, nuScenes order, centre in the middle.
+
+    Parameters
+    ----------
+    codes : (..., 10) float32
+        x, y, ln width, ln length, z, ln height, sin, cos of Paddle3D's yaw, vx, vy.
+    """
+    x, y, width, length, z, height, sine, cosine, vx, vy = np.moveaxis(np.asarray(codes, dtype="float64"), -1, 0)
+    height = np.exp(height)
+    petr = [x, y, z - height / 2, np.exp(width), np.exp(length), height, np.arctan2(sine, cosine), vx, vy]
+    flat = np.stack(petr, axis=-1)
+    return geometry.boxes_from_petr(flat.reshape(-1, 9)).reshape(flat.shape).astype("float32")
+
+
+def decode(logits: np.ndarray, codes: np.ndarray, max_num: int, centre_range: Sequence[float]) -> list[Detections]:
+    """Keep the best ``max_num`` (query, class) pairs of each sample whose centres lie in range.
+
+    Parameters
+    ----------
+    logits : (B, Q, C) float32
+    codes : (B, Q, 10) float32
+    max_num : int
+    centre_range : 6 floats
+        Limits of the centres, lidar frame, m.
+    """
+    low, high = np.split(np.asarray(centre_range, dtype="float64"), 2)
+    results = []
+    for sample_logits, sample_codes in zip(logits, codes, strict=True):
+        scores = 1 / (1 + np.exp(-sample_logits.astype("float32").reshape(-1)))
+        best = np.argsort(-scores, kind="stable")[:max_num]
+        query, label = np.divmod(best, sample_logits.shape[-1])
+        boxes = decode_boxes(sample_codes[query])
+        inside = ((boxes[:, :3] >= low) & (boxes[:, :3] <= high)).all(axis=1)
+        results.append(Detections(boxes[inside], scores[best][inside], label[inside].astype("int64")))
+    return results

@@ -1,0 +1,227 @@
+"""PETRv2's head: Paddle3D's parameters, computed over tokens, for any number of cameras, layers and channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle3d.models.heads.dense_heads import petr_head
+from paddle3d.models.layers.layer_libs import inverse_sigmoid
+
+from petrflow.model import denoise, loss
+
+STILL = 1e-4
+"""Seconds: two frames closer than this in time tell nothing about velocity."""
+
+
+def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
+    """Apply a 1x1 Conv2D to (..., C) tokens: one matrix product, no change of layout."""
+    return F.linear(tokens, convolution.weight.flatten(1).t(), convolution.bias)
+
+
+def sine_embedding(position: Tensor, features: int, temperature: float = 10000.0) -> Tensor:
+    """Embed points (..., 3), each 0 to 1, as (..., 3 * features) sines and cosines in the order y, x, z."""
+    frequency = _frequencies(features, temperature)
+    angle = position.unsqueeze(-1) * (2 * math.pi) / paddle.to_tensor(frequency)
+    even, odd = angle[..., 0::2].sin(), angle[..., 1::2].cos()
+    x, y, z = paddle.stack([even, odd], axis=-1).flatten(-2).unbind(-2)
+    return paddle.concat([y, x, z], axis=-1)
+
+
+def _frequencies(features: int, temperature: float) -> np.ndarray:
+    index = np.arange(features)
+    return (temperature ** (2 * (index // 2) / features)).astype("float32")
+
+
+class PetrV2Head(petr_head.PETRHead):
+    """PETRHead without its fixed sizes and faults; the names and shapes of its parameters are upstream's.
+
+    Parameters
+    ----------
+    embed_dims : int
+        Channels of tokens and queries; upstream fixes 256.
+    num_pred : int
+        Decoder layers; upstream fixes 6 and dies with an IndexError beyond that.
+    **arguments
+        As PETRHead.
+    """
+
+    def __init__(self, embed_dims: int = 256, num_pred: int = 6, **arguments) -> None:
+        self._sizes = (embed_dims, num_pred)
+        super().__init__(**arguments)
+        # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a tensor reaches an exported
+        # graph without data ("Tensor holds no memory" on loading); the losses below do without it.
+        del self.pd_eps
+        if not (self.with_position and self.with_time and self.with_multiview):
+            raise ValueError("PetrV2Head needs with_position, with_time and with_multiview: true, as PETRv2 has them")
+        for part in (self.loss_cls, self.loss_bbox):
+            if part.reduction != "sum":
+                raise ValueError(f"{type(part).__name__} needs reduction: sum")
+
+    def _init_layers(self) -> None:
+        # The parent sets 256 and 6 just before this hook; state_dict keys follow from these two.
+        self.embed_dims, self.num_pred = self._sizes
+        super()._init_layers()
+
+    # -- where tokens are -------------------------------------------------------------------------------------------
+
+    def frustum(self, height: int, width: int, pad_height: int, pad_width: int) -> np.ndarray:
+        """Return (height * width * D, 4) float32: homogeneous image points (u d, v d, d, 1) of every cell and depth bin."""
+        columns = np.arange(width, dtype="float32") * pad_width / width
+        rows = np.arange(height, dtype="float32") * pad_height / height
+        index = np.arange(self.depth_num, dtype="float32")
+        reach = self.position_range[3] - self.depth_start
+        if self.LID:
+            depth = self.depth_start + reach / (self.depth_num * (1 + self.depth_num)) * index * (index + 1)
+        else:
+            depth = self.depth_start + reach / self.depth_num * index
+        v, u, d = np.meshgrid(rows, columns, depth.astype("float32"), indexing="ij")
+        d_safe = np.maximum(d, np.float32(1e-5))
+        return np.stack([u * d_safe, v * d_safe, d, np.ones_like(d)], axis=-1).reshape(-1, 4).astype("float32")
+
+    def point_embedding(self, img2lidar: Tensor, height: int, width: int, pad_height: int, pad_width: int) -> Tensor:
+        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * height * width, E).
+
+        Upstream tiles a 4x4 matrix to every cell and depth bin and multiplies hundreds of thousands of 4x4 by 4x1;
+        one product over all points gives the same numbers.
+        """
+        batch, images = img2lidar.shape[:2]
+        low, high = np.split(np.asarray(self.position_range, "float32"), 2)
+        points = paddle.to_tensor(self.frustum(height, width, pad_height, pad_width))
+        matrix = img2lidar[:, :, :3, :].reshape([batch * images, 3, 4])
+        points = paddle.matmul(points, matrix, transpose_y=True)
+        points = (points - paddle.to_tensor(low)) / paddle.to_tensor(high - low)
+        encoded = inverse_sigmoid(points.reshape([batch, images * height * width, self.depth_num * 3]))
+        encoded.stop_gradient = True
+        return pointwise(self.position_encoder[2], F.relu(pointwise(self.position_encoder[0], encoded)))
+
+    def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
+        """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
+        encoding = self.positional_encoding
+        valid = np.ones((images, height, width), "float32") if padding is None else 1.0 - padding
+        embeds = []
+        for axis in range(3):
+            embed = valid.cumsum(axis=axis, dtype="float32")
+            if encoding.normalize:
+                last = np.take(embed, [-1], axis=axis)
+                embed = (embed + encoding.offset) / (last + encoding.eps) * encoding.scale
+            angle = embed[..., None] / _frequencies(encoding.num_feats, encoding.temperature)
+            embeds.append(np.stack([np.sin(angle[..., 0::2]), np.cos(angle[..., 1::2])], -1).reshape(*embed.shape, -1))
+        sines = np.concatenate(embeds, axis=-1).reshape(1, images * height * width, -1).astype("float32")
+        hidden = F.relu(pointwise(self.adapt_pos3d[0], paddle.to_tensor(sines)))
+        return pointwise(self.adapt_pos3d[2], hidden)
+
+    def cell_padding(self, images: int, height: int, width: int, pad_shape: Sequence[int], image_shape: Sequence[int]):
+        """Return (images, height, width) float32, 1 where a cell's image point is padding; None if nothing is padded."""
+        if tuple(pad_shape) == tuple(image_shape):
+            return None
+        mask = np.ones(pad_shape, "float32")
+        mask[: image_shape[0], : image_shape[1]] = 0
+        rows = (np.arange(height) * (pad_shape[0] / height)).astype(int)
+        columns = (np.arange(width) * (pad_shape[1] / width)).astype(int)
+        return np.broadcast_to(mask[rows][:, columns], (images, height, width)).copy()
+
+    # -- forward ----------------------------------------------------------------------------------------------------
+
+    def decode_queries(
+        self,
+        features: Tensor,
+        img2lidar: Tensor,
+        timestamps: Tensor,
+        pad_shape: Sequence[int],
+        image_shape: Sequence[int],
+        denoising: denoise.DenoisingQueries | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers.
+
+        Parameters
+        ----------
+        features : (B, 2N, in_channels, h, w) float32
+            First the N cameras now, then the same N cameras before.
+        img2lidar : (B, 2N, 4, 4) float32
+            (u d, v d, d, 1) in a padded image's pixels -> lidar frame, m.
+        timestamps : (B, 2N) float32
+            Seconds by which each image is older than the sample.
+        pad_shape, image_shape : (height, width)
+            Of the padded image and of the picture in its top left corner, pixels.
+        denoising : DenoisingQueries, optional
+            Its P queries come first in the outputs.
+        """
+        batch, images, channels, height, width = features.shape
+        cells = height * width
+        tokens = features.reshape([batch, images, channels, cells]).transpose([0, 1, 3, 2])
+        tokens = pointwise(self.input_proj, tokens.reshape([batch, images * cells, channels]))
+        positions = self.point_embedding(img2lidar, height, width, *pad_shape)
+        if self.with_fpe:
+            gate = pointwise(self.fpe.conv_expand, F.relu(pointwise(self.fpe.conv_reduce, tokens)))
+            positions = positions * F.sigmoid(gate)
+        padding = self.cell_padding(images, height, width, pad_shape, image_shape)
+        positions = positions + self.image_embedding(images, height, width, padding)
+        cross_bias = None if padding is None else paddle.to_tensor(padding.reshape(1, 1, 1, -1) * np.float32(-1e9))
+
+        reference, self_bias = self.reference_points.weight.unsqueeze(0), None
+        if denoising is not None:
+            reference = reference.expand([batch, -1, -1])
+            reference = paddle.concat([paddle.to_tensor(denoising.reference), reference], axis=1)
+            self_bias = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
+        query_pos = self.query_embedding(sine_embedding(reference, self.embed_dims // 2))
+        decoded = self.transformer(tokens, positions, query_pos, self_bias, cross_bias)
+        logits = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.cls_branches)])
+        codes = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.reg_branches)])
+        return logits, self.place(codes, reference, timestamps)
+
+    def place(self, codes: Tensor, reference: Tensor, timestamps: Tensor) -> Tensor:
+        """Turn offsets from the reference points into metres and displacements between frames into velocities."""
+        low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
+        centre = paddle.concat([codes[..., 0:2], codes[..., 4:5]], axis=-1)
+        centre = F.sigmoid(centre + inverse_sigmoid(reference))
+        centre = centre * paddle.to_tensor(high - low) + paddle.to_tensor(low)
+        # Upstream reshapes to [-1, 6]: six cameras and no other number.
+        batch, images = timestamps.shape
+        halves = timestamps.reshape([batch, 2, images // 2])
+        between = (halves[:, 1] - halves[:, 0]).mean(-1).reshape([1, batch, 1, 1])
+        # Upstream divides by this time as it is: two frames of one time give inf, and NaN losses. They show no motion.
+        moving = (between.abs() > STILL).astype("float32")
+        velocity = codes[..., 8:] / (between * moving + (1 - moving)) * moving
+        return paddle.concat([centre[..., :2], codes[..., 2:4], centre[..., 2:], codes[..., 5:8], velocity], axis=-1)
+
+    def denoising_queries(
+        self, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> denoise.DenoisingQueries | None:
+        """Shake the true boxes of a batch (gravity centres, Paddle3D order); None without ``with_denoise``."""
+        if not self.with_denoise:
+            return None
+        return denoise.make_queries(
+            boxes,
+            labels,
+            groups=self.scalar,
+            num_query=self.num_query,
+            num_classes=self.num_classes,
+            noise_scale=self.bbox_noise_scale,
+            noise_trans=self.bbox_noise_trans,
+            split=self.split,
+            pc_range=self.pc_range,
+            rng=rng,
+        )
+
+    def losses(
+        self,
+        logits: Tensor,
+        codes: Tensor,
+        boxes: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+        denoising: denoise.DenoisingQueries | None,
+    ) -> dict[str, Tensor]:
+        """Return all losses by their upstream names; arguments as :meth:`decode_queries` returns and takes them."""
+        losses: dict[str, Tensor] = {}
+        if denoising is not None:
+            padding = denoising.reference.shape[1]
+            known = loss.denoising_losses(self, logits[:, :, :padding], codes[:, :, :padding], denoising)
+            losses.update(loss.named("dn_", *known))
+            logits, codes = logits[:, :, padding:], codes[:, :, padding:]
+        losses.update(loss.named("", *loss.matching_losses(self, logits, codes, boxes, labels)))
+        return losses

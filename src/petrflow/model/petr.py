@@ -1,0 +1,175 @@
+"""PETRv2: two frames of any number of cameras in, boxes with velocities out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle3d.models.detection.petr import petr3d
+
+from petrflow.model import decode
+from petrflow.model.loss import gravity_centre
+
+
+class GridMask(petr3d.GridMask):
+    """GridMask that draws from a generator of its owner in place of numpy's global state."""
+
+    rng: np.random.Generator
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Blank a grid out of all images (K, C, H, W) alike, with probability ``prob``, in training only."""
+        if not self.training or self.rng.random() > self.prob:
+            return images
+        height, width = images.shape[-2:]
+        period = int(self.rng.integers(2, height))
+        stripe = min(max(int(period * self.ratio + 0.5), 1), period - 1)
+        start_row, start_column = (int(self.rng.integers(period)) for _ in range(2))
+        keep = (
+            _stripes(height, period, stripe, start_row)[:, None] & _stripes(width, period, stripe, start_column)[None]
+        )
+        if self.mode == 1:
+            keep = ~keep
+        return images * paddle.to_tensor(keep.astype("float32"))
+
+
+def _stripes(size: int, period: int, stripe: int, start: int) -> np.ndarray:
+    """Return (size,) bool: False on the stripes that fall on the middle ``size`` of 1.5 times as many rows."""
+    whole = int(1.5 * size)
+    row = np.arange(whole)
+    index = (row - start) // period
+    blank = (row >= start) & ((row - start) % period < stripe) & (index < whole // period)
+    offset = (whole - size) // 2
+    return ~blank[offset : offset + size]
+
+
+class PetrV2(petr3d.Petr3D):
+    """Paddle3D's Petr3D with its faults mended; see :func:`petrflow.model.build_model`.
+
+    Parameters
+    ----------
+    num_cameras : int
+        Cameras of one frame, N.
+    image_shape : (height, width)
+        Of the picture before padding, pixels.
+    backbone_learning_rate_factor : float
+        Upstream fixes 0.1, which suits pretrained backbones only.
+    previous_frame_gradient : bool
+        False: the backbone learns from current images only, and the previous frame costs no backward pass.
+    **arguments
+        As Petr3D.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_cameras: int = 6,
+        image_shape: Sequence[int] = (320, 800),
+        backbone_learning_rate_factor: float = 0.1,
+        previous_frame_gradient: bool = True,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        self.num_cameras = 2 * num_cameras
+        self.image_shape = tuple(image_shape)
+        self.previous_frame_gradient = previous_frame_gradient
+        for parameter in self.backbone.parameters():
+            parameter.optimize_attr["learning_rate"] = backbone_learning_rate_factor
+        if self.use_grid_mask:
+            self.grid_mask = GridMask(True, True, rotate=1, offset=False, ratio=0.5, mode=1, prob=0.7)
+        self.seed_step(0, 0, 0)
+
+    def seed_step(self, seed: int, epoch: int, iteration: int) -> None:
+        """Make all randomness of the next forward (GridMask, denoising, dropout) a pure function of these numbers."""
+        self.rng = np.random.default_rng([seed, epoch, iteration])
+        if self.use_grid_mask:
+            self.grid_mask.rng = self.rng
+        paddle.seed(int(self.rng.integers(2**31)))
+
+    def train(self) -> None:
+        """Switch to training; the backbone keeps its normalisation frozen where its config says so."""
+        super().train()
+        self.backbone.train()
+
+    # -- forward ----------------------------------------------------------------------------------------------------
+
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Return features (B, 2N, C, h, w) float32 of normalised images (B, 2N, 3, H, W).
+
+        Upstream calls ``squeeze_`` on a batch of one, which changes the caller's tensor: the second forward on it fails.
+        """
+        batch, count = images.shape[:2]
+        if self.training and not self.previous_frame_gradient:
+            half = count // 2
+            with paddle.no_grad():
+                before = self._features(images[:, half:].flatten(0, 1))
+            now = self._features(images[:, :half].flatten(0, 1))
+            parts = [f.reshape([batch, half, *f.shape[1:]]) for f in (now, before)]
+            return paddle.concat(parts, axis=1)
+        features = self._features(images.flatten(0, 1))
+        return features.reshape([batch, count, *features.shape[1:]])
+
+    def _features(self, images: Tensor) -> Tensor:
+        if self.use_grid_mask:
+            images = self.grid_mask(images)
+        features = self.neck(self.backbone(images))[self.pts_bbox_head.position_level]
+        return features.astype("float32")
+
+    def raw_outputs(
+        self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, before any choice.
+
+        Parameters
+        ----------
+        images : (B, 2N, 3, H, W) float32
+            Normalised; first the N cameras now, then the same cameras before.
+        img2lidar : (B, 2N, 4, 4) float32
+            Inverse of ``lidar2img``.
+        timestamps : (B, 2N) float32
+            Seconds by which each image is older than the sample.
+        denoising : DenoisingQueries, optional
+        """
+        features = self.extract_features(images)
+        with paddle.amp.auto_cast(enable=False):
+            return self.pts_bbox_head.decode_queries(
+                features, img2lidar, timestamps, images.shape[-2:], self.image_shape, denoising
+            )
+
+    def inputs_of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three inputs of :meth:`raw_outputs` for a batch of numpy arrays, which stays as it is."""
+        arrays = network_inputs(batch)
+        return paddle.to_tensor(arrays[0]), paddle.to_tensor(arrays[1]), paddle.to_tensor(arrays[2])
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the losses of a batch by their upstream names; the total is their sum.
+
+        Call :meth:`seed_step` before, for a step that can be repeated. Under ``paddle.amp.auto_cast`` only the image
+        features are computed in low precision, as upstream does.
+        """
+        boxes = [gravity_centre(b) for b in batch["gt_bboxes_3d"]]
+        labels = [np.asarray(label, dtype="int64") for label in batch["gt_labels_3d"]]
+        denoising = self.pts_bbox_head.denoising_queries(boxes, labels, self.rng) if self.training else None
+        logits, codes = self.raw_outputs(*self.inputs_of(batch), denoising)
+        with paddle.amp.auto_cast(enable=False):
+            return self.pts_bbox_head.losses(logits, codes, boxes, labels, denoising)
+
+    def predict(self, batch: Mapping[str, Any]) -> list[decode.Detections]:
+        """Return the detections of every sample of a batch, best first; leaves the training mode as it was."""
+        training = self.training
+        self.eval()
+        with paddle.no_grad():
+            logits, codes = self.raw_outputs(*self.inputs_of(batch))
+        if training:
+            self.train()
+        coder = self.pts_bbox_head.bbox_coder
+        return decode.decode(logits[-1].numpy(), codes[-1].numpy(), coder.max_num, coder.post_center_range)
+
+
+def network_inputs(batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return images, img2lidar and timestamps, all float32, of a batch; matrices are inverted in float64."""
+    images = np.asarray(batch["img"], dtype="float32")
+    img2lidar = np.linalg.inv(np.asarray(batch["lidar2img"], dtype="float64")).astype("float32")
+    return images, img2lidar, np.asarray(batch["timestamp"], dtype="float32")

@@ -1,0 +1,63 @@
+"""Made-up batches for tests of the model: random pictures, cameras around the car, boxes in range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+MODELS = Path(__file__).parents[1] / "config" / "models"
+
+
+def read_model_config(name: str) -> dict[str, Any]:
+    """Parse ``config/models/NAME.yml``."""
+    return yaml.safe_load((MODELS / f"{name}.yml").read_text())
+
+
+def camera_ring(cameras: int, height: int, width: int) -> np.ndarray:
+    """Return lidar2img (cameras, 4, 4) float64 of cameras that look outwards from 1.5 m above the ground."""
+    matrices = []
+    for index in range(cameras):
+        angle = 2 * np.pi * index / cameras
+        forward = np.array([np.cos(angle), np.sin(angle), 0])
+        right = np.array([np.sin(angle), -np.cos(angle), 0])
+        rotation = np.stack([right, [0, 0, -1], forward])
+        extrinsic = np.eye(4)
+        extrinsic[:3, :3] = rotation
+        extrinsic[:3, 3] = -rotation @ (forward + [0, 0, -0.3])
+        intrinsic = np.eye(4)
+        intrinsic[:2, :3] = [[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2]]
+        matrices.append(intrinsic @ extrinsic)
+    return np.stack(matrices)
+
+
+def fake_batch(
+    model_config: dict[str, Any], batch_size: int = 2, cameras: int = 6, boxes: int = 20, seed: int = 0
+) -> dict[str, Any]:
+    """Return a batch in the loader's form, of random content that depends on the seed alone."""
+    rng = np.random.default_rng(seed)
+    divisor = model_config["input"]["size_divisor"]
+    height, width = (-(-size // divisor) * divisor for size in model_config["input"]["image_size"])
+    shape = (batch_size, 2 * cameras, 3, height, width)
+    ring = camera_ring(cameras, height, width)
+    lidar2img = np.tile(np.concatenate([ring, ring]), (batch_size, 1, 1, 1))
+    truth, labels = [], []
+    for sample in range(batch_size):
+        count = max(boxes - 3 * sample, 0)
+        centre = rng.uniform([-45, -45, -2], [45, 45, 0], (count, 3))
+        rest = rng.uniform([0.5, 0.5, 0.8, -3, -5, -5], [2.5, 5, 2.5, 3, 5, 5], (count, 6))
+        truth.append(np.concatenate([centre, rest], axis=1).astype("float32"))
+        labels.append(rng.integers(0, 10, count))
+    timestamp = np.concatenate(
+        [rng.uniform(0, 0.05, (batch_size, cameras)), rng.uniform(0.4, 0.6, (batch_size, cameras))], 1
+    )
+    return {
+        "img": rng.normal(size=shape).astype("float32"),
+        "lidar2img": lidar2img.astype("float32"),
+        "timestamp": timestamp.astype("float32"),
+        "gt_bboxes_3d": truth,
+        "gt_labels_3d": labels,
+        "token": [f"token-{sample}" for sample in range(batch_size)],
+    }
