@@ -1,0 +1,470 @@
+"""Train a run: one loop, readable from top to bottom, that any kill at any time only delays.
+
+``python -m petrflow.train --request request.json`` trains what :class:`petrflow.training_request.Request` describes. Its exit code is
+0 when training is done, 75 when it was asked to stop and has left a checkpoint (the same command goes on), 1 on an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from petrflow import distributed
+from petrflow.checkpoint import CheckpointFolder, Snapshot
+from petrflow.files import PetrflowError, atomic_dir, lock, write_atomic, write_json
+from petrflow.provenance import provenance
+from petrflow.schedule import PUBLISHED_BATCH, PUBLISHED_RATE, learning_rate, rate_warning
+from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv
+from petrflow.training_request import Request, Settings, state_folder
+from petrflow.training_state import Progress, capture, deliverable_weights, restore, section
+from petrflow.watch import EX_TEMPFAIL, Interrupted, Stopped, StopRequest, Watch
+
+log = logging.getLogger("petrflow.train")
+
+
+@dataclass
+class Parts:
+    """What the loop turns: a model, batches of an epoch, and a judge of the model (None on all processes but the first)."""
+
+    model: Any
+    loader: Any
+    evaluate: Callable[[Any], dict[str, Any] | None]
+
+
+def train(request: Request, make_parts: Callable[[Request], Parts] | None = None) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint if there is one, and write ``request.out_dir``.
+
+    Parameters
+    ----------
+    request : Request
+        What to train.
+    make_parts : callable, optional
+        Builds model, loader and evaluation; :func:`petrflow_parts` unless a test brings its own.
+
+    Returns
+    -------
+    dict
+        What ``metrics.json`` holds.
+
+    Raises
+    ------
+    Stopped
+        A signal asked for it; a checkpoint is written and the message says how to go on.
+    PetrflowError
+        The input, the state or the numbers do not allow to go on.
+    """
+    settings = request.settings
+    device = _select_device(settings)
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopRequest())
+        if distributed.rank() == 0:
+            held.enter_context(lock(request.state_dir / "lock"))
+        held.enter_context(_own_gpu(device, settings, stop))
+        distributed.initialize()
+        entry = held.enter_context(
+            provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule)
+        )
+        entry.device = device
+        metrics = _train(request, (make_parts or petrflow_parts)(request), stop)
+    if distributed.rank() == 0:
+        write_atomic(request.out_dir / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
+    return metrics
+
+
+def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
+    settings, model, loader = request.settings, parts.model, parts.loader
+    rank, world = distributed.rank(), distributed.world_size()
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    optimizer = paddle.optimizer.AdamW(
+        settings.learning_rate, parameters=parameters, weight_decay=settings.weight_decay
+    )
+    folder = CheckpointFolder(state_folder(request))
+    progress, scalars, best = Progress(), Scalars(), None
+
+    # ---- resume
+    snapshot = folder.load()
+    if snapshot is not None:
+        progress = restore(snapshot, model, optimizer)
+        progress.session += 1
+        scalars = Scalars(snapshot.meta["tags"], section(snapshot, "records"))
+        best = section(snapshot, "best") or None
+        log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(loader))
+    else:
+        distributed.broadcast([*model.parameters(), *model.buffers()])
+        _warn_about_rate(request)
+    total_steps = _plan(progress, settings, len(loader))
+    if rank == 0:
+        scalars.mirror(folder.folder / "visualdl")
+
+    def save(wait: bool = False) -> None:
+        if rank == 0:
+            folder.save(capture(model, optimizer, progress, scalars.arrays(), best, {"tags": scalars.tags}), wait)
+        clock.saved = time.monotonic()
+
+    # ---- train
+    watch = Watch(settings.nan_limit, slow_factor=settings.slow_factor)
+    clock = _Clock(progress.seconds)
+    bar = tqdm(
+        total=total_steps, initial=progress.step, desc=request.run, unit="step", disable=rank > 0, mininterval=1.0
+    )
+    while progress.epoch < settings.epochs:
+        model.train()
+        for batch in loader.epoch(progress.epoch, start_batch=progress.batch):
+            waited = clock.lap()
+            rate = learning_rate(progress.step, total_steps, settings.learning_rate, settings.warmup_steps)
+            optimizer.set_lr(rate)
+            model.seed_step(settings.seed, progress.epoch, progress.batch * world + rank)
+            losses = _step(model, optimizer, parameters, batch, rate, settings, progress, watch)
+            progress.step += 1
+            progress.batch += 1
+            seconds = clock.lap()
+            watch.check_time(progress.step, waited + seconds, waited, rate, batch["token"])
+            progress.seconds = clock.total()
+            bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
+            bar.update()
+            if progress.step % settings.log_interval == 0:
+                _log_window(scalars, progress, rate, clock.samples_per_second(settings, world))
+            folder.check()
+            stopping, due = _agree(bool(stop), time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes)
+            if stopping or due:
+                save(wait=stopping)
+            if stopping:
+                raise Stopped(_how_to_go_on(stop, progress, total_steps))
+
+        # ---- the epoch's end: here again if a kill came during the evaluation
+        metrics = None
+        last = progress.epoch + 1 == settings.epochs
+        due = last or (progress.epoch + 1) % settings.save_interval == 0
+        if due and settings.do_eval:
+            save()
+            metrics = _evaluate(parts, stop, folder, progress, total_steps)
+            if metrics is not None and (progress.best is None or metrics["NDS"] > progress.best["NDS"]):
+                progress.best = {
+                    "NDS": metrics["NDS"],
+                    "epoch": progress.epoch + 1,
+                    "step": progress.step,
+                    "metrics": metrics,
+                }
+                best = deliverable_weights(model, optimizer)
+        _close_epoch(progress, scalars, metrics)
+        if due or last:
+            save(wait=last)
+        clock.lap()
+    folder.finish()
+    bar.close()
+    scalars.close()
+    log.info(
+        "%d checkpoints of %.1f MB; training waited %.2f s for them, %.2f s of writing went on beside it",
+        folder.costs.count,
+        folder.costs.nbytes / 1e6,
+        folder.costs.blocked_seconds,
+        folder.costs.background_seconds,
+    )
+    metrics = {
+        "best": progress.best,
+        "last": progress.metrics,
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "plans": progress.lengths,
+    }
+    if rank == 0:
+        write_results(request.out_dir, progress, scalars, deliverable_weights(model, optimizer), best, metrics)
+    distributed.barrier()
+    return metrics
+
+
+def _step(
+    model: Any,
+    optimizer: Any,
+    parameters: list[Any],
+    batch: Mapping[str, Any],
+    rate: float,
+    settings: Settings,
+    progress: Progress,
+    watch: Watch,
+) -> dict[str, float]:
+    """Forward, backward, clip, update; return the losses (means over processes). A step without finite numbers changes nothing."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    scale = progress.loss_scale if settings.amp and settings.amp_dtype == "float16" else 1.0
+    with paddle.amp.auto_cast(enable=settings.amp is not None, level=settings.amp or "O1", dtype=settings.amp_dtype):
+        losses = model.losses(batch)
+        total = sum(losses.values())
+    (total * scale if scale != 1.0 else total).backward()
+    distributed.average_gradients(parameters)
+    norm = _clip(parameters, settings.clip_norm, scale)
+
+    names = sorted(losses)
+    values = paddle.stack(
+        [losses[name].astype("float32").reshape([]) for name in names] + [total.astype("float32").reshape([])]
+    )
+    means = dict(
+        zip([*names, "total_loss"], distributed.average_numbers([float(v) for v in values.numpy()]), strict=True)
+    )
+    tokens = batch["token"]
+    finite = all(np.isfinite(list(means.values())))
+    if scale != 1.0 and finite and not np.isfinite(norm):
+        progress.loss_scale, progress.steps_since_overflow = (
+            max(1.0, scale / 2),
+            0,
+        )  # float16 overflowed, as it does now and then
+        usable = False
+    else:
+        usable = watch.check_finite(progress.step, means, norm, rate, tokens, progress.skipped)
+    if usable:
+        optimizer.step()
+        progress.count(means)
+        if scale != 1.0:
+            progress.steps_since_overflow += 1
+            if progress.steps_since_overflow == 2000:
+                progress.loss_scale, progress.steps_since_overflow = scale * 2, 0
+    else:
+        progress.epoch_skipped += 1
+        for buffer, before in buffers:
+            buffer.set_value(before)
+    optimizer.clear_grad()
+    watch.check_boxes(progress.step, means, sum(len(boxes) for boxes in batch["gt_bboxes_3d"]), rate, tokens)
+    return means
+
+
+def _clip(parameters: list[Any], limit: float, scale: float) -> float:
+    """Undo the loss scale and scale all gradients down to a common norm of at most ``limit``; return the norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = paddle.stack([paddle.sum(paddle.square(gradient.astype("float32") / scale)) for gradient in gradients])
+    norm = float(paddle.sqrt(paddle.sum(squares)))
+    factor = min(1.0, limit / norm) / scale if norm > 0.0 else 1.0 / scale
+    if np.isfinite(norm) and factor != 1.0:
+        for gradient in gradients:
+            gradient.scale_(factor)
+    return norm
+
+
+def _evaluate(
+    parts: Parts, stop: StopRequest, folder: CheckpointFolder, progress: Progress, total_steps: int
+) -> dict[str, Any] | None:
+    """Judge the model as it is. A signal ends this at once: the checkpoint from before stands and the evaluation is done again."""
+    parts.model.eval()
+    try:
+        with stop.interruptible():
+            return parts.evaluate(parts.model)
+    except Interrupted:
+        folder.finish()
+        raise Stopped(_how_to_go_on(stop, progress, total_steps)) from None
+    finally:
+        parts.model.train()
+
+
+def _close_epoch(progress: Progress, scalars: Scalars, metrics: dict[str, Any] | None) -> None:
+    """Write the epoch's line of the history, and its metrics among the scalars; go to the next epoch."""
+    row: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "skipped": progress.epoch_skipped}
+    row |= {name: value / progress.epoch_steps for name, value in sorted(progress.epoch_sums.items())}
+    if metrics is not None:
+        figures = {
+            name: value
+            for name, value in metrics.items()
+            if isinstance(value, float | int) and not isinstance(value, bool)
+        }
+        row |= figures
+        progress.metrics = {"epoch": progress.epoch + 1, "step": progress.step, **metrics}
+        scalars.add(progress.step, {f"Evaluation/{name}": value for name, value in sorted(figures.items())})
+    progress.history.append(row)
+    progress.epoch_sums, progress.epoch_steps, progress.epoch_skipped = {}, 0, 0
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def _log_window(scalars: Scalars, progress: Progress, rate: float, samples_per_second: float) -> None:
+    values = {f"Training/{name}": value / progress.window_steps for name, value in sorted(progress.window_sums.items())}
+    scalars.add(
+        progress.step, {"Training/learning_rate": rate, **values, TIMING + "samples_per_second": samples_per_second}
+    )
+    progress.window_sums, progress.window_steps = {}, 0
+
+
+def write_results(
+    out_dir: Path,
+    progress: Progress,
+    scalars: Scalars,
+    last: Mapping[str, np.ndarray],
+    best: Mapping[str, np.ndarray] | None,
+    metrics: dict[str, Any],
+) -> None:
+    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
+    from petrflow.unpickle import save_pdparams
+
+    with atomic_dir(out_dir) as folder:
+        for name, weights in (("last_model", last), ("best_model", best or last)):
+            (folder / name).mkdir()
+            save_pdparams(folder / name / "model.pdparams", dict(weights))
+        write_atomic(folder / "history.csv", history_csv(progress.history))
+        write_atomic(folder / "visualdl" / LOG_NAME, scalars.to_bytes())
+        write_json(folder / "metrics.json", metrics)
+
+
+# ---------------------------------------------------------------------------------------------------------------- around the loop
+
+
+def petrflow_parts(request: Request) -> Parts:
+    """Build PETRv2, the loader of the train split and the evaluation on the val split."""
+    from petrflow.dataset import PetrDataset
+    from petrflow.loader import Loader
+    from petrflow.model import build_model, load_weights
+
+    settings = request.settings
+    dataset = PetrDataset(request.train_store, request.root, request.model_config, training=True)
+    loader = Loader(
+        dataset,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        num_workers=settings.num_workers,
+        shuffle=True,
+        drop_last=True,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    if len(loader) == 0:
+        raise PetrflowError(
+            f"{request.train_store} has {len(dataset)} keyframes, fewer than one batch of {settings.batch_size} x {settings.devices}: "
+            "lower batch_size or add data"
+        )
+    random.seed(settings.seed)
+    np.random.seed(settings.seed)
+    paddle.seed(settings.seed)
+    model = build_model(request.model_config, num_cameras=len(dataset.store.camera_names))
+    if request.weights is not None:
+        log.info("%s", load_weights(model, request.weights))
+    return Parts(model, loader, lambda model: _evaluate_split(request, model))
+
+
+def _evaluate_split(request: Request, model: Any) -> dict[str, Any] | None:
+    from petrflow.evaluate import evaluate
+
+    return evaluate(
+        model,
+        request.val_store,
+        request.root,
+        request.model_config,
+        request.state_dir / "evaluation",
+        batch_size=request.settings.batch_size,
+        num_workers=request.settings.num_workers,
+    )
+
+
+class _Clock:
+    """Seconds of training over all sessions, and of the pieces of a step."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._start = before, time.monotonic()
+        self._lap = self._window = self.saved = self._start
+        self._laps = 0
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
+    def total(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def samples_per_second(self, settings: Settings, world: int) -> float:
+        now = time.monotonic()
+        seconds, self._window = now - self._window, now
+        return settings.log_interval * settings.batch_size * world / max(seconds, 1e-9)
+
+
+def _plan(progress: Progress, settings: Settings, batches: int) -> int:
+    """Return the steps of the whole schedule, noting where it was changed by another number of epochs."""
+    total = settings.epochs * batches
+    if not progress.lengths:
+        progress.lengths.append([progress.step, total])
+    elif progress.lengths[-1][1] != total:
+        log.warning(
+            "epochs changed: %d steps were planned, now %d. From step %d on the learning rate follows the schedule of the new length",
+            progress.lengths[-1][1],
+            total,
+            progress.step,
+        )
+        progress.lengths.append([progress.step, total])
+    return total
+
+
+def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
+    """Return whether any process was asked to stop, and whether the first one wants a checkpoint."""
+    mine = [float(stop), float(due and distributed.rank() == 0)]
+    stop_somewhere, due_first = distributed.average_numbers(mine)
+    return stop_somewhere > 0, due_first > 0
+
+
+def _how_to_go_on(stop: StopRequest, progress: Progress, total_steps: int) -> str:
+    return (
+        f"Stopped by {stop.signal_name or 'another process'} at step {progress.step} of {total_steps}; a checkpoint is written. "
+        "Run the same command again to go on from there"
+    )
+
+
+def _warn_about_rate(request: Request) -> None:
+    settings = request.settings
+    reference = request.model_config.get("reference_learning_rate") or {}
+    pair = (reference.get("rate", PUBLISHED_RATE), reference.get("batch", PUBLISHED_BATCH))
+    warning = rate_warning(settings.learning_rate, settings.batch_size, settings.devices, pair)
+    if warning:
+        log.warning(warning)
+
+
+def _inputs(request: Request) -> dict[str, str | Path]:
+    inputs: dict[str, str | Path] = {"train annotations": request.train_store, "val annotations": request.val_store}
+    return inputs if request.weights is None else {**inputs, "weights": request.weights}
+
+
+def _select_device(settings: Settings) -> str:
+    from petrflow.device import select_device
+
+    device = select_device(settings.device)
+    if device.startswith("gpu") and distributed.world_size() > 1:
+        device = f"gpu:{distributed.rank()}"
+    paddle.set_device(device)
+    if settings.amp and device == "cpu":
+        log.warning(
+            "amp %s: Paddle computes in float32 on a CPU whatever amp says; training goes on in float32", settings.amp
+        )
+    return device
+
+
+@contextlib.contextmanager
+def _own_gpu(device: str, settings: Settings, stop: StopRequest) -> Iterator[None]:
+    yield
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what ``--request`` says; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m petrflow.train", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--request", type=Path, required=True, help="JSON written by petrflow.training_request.Request.write"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        train(Request.read(options.request))
+    except Stopped as message:
+        log.warning("%s", message)
+        return EX_TEMPFAIL
+    except PetrflowError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What training leaves for people: VisualDL scalars, history.csv, and the folder of results, all written from the state."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from petrflow.files import disk_errors, write_atomic
+
+LOG_NAME = "vdlrecords.0000000001.log"
+"""VisualDL reads files of this pattern; a fixed name keeps one run one curve."""
+TIMING = "Timing/"
+"""Tags below this one measure the machine: their steps are exact, their values differ from run to run."""
+
+
+def _record(data: bytes) -> bytes:
+    """Frame one record as VisualDL's own writer does: length, then the message."""
+    return struct.pack("<Q", len(data)) + data
+
+
+class Scalars:
+    """VisualDL scalars kept in the state of training and mirrored into a log file that can be watched.
+
+    The file is rewritten from the state whenever training resumes, so that no step stands in it twice and none is missing.
+    """
+
+    def __init__(self, tags: list[str] | None = None, records: Mapping[str, np.ndarray] | None = None) -> None:
+        """Start empty, or from what :meth:`arrays` and :attr:`tags` were in a checkpoint."""
+        self.tags = list(tags or [])
+        self._rows: list[tuple[int, int, float, int]] = []
+        if records:
+            columns = (records["step"], records["tag"], records["value"], records["walltime"])
+            self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        self._file: BinaryIO | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the records as columns: step int64, tag int32 (index into ``tags``), value float64, walltime int64 (ms)."""
+        columns: list[Any] = list(zip(*self._rows, strict=True)) or [(), (), (), ()]
+        kinds = (np.int64, np.int32, np.float64, np.int64)
+        names = ("step", "tag", "value", "walltime")
+        return {name: np.array(column, dtype=kind) for name, column, kind in zip(names, columns, kinds, strict=True)}
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values of one step by tag."""
+        now = round(time.time() * 1000)
+        fresh = []
+        for tag, value in values.items():
+            if tag not in self.tags:
+                self.tags.append(tag)
+            fresh.append((step, self.tags.index(tag), float(value), now))
+        self._rows += fresh
+        if self._file is not None:
+            with disk_errors(Path(self._file.name)):
+                self._file.write(b"".join(self._encode(row) for row in fresh))
+                self._file.flush()
+
+    def _encode(self, row: tuple[int, int, float, int]) -> bytes:
+        from visualdl.component.base_component import scalar
+
+        step, tag, value, walltime = row
+        return _record(scalar(tag=self.tags[tag], value=value, step=step, walltime=walltime).SerializeToString())
+
+    def to_bytes(self) -> bytes:
+        """Return the whole log file."""
+        from visualdl.component.base_component import meta_data
+
+        first = self._rows[0][3] if self._rows else 0
+        head = _record(meta_data(tag="meta_data_tag", display_name="", step=0, walltime=first).SerializeToString())
+        return head + b"".join(self._encode(row) for row in self._rows)
+
+    def mirror(self, folder: Path) -> None:
+        """Write the log into ``folder`` and keep it up to date from now on."""
+        path = folder / LOG_NAME
+        write_atomic(path, self.to_bytes())
+        self._file = open(path, "ab")  # noqa: SIM115 (lives as long as training)
+
+    def close(self) -> None:
+        """Stop mirroring."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def history_csv(history: list[dict[str, Any]]) -> str:
+    """Return one line an epoch; columns in order of first appearance, floats as Python prints them (exact), nothing timed."""
+    columns: dict[str, None] = {}
+    for row in history:
+        columns.update(dict.fromkeys(row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()

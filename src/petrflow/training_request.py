@@ -1,0 +1,174 @@
+"""What a training is asked to do, and the fingerprint that says whether an old state still belongs to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file, write_json
+
+log = logging.getLogger("petrflow.train")
+
+LOOP_VERSION = 1
+"""Raised whenever the loop computes something else from the same inputs; states of another version are set aside."""
+
+NOT_SHAPING = ("epochs", "checkpoint_minutes", "num_workers", "device", "share_gpu", "slow_factor")
+"""Schedule keys that do not change what is computed, and ``epochs``, which may be extended (docs/training.md)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The schedule of a run with its defaults; the config's schema describes each key."""
+
+    epochs: int
+    batch_size: int = 1
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    warmup_steps: int | None = None
+    clip_norm: float = 35.0
+    log_interval: int = 10
+    save_interval: int = 1
+    checkpoint_minutes: float = 5.0
+    do_eval: bool = True
+    seed: int = 0
+    num_workers: int = 0
+    amp: str | None = None
+    amp_dtype: str = "bfloat16"
+    device: str = "auto"
+    devices: int = 1
+    share_gpu: bool = False
+    nan_limit: int = 10
+    slow_factor: float = 20.0
+
+    @classmethod
+    def from_schedule(cls, schedule: Mapping[str, Any]) -> Settings:
+        """Check the keys of a schedule and fill in the defaults."""
+        known = [entry.name for entry in dataclasses.fields(cls)]
+        for key in schedule:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise PetrflowError(f"schedule.{key}: no such key; {hint}")
+        if "epochs" not in schedule:
+            raise PetrflowError("schedule.epochs is missing: say how many epochs to train")
+        settings = cls(**{**schedule, "amp": schedule.get("amp") or None})
+        for key in ("epochs", "batch_size", "log_interval", "save_interval", "devices"):
+            if getattr(settings, key) < 1:
+                raise PetrflowError(f"schedule.{key} is {getattr(settings, key)}; it must be at least 1")
+        if settings.amp not in (None, "O1", "O2"):
+            raise PetrflowError(f"schedule.amp is {settings.amp!r}; it is O1, O2 or null")
+        if settings.amp_dtype not in ("bfloat16", "float16"):
+            raise PetrflowError(f"schedule.amp_dtype is {settings.amp_dtype!r}; it is bfloat16 or float16")
+        return settings
+
+
+@dataclass(frozen=True)
+class Request:
+    """One training: what to train, on what, how, and where to.
+
+    Attributes
+    ----------
+    run : str
+        Name of the run, for messages.
+    model_config : dict
+        The parsed model file.
+    schedule : dict
+        Keys of :class:`Settings`.
+    train_store, val_store : Path
+        Annotation stores of the two splits.
+    root : Path
+        The nuScenes root that the stores were made from.
+    state_dir, out_dir : Path
+        ``results/{run}/state`` and ``results/{run}/train``.
+    weights : Path, optional
+        ``.pdparams`` to start from.
+    """
+
+    run: str
+    model_config: dict[str, Any]
+    schedule: dict[str, Any]
+    train_store: Path
+    val_store: Path
+    root: Path
+    state_dir: Path
+    out_dir: Path
+    weights: Path | None = None
+    settings: Settings = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make paths paths, and check the schedule."""
+        for key in ("train_store", "val_store", "root", "state_dir", "out_dir", "weights"):
+            value = getattr(self, key)
+            object.__setattr__(self, key, None if value is None else Path(value))
+        object.__setattr__(self, "settings", Settings.from_schedule(self.schedule))
+
+    def write(self, path: Path) -> None:
+        """Write the request as JSON for ``python -m petrflow.train --request``."""
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.init}
+        write_json(path, {key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
+
+    @classmethod
+    def read(cls, path: Path) -> Request:
+        """Read what :meth:`write` wrote."""
+        return cls(**read_json(path))
+
+    def fingerprint_fields(self) -> dict[str, str]:
+        """Return what shapes the result, field by field: a state made under other fields is not this training's."""
+        fields = {
+            "loop version": str(LOOP_VERSION),
+            "train annotations": sha256_file(self.train_store),
+            "weights": "none" if self.weights is None else sha256_file(self.weights),
+        }
+        if self.settings.do_eval:
+            fields["val annotations"] = sha256_file(self.val_store)
+        for key, value in sorted(self.model_config.items()):
+            fields[f"model file: {key}"] = fingerprint(value)
+        for key, value in sorted(dataclasses.asdict(self.settings).items()):
+            if key not in NOT_SHAPING:
+                fields[f"schedule: {key}"] = str(
+                    float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+                )
+        return fields
+
+
+def changed_fields(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return one phrase for each field that differs, with both values where they are short."""
+
+    def show(value: str | None) -> str:
+        return "nothing" if value is None else value if len(value) < 40 else value[:8] + "…"
+
+    return [
+        f"{key} ({show(old.get(key))} -> {show(new.get(key))})"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def state_folder(request: Request) -> Path:
+    """Return the folder of this request's state: one folder a fingerprint, so that a changed input sets the old state aside.
+
+    The log says which field changed. Going back to the old inputs finds the old state where it was left.
+    """
+    fields = request.fingerprint_fields()
+    name = fingerprint(fields)[:16]
+    folder = request.state_dir / name
+    current = request.state_dir / "current.json"
+    if current.exists():
+        record = read_json(current)
+        if record["folder"] != name:
+            log.warning(
+                "What shapes this training has changed: %s. The old state is set aside in %s; %s",
+                "; ".join(changed_fields(record["fields"], fields)),
+                request.state_dir / record["folder"],
+                "these inputs have a state of their own, going on from that"
+                if folder.exists()
+                else "training starts afresh",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(current, {"folder": name, "fields": fields})
+    return folder

@@ -1,0 +1,129 @@
+"""Everything that training must not forget, and how it goes into a checkpoint and comes out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from petrflow.checkpoint import Snapshot
+
+
+@dataclass
+class Progress:
+    """Where training stands. Every random draw is a function of seed, epoch and batch, so this is the state of all generators too."""
+
+    step: int = 0
+    """Batches seen since the beginning, skipped ones included."""
+    epoch: int = 0
+    batch: int = 0
+    """Batches seen of this epoch; all of them while its evaluation is under way."""
+    session: int = 0
+    seconds: float = 0.0
+    loss_scale: float = 2.0**15
+    steps_since_overflow: int = 0
+    skipped: list[int] = field(default_factory=list)
+    """Steps without finite loss or gradient that still count towards the limit."""
+    epoch_sums: dict[str, float] = field(default_factory=dict)
+    epoch_steps: int = 0
+    epoch_skipped: int = 0
+    window_sums: dict[str, float] = field(default_factory=dict)
+    window_steps: int = 0
+    lengths: list[list[int]] = field(default_factory=list)
+    """``[from step, total steps]`` of each plan: a second entry means that ``epochs`` was changed on the way."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    """Of the last evaluation."""
+
+    def count(self, losses: Mapping[str, float]) -> None:
+        """Add a step's losses to the sums of the epoch and of the log's window."""
+        for name, value in losses.items():
+            self.epoch_sums[name] = self.epoch_sums.get(name, 0.0) + value
+            self.window_sums[name] = self.window_sums.get(name, 0.0) + value
+        self.epoch_steps += 1
+        self.window_steps += 1
+
+
+def _parameter_names(model: Any) -> dict[str, str]:
+    """Map Paddle's running names of parameters (``linear_7.w_0``, which depend on what was built before) to those of the state."""
+    return {parameter.name: name for name, parameter in model.named_parameters()}
+
+
+def _optimizer_entries(optimizer: Any, names: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (stable name, Paddle's key, tensor) of each accumulator and master weight of the optimizer."""
+    state = optimizer.state_dict()
+    masters = state.get("master_weights", {})
+    for key, tensor in masters.items():
+        yield f"master/{names[key]}", key, tensor
+    longest_first = sorted(names, key=len, reverse=True)
+    for key, tensor in state.items():
+        if key in ("master_weights", "LR_Scheduler"):
+            continue
+        owner = next(name for name in longest_first if key.startswith(name + "_"))
+        yield f"{names[owner]}{key[len(owner) :]}", key, tensor
+
+
+def _copy(tensor: Any) -> np.ndarray:
+    """Return a tensor's values in memory of our own: training goes on while they are written."""
+    return np.array(tensor.numpy(), copy=True)
+
+
+def model_arrays(model: Any) -> dict[str, np.ndarray]:
+    """Return a copy of the model's ``state_dict``; bfloat16 comes as its bits in uint16."""
+    return {name: _copy(tensor) for name, tensor in model.state_dict().items()}
+
+
+def deliverable_weights(model: Any, optimizer: Any) -> dict[str, np.ndarray]:
+    """Return the weights to publish: float32 everywhere, from the optimizer's master copy where the model trains in less."""
+    names = _parameter_names(model)
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        single = tensor.astype("float32") if str(tensor.dtype).endswith(("float16", "bfloat16")) else tensor
+        weights[name] = _copy(single)
+    for key, tensor in optimizer.state_dict().get("master_weights", {}).items():
+        weights[names[key]] = _copy(tensor)
+    return weights
+
+
+def capture(
+    model: Any,
+    optimizer: Any,
+    progress: Progress,
+    records: Mapping[str, np.ndarray],
+    best: Mapping[str, np.ndarray] | None,
+    meta: dict[str, Any],
+) -> Snapshot:
+    """Copy the whole state of training."""
+    arrays = {f"model/{name}": array for name, array in model_arrays(model).items()}
+    for name, _, tensor in _optimizer_entries(optimizer, _parameter_names(model)):
+        arrays[f"optimizer/{name}"] = _copy(tensor)
+    arrays.update({f"records/{name}": array for name, array in records.items()})
+    arrays.update({f"best/{name}": array for name, array in (best or {}).items()})
+    return Snapshot(arrays, {"progress": asdict(progress), **meta})
+
+
+def section(snapshot: Snapshot, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of one part of a snapshot, ``model``, ``optimizer``, ``records`` or ``best``."""
+    return {key[len(name) + 1 :]: array for key, array in snapshot.arrays.items() if key.startswith(name + "/")}
+
+
+def restore(snapshot: Snapshot, model: Any, optimizer: Any) -> Progress:
+    """Put a snapshot back into the model and the optimizer; the progress comes back."""
+    weights = section(snapshot, "model")
+    for name, tensor in model.state_dict().items():
+        tensor.set_value(weights[name])
+    # Paddle makes the accumulators at the first step; making them now gives the keys and shapes to fill.
+    if hasattr(optimizer, "_create_accumulators"):
+        import paddle
+
+        optimizer._create_accumulators(
+            paddle.base.framework.default_main_program().global_block(), [p for p in model.parameters() if p.trainable]
+        )
+    stored = section(snapshot, "optimizer")
+    for name, _, tensor in _optimizer_entries(optimizer, _parameter_names(model)):
+        if name in stored:  # a parameter that has had no gradient yet has no accumulators either
+            tensor.set_value(stored[name])
+    return Progress(**snapshot.meta["progress"])

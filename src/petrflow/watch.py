@@ -1,0 +1,160 @@
+"""What keeps an eye on training: signals that ask it to stop, losses that stop making sense, steps that hang."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import statistics
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from petrflow.files import PetrflowError
+
+log = logging.getLogger("petrflow.train")
+
+EX_TEMPFAIL = 75
+"""sysexits.h: a failure that going on later will cure."""
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has left a checkpoint."""
+
+
+class Interrupted(BaseException):
+    """Raised inside work that may be dropped (evaluation) when a stop is asked for; not an Exception, so that nothing swallows it."""
+
+
+class StopRequest:
+    """SIGTERM and SIGINT as a flag that the loop reads between steps.
+
+    Inside :meth:`interruptible` a signal raises :class:`Interrupted` at once instead: evaluation may take far longer than the
+    half minute that a preempted machine has, and nothing of it is needed.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._interruptible = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        first = self.signal_name is None
+        self.signal_name = signal.Signals(number).name
+        if self._interruptible:
+            self._interruptible = False
+            raise Interrupted
+        if first:
+            log.warning("%s: finishing this step, then writing a checkpoint", self.signal_name)
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal, also one that has come already, end the body at once with :class:`Interrupted`."""
+        self._interruptible = True
+        try:
+            if self:
+                raise Interrupted
+            yield
+        finally:
+            self._interruptible = False
+
+
+@dataclass
+class Watch:
+    """Judge each step by its numbers and its time.
+
+    Parameters
+    ----------
+    nan_limit : int
+        Steps without finite loss and gradient that are skipped in a row of ``window`` before training stops.
+    slow_factor : float
+        A step that takes this many times the median is reported.
+    """
+
+    nan_limit: int = 10
+    window: int = 100
+    slow_factor: float = 20.0
+    _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    _zero_reports: int = 0
+
+    def check_finite(
+        self,
+        step: int,
+        losses: Mapping[str, float],
+        norm: float,
+        rate: float,
+        tokens: Sequence[str],
+        skipped: list[int],
+    ) -> bool:
+        """Return whether a step may change the weights; report it otherwise and add it to ``skipped`` (kept in the state).
+
+        Raises
+        ------
+        PetrflowError
+            When more than ``nan_limit`` of the last ``window`` steps were skipped.
+        """
+        skipped[:] = [earlier for earlier in skipped if earlier > step - self.window]
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        if not broken and math.isfinite(norm):
+            return True
+        skipped.append(step)
+        what = f"{', '.join(broken)} not finite" if broken else f"gradient norm is {norm}"
+        log.warning(
+            "iteration %d: %s; learning rate %.3g; samples %s; step skipped", step, what, rate, ", ".join(tokens)
+        )
+        if len(skipped) > self.nan_limit:
+            raise PetrflowError(
+                f"{len(skipped)} of the last {self.window} steps had no finite loss or gradient (the last at iteration "
+                f"{step}: {what}). Training stopped; its last checkpoint is from before. Lower learning_rate (now {rate:.3g}), "
+                "lengthen warmup_steps, or train without amp or with amp_dtype bfloat16; if it is always the same samples, look at "
+                f"them first: {', '.join(tokens)}"
+            )
+        return False
+
+    def check_boxes(
+        self, step: int, losses: Mapping[str, float], boxes: int, rate: float, tokens: Sequence[str]
+    ) -> None:
+        """Report a box loss of exactly zero on a batch that has boxes: targets went missing on the way."""
+        if boxes and losses.get("loss_bbox") == 0.0:
+            self._zero_reports += 1
+            if self._zero_reports <= 5 or self._zero_reports % 100 == 0:
+                log.warning(
+                    "iteration %d: loss_bbox is exactly 0 with %d boxes present; learning rate %.3g; samples %s",
+                    step,
+                    boxes,
+                    rate,
+                    ", ".join(tokens),
+                )
+
+    def check_time(self, step: int, seconds: float, waited: float, rate: float, tokens: Sequence[str]) -> None:
+        """Report a step that took ``slow_factor`` times the median of those before; ``waited`` of it went into data."""
+        if len(self._seconds) >= 10:
+            median = statistics.median(self._seconds)
+            if seconds > self.slow_factor * median:
+                log.warning(
+                    "iteration %d took %.1f s (%.1f s of it waiting for data), the median is %.2f s; learning rate %.3g; samples %s",
+                    step,
+                    seconds,
+                    waited,
+                    median,
+                    rate,
+                    ", ".join(tokens),
+                )
+        self._seconds.append(seconds)
