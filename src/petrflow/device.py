@@ -1,0 +1,209 @@
+"""Which device a stage runs on, and what must not be started on a CPU by accident."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from petrflow.files import PetrflowError
+
+LARGE_MODEL_PARAMETERS = 50_000_000
+LARGE_RUN_SAMPLES = 500
+# Measured with the 8.4 M model at 96x256 on two cores: about 1.1 s a sample. The work grows with the pixels and, roughly, with the weights.
+CPU_SECONDS_PER_SAMPLE = 1.1 / (8.4e6 * 96 * 256)
+SUPPORTED_PADDLE = (
+    "3.3.x (locked: 3.3.1); 3.0 to 3.2 and 2.6 load, train and evaluate but are not what the tests run on"
+)
+GPU_DOCS = "docs/gpu.md"
+
+
+@dataclass(frozen=True)
+class PaddleAnswer:
+    """What Paddle itself says about this machine."""
+
+    version: str = ""
+    cuda_build: str = ""  # '' for a CPU build
+    device_count: int = 0
+    names: tuple[str, ...] = ()
+    capabilities: tuple[tuple[int, int], ...] = ()
+    architectures: tuple[
+        int, ...
+    ] = ()  # compute capabilities that this build has kernels for, as 75, 80, 90; () when it does not say
+    error: str = ""  # import or driver trouble, in Paddle's words
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def ask_paddle() -> PaddleAnswer:
+    """Ask the installed Paddle about its build and the GPUs it can see. Never raises."""
+    try:
+        import paddle
+    except Exception as error:  # noqa: BLE001 - a broken driver or library can make the import fail in any way
+        return PaddleAnswer(version=_installed_version(), error=f"{type(error).__name__}: {error}")
+    version = str(paddle.version.full_version)
+    if not paddle.is_compiled_with_cuda():
+        return PaddleAnswer(version=version)
+    cuda_build = str(paddle.version.cuda())
+    architectures = _parse_architectures(
+        getattr(paddle.version, "compiled_cuda_archs", None) or getattr(paddle.version, "cuda_archs", list)
+    )
+    try:
+        count = int(paddle.device.cuda.device_count())
+        names = tuple(str(paddle.device.cuda.get_device_name(index)) for index in range(count))
+        capabilities = tuple(tuple(paddle.device.cuda.get_device_capability(index)) for index in range(count))
+    except Exception as error:  # noqa: BLE001
+        return PaddleAnswer(
+            version, cuda_build, 0, (), (), architectures, f"{type(error).__name__}: {_first_line(error)}"
+        )
+    return PaddleAnswer(version, cuda_build, count, names, capabilities, architectures)
+
+
+def _installed_version() -> str:
+    for name in ("paddlepaddle-gpu", "paddlepaddle"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _parse_architectures(answer: Any) -> tuple[int, ...]:
+    if callable(answer):
+        try:
+            answer = answer()
+        except Exception:  # noqa: BLE001
+            return ()
+    return tuple(sorted({int(number) for number in re.findall(r"\d+", str(answer))}))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not set(line.strip()) <= set("-=")]
+    return lines[0] if lines else "no message"
+
+
+# ------------------------------------------------------------------------------------------------------------------ policy
+
+
+def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
+    """Why no GPU can be used, with the remedy, in one sentence; '' when GPU `index` can be."""
+    if answer.error and not answer.device_count:
+        return (
+            f"Paddle {answer.version or '(not installed)'} cannot use the GPU ({answer.error}): check `nvidia-smi`; if that works, install the Paddle "
+            f"build for this driver's CUDA version ({GPU_DOCS})."
+        )
+    if not answer.cuda_build:
+        return (
+            f"The installed Paddle {answer.version} is the CPU build: run with `--sdm conda` and `environment: gpu-cuda126` in the config, or "
+            f"install paddlepaddle-gpu ({GPU_DOCS})."
+        )
+    if answer.device_count <= index:
+        return (
+            f"Paddle {answer.version} (CUDA {answer.cuda_build}) sees {answer.device_count or 'no'} GPU{'s' if answer.device_count > 1 else ''}: check "
+            "`nvidia-smi`, CUDA_VISIBLE_DEVICES, and that the container was started with `--gpus all`."
+        )
+    if answer.capabilities and answer.architectures:
+        major, minor = answer.capabilities[index]
+        # Kernels of one architecture run on later ones of the same generation, never on earlier or on other generations.
+        if not any(built // 10 == major and built % 10 <= minor for built in answer.architectures):
+            return (
+                f"{answer.names[index]} has compute capability {major}.{minor}, and this Paddle {answer.version} (CUDA {answer.cuda_build}) has kernels "
+                f"for {', '.join(f'{a // 10}.{a % 10}' for a in answer.architectures)} only: install the build that covers it ({GPU_DOCS})."
+            )
+    return ""
+
+
+def select_device(name: str, answer: PaddleAnswer | None = None) -> str:
+    """Turn `auto`, `cpu` or `gpu` into Paddle's name of a device.
+
+    `gpu` without a usable GPU raises and says what to do; `auto` falls to the CPU with one line on stderr.
+
+    Returns
+    -------
+    'cpu' or 'gpu:0'
+    """
+    if name == "cpu":
+        return "cpu"
+    if name not in ("auto", "gpu"):
+        raise PetrflowError(f"device: {name!r} is not known; use auto, cpu or gpu.")
+    answer = answer or ask_paddle()
+    problem = gpu_problem(answer)
+    if not problem:
+        return "gpu:0"
+    if name == "gpu":
+        raise PetrflowError(f"device: gpu was asked for. {problem} To run on the CPU all the same, set `device: cpu`.")
+    print(f"device: auto takes the CPU. {problem}", file=sys.stderr, flush=True)
+    return "cpu"
+
+
+def cpu_hours(parameters: int, samples: int, image_size: tuple[int, int], cores: int) -> float:
+    """Rough hours that a CPU needs to train on `samples` samples in all (samples a pass times passes), for (H, W) images."""
+    height, width = image_size
+    return CPU_SECONDS_PER_SAMPLE * parameters * height * width * samples * 2 / max(cores, 1) / 3600
+
+
+def refuse_slow_cpu(
+    device: str,
+    requested: str,
+    parameters: int,
+    epochs: int,
+    samples: int,
+    image_size: tuple[int, int] = (320, 800),
+    cores: int = 2,
+    allow: bool = False,
+) -> None:
+    """Raise when `auto` fell to a CPU and the run is a large model's: weeks of work that nobody meant to start.
+
+    Parameters
+    ----------
+    device, requested : what `select_device` returned and was given
+    parameters : number of weights of the model
+    epochs, samples : passes and samples a pass
+    image_size : (H, W) in pixels
+    allow : the config's `schedule.allow_slow_cpu`
+    """
+    if (
+        device != "cpu"
+        or requested != "auto"
+        or allow
+        or parameters < LARGE_MODEL_PARAMETERS
+        or epochs * samples < LARGE_RUN_SAMPLES
+    ):
+        return
+    days = cpu_hours(parameters, epochs * samples, image_size, cores) / 24
+    raise PetrflowError(
+        f"No usable GPU was found, and training a model of {parameters / 1e6:.0f} M parameters for {epochs} epochs of {samples} samples would take "
+        f"roughly {days:,.0f} days on this CPU: run it on a GPU ({GPU_DOCS}), choose a smaller model (petrv2_tiny), or set "
+        "`schedule.device: cpu` (or `schedule.allow_slow_cpu: true`) if this is what you want."
+    )
+
+
+def check_paddle_version(version: str | None = None, stride_kernel_off: bool = True) -> str:
+    """Raise for a Paddle that petrflow cannot work with; return a line of warning, or '', for the others.
+
+    Parameters
+    ----------
+    version : Paddle's version; the installed one when None
+    stride_kernel_off : whether the code that will run writes only into contiguous tensors (petrflow's model does) or
+        FLAGS_use_stride_kernel=0 is set; stock Paddle3D on 3.1 to 3.3 needs the flag
+    """
+    version = _installed_version() if version is None else version
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if not match:
+        raise PetrflowError(f"Paddle is not installed (version {version!r}): run `make run`, or see {GPU_DOCS}.")
+    release = (int(match[1]), int(match[2]))
+    if release < (2, 6):
+        raise PetrflowError(
+            f"Paddle {version} is too old for petrflow, which supports {SUPPORTED_PADDLE}: install 3.3.1 ({GPU_DOCS})."
+        )
+    if (3, 1) <= release <= (3, 3) and not stride_kernel_off:
+        raise PetrflowError(
+            f"Paddle {version} corrupts memory when stock Paddle3D writes into strided views (3.2.2 and 3.3.1 were seen to): set "
+            "FLAGS_use_stride_kernel=0 before Python starts, or use petrflow's own model, which never does that."
+        )
+    if release > (3, 3):
+        return f"Paddle {version} is newer than what petrflow was tested with ({SUPPORTED_PADDLE})."
+    if release < (3, 3):
+        return f"Paddle {version} is older than what petrflow is tested with ({SUPPORTED_PADDLE})."
+    return ""
