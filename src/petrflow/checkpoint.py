@@ -65,7 +65,7 @@ class Snapshot:
 
 def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file piece by piece: the same content gives the same bytes, and no second copy is made."""
-    header: dict[str, Any] = {"__metadata__": {"state": json.dumps(snapshot.meta, sort_keys=True)}}
+    header: dict[str, Any] = {"__metadata__": {"state": json.dumps(snapshot.meta)}}
     arrays = [(name, np.ascontiguousarray(snapshot.arrays[name])) for name in sorted(snapshot.arrays)]
     offset = 0
     for name, array in arrays:
@@ -83,7 +83,7 @@ def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
 def parse(path: Path) -> Snapshot:
     """Read a checkpoint without checking its digest; anything that is not one raises :class:`Unusable`."""
     try:
-        with open(path, "rb") as handle:
+        with path.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
             if length > MAX_HEADER_BYTES:
                 raise Unusable(f"its header claims {length} bytes")
@@ -252,7 +252,7 @@ class CheckpointFolder:
                 digest.update(chunk)
                 size += len(chunk)
             path = self.folder / f"checkpoint-{sequence:08d}-{digest.hexdigest()[:DIGEST_DIGITS]}.safetensors"
-            with atomic_path(path, needed=size) as temporary, open(temporary, "wb") as handle:
+            with atomic_path(path, needed=size) as temporary, temporary.open("wb") as handle:
                 for chunk in _chunks(snapshot):
                     handle.write(chunk)
             write_json(self.folder / "newest.json", {"name": path.name, "sequence": sequence})

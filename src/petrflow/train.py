@@ -22,7 +22,7 @@ import paddle
 from tqdm import tqdm
 
 from petrflow import distributed
-from petrflow.checkpoint import CheckpointFolder, Snapshot
+from petrflow.checkpoint import CheckpointFolder
 from petrflow.files import PetrflowError, atomic_dir, lock, write_atomic, write_json
 from petrflow.provenance import provenance
 from petrflow.schedule import PUBLISHED_BATCH, PUBLISHED_RATE, learning_rate, rate_warning
@@ -305,7 +305,7 @@ def write_results(
     with atomic_dir(out_dir) as folder:
         for name, weights in (("last_model", last), ("best_model", best or last)):
             (folder / name).mkdir()
-            save_pdparams(folder / name / "model.pdparams", dict(weights))
+            save_pdparams(folder / name / "model.pdparams", {key: weights[key] for key in last})
         write_atomic(folder / "history.csv", history_csv(progress.history))
         write_atomic(folder / "visualdl" / LOG_NAME, scalars.to_bytes())
         write_json(folder / "metrics.json", metrics)

@@ -79,7 +79,7 @@ class Scalars:
         """Write the log into ``folder`` and keep it up to date from now on."""
         path = folder / LOG_NAME
         write_atomic(path, self.to_bytes())
-        self._file = open(path, "ab")  # noqa: SIM115 (lives as long as training)
+        self._file = path.open("ab")
 
     def close(self) -> None:
         """Stop mirroring."""

@@ -5,7 +5,6 @@ Run as a script it is ``python -m petrflow.train`` with the fake parts: ``fake_t
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
