@@ -1,0 +1,8 @@
+"""The compact store of keyframes, cameras and boxes that everything after the doors reads."""
+
+from __future__ import annotations
+
+from petrflow.annotations.build import CAMERA_ORDER, DETECTION_NAMES, build, build_all
+from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
+
+__all__ = ["CAMERA_ORDER", "DETECTION_NAMES", "AnnotationStore", "CameraFrames", "Keyframe", "build", "build_all"]
