@@ -122,3 +122,7 @@ def rule_scripts() -> list[psutil.Process]:
             if len(command) > 1 and "python" in Path(command[0]).name and "/.snakemake/scripts/" in command[1]:
                 found.append(process)
     return found
+
+
+def check_machine(config: dict, models: dict) -> None:
+    """Print what this machine is good for, before the first stage starts."""

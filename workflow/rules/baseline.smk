@@ -13,7 +13,7 @@ rule baseline:
         provenance="results/{run}/baseline/provenance.json",
     params:
         expect=lambda wildcards: run(wildcards)["expect"],
-        seed=lambda wildcards: run(wildcards)["schedule"]["seed"],
+        seed=lambda wildcards: None if run(wildcards)["weights"] else run(wildcards)["schedule"]["seed"],
     log:
         "logs/{run}/baseline.log",
     benchmark:

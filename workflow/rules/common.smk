@@ -18,6 +18,7 @@ shell.prefix("set -euo pipefail; exec ")
 
 try:
     CONFIG = settings.validate(config, settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"))
+    config.update(CONFIG)  # scripts see the defaults too
     MODELS = {
         run: settings.model_path(entry["model"], [Path("config/models"), Path(workflow.basedir) / "config/models"])
         for run, entry in CONFIG["runs"].items()

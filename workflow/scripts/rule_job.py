@@ -16,7 +16,7 @@ from typing import Any, TextIO
 # A conda environment holds petrflow's dependencies, not petrflow: the checkout serves.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
 
-from petrflow.files import PetrflowError  # noqa: E402
+from petrflow.files import PetrflowError
 
 STOPPED = 75  # exit code of a stage that was asked to end and can go on from where it was (sysexits' EX_TEMPFAIL)
 
@@ -44,15 +44,13 @@ class _Tee:
 
 
 @contextlib.contextmanager
-def rule_job(snakemake: Any, handles_signals: bool = False) -> Iterator[None]:
+def rule_job(snakemake: Any) -> Iterator[None]:
     """Run a rule's body: copy its output to the rule's log, print errors as one sentence, end cleanly on SIGTERM and SIGINT.
 
     Parameters
     ----------
     snakemake : Snakemake
         The object Snakemake puts into a script.
-    handles_signals : bool
-        The library call stops gracefully on its own; signals are left to it.
     """
     job_lock = _hold_jobs_lock()
     _end_with(os.environ.get("PETRFLOW_SNAKEMAKE_PID"))
@@ -62,9 +60,8 @@ def rule_job(snakemake: Any, handles_signals: bool = False) -> Iterator[None]:
         stdout, stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(stdout, log), _Tee(stderr, log)  # type: ignore[assignment]
         try:
-            if not handles_signals:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, _interrupt)
+            for number in (signal.SIGTERM, signal.SIGINT):  # training replaces both by a stop after the step
+                signal.signal(number, _interrupt)
             yield
         except PetrflowError as error:
             _leave(f"\n{snakemake.rule}: {error}", 1)
@@ -74,6 +71,12 @@ def rule_job(snakemake: Any, handles_signals: bool = False) -> Iterator[None]:
             sys.stdout, sys.stderr = stdout, stderr
             if job_lock is not None:
                 os.close(job_lock)
+
+
+def schedule_of(snakemake: Any) -> dict[str, Any]:
+    """A run's whole schedule, also the part that is no parameter of a rule because it shapes no result."""
+    schedule: dict[str, Any] = snakemake.config["runs"][snakemake.wildcards.run]["schedule"]
+    return schedule
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -1,0 +1,172 @@
+"""The stages of a run as the workflow asks for them: files in, files out, with provenance beside what they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from petrflow.config import load_yaml
+from petrflow.files import PetrflowError
+from petrflow.provenance import provenance
+
+STOP_SECONDS = 40.0
+"""How long processes that train together may take to write their checkpoint when asked to stop."""
+
+
+def baseline(
+    model_file: Path,
+    weights: Path | None,
+    store_path: Path,
+    root: Path,
+    out_dir: Path,
+    schedule: Mapping[str, Any],
+    expect: Mapping[str, Any] | None = None,
+) -> None:
+    """Score weights on a split before any training.
+
+    Parameters
+    ----------
+    model_file : Path
+        Model file (YAML).
+    weights : Path, optional
+        ``.pdparams``; without it the model is scored as training would start it.
+    store_path, root : Path
+        The split's annotation store and the nuScenes root it was made from.
+    out_dir : Path
+        Gets what :func:`petrflow.evaluate.evaluate` writes.
+    schedule : mapping
+        Of the run: seed, device and workers are used.
+    expect : mapping, optional
+        Figures that the weights are known to reach.
+    """
+    import paddle
+
+    from petrflow.annotations import AnnotationStore
+    from petrflow.evaluate import evaluate, format_table
+    from petrflow.model import build_model, load_weights
+
+    device = _use_device(schedule)
+    model_config = load_yaml(model_file)
+    inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
+    with provenance(out_dir / "provenance.json", inputs, {"seed": schedule["seed"]}) as record:
+        record.device = device
+        paddle.seed(schedule["seed"])
+        model = build_model(model_config, num_cameras=len(AnnotationStore.open(store_path).camera_names))
+        if weights is not None:
+            print(load_weights(model, weights), file=sys.stderr)
+        model.eval()
+        metrics = evaluate(
+            model,
+            store_path,
+            root,
+            model_config,
+            out_dir,
+            batch_size=schedule["batch_size"],
+            num_workers=schedule["num_workers"],
+            expect=expect or None,
+        )
+    print(format_table(metrics), file=sys.stderr)
+
+
+def train(request_path: Path, **request: Any) -> int:
+    """Train in this process, or in several under ``paddle.distributed.launch`` when the schedule says ``devices`` > 1.
+
+    Parameters
+    ----------
+    request_path : Path
+        Where the request is left for the processes, and for whoever wants to train it by hand.
+    request
+        Fields of :class:`petrflow.training_request.Request`; ``model_config`` may be the model file's path.
+
+    Returns
+    -------
+    int
+        0 when training is done, 75 when it was asked to stop and has left a checkpoint.
+
+    Raises
+    ------
+    PetrflowError
+        When a process ended in any other way.
+    """
+    from petrflow.training_request import Request
+
+    if isinstance(request["model_config"], Path):
+        request["model_config"] = load_yaml(request["model_config"])
+    schedule = {key: value for key, value in request["schedule"].items() if key != "allow_slow_cpu"}
+    schedule["amp"] = schedule.get("amp") or None
+    Request(**{**request, "schedule": schedule}).write(request_path)
+    arguments = ["--request", str(request_path)]
+    if schedule.get("devices", 1) == 1:
+        from petrflow.train import main
+
+        return main(arguments)
+    return _launch(arguments, schedule["devices"], request_path.parent / "launch")
+
+
+def _launch(arguments: list[str], devices: int, log_dir: Path) -> int:
+    """Run one process a device and pass signals on to them; their exit code comes back."""
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(devices), "--log_dir", str(log_dir)]
+    process = subprocess.Popen([*command, "-m", "petrflow.train", *arguments], start_new_session=True)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        os.killpg(process.pid, signal.SIGTERM)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if code not in (0, 75):
+        raise PetrflowError(f"A training process ended with exit code {code}; the logs of all processes are in {log_dir}.")
+    return code
+
+
+def export(model_file: Path, weights: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any]) -> None:
+    """Export trained weights as a static model and compare it with the eager one on samples of a split."""
+    from petrflow import export as exporting
+
+    device = _use_device(schedule)
+    inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights}
+    with provenance(out_dir / "provenance.json", inputs) as record:
+        record.device = device
+        exporting.export(load_yaml(model_file), weights, store_path, root, out_dir)
+
+
+def demo(
+    model_file: Path, exported: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Run an exported model over a scene and draw what it finds."""
+    from petrflow.demo import demo as draw_scene
+    from petrflow.export import ExportedModel
+
+    device = _use_device(schedule)
+    inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "exported model": exported / "parity.json"}
+    with provenance(out_dir / "provenance.json", inputs, dict(settings)) as record:
+        record.device = device
+        draw_scene(
+            ExportedModel(exported),
+            store_path,
+            root,
+            load_yaml(model_file),
+            out_dir,
+            num_workers=schedule["num_workers"],
+            **settings,
+        )
+
+
+def _use_device(schedule: Mapping[str, Any]) -> str:
+    """Choose the run's device and make it Paddle's."""
+    import paddle
+
+    from petrflow.device import select_device
+
+    device = select_device(schedule["device"])
+    paddle.set_device(device)
+    return device

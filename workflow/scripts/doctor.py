@@ -1,0 +1,9 @@
+"""Look at a data set's labels against its images, and say whether training on it makes sense."""
+
+from pathlib import Path
+
+from petrflow.doctor import examine
+from rule_job import rule_job
+
+with rule_job(snakemake):
+    examine(Path(snakemake.input.complete).parent, Path(snakemake.output.report).parent)

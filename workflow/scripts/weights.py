@@ -1,0 +1,9 @@
+"""Fetch published weights, check their checksum and let nothing but arrays in."""
+
+from pathlib import Path
+
+from petrflow.download import fetch
+from rule_job import rule_job
+
+with rule_job(snakemake):
+    fetch(snakemake.params.source, Path(snakemake.output[0]))
