@@ -1,0 +1,261 @@
+"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and times, and the boxes to find.
+
+Nothing here imports Paddle, so that loader workers stay small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from petrflow.files import PetrflowError
+from petrflow.geometry import boxes_to_petr
+from petrflow.images import read_image
+from petrflow.resample import normalise_into, resize_crop
+from petrflow.transforms import (
+    SECONDS_PER_SWEEP,
+    Draws,
+    Settings,
+    calm,
+    camera_from_lidar,
+    draw,
+    in_range,
+    pad_intrinsics,
+    plan_image,
+    turn_boxes,
+    turn_matrices,
+    wrap_petr_yaw,
+)
+
+Sample = dict[str, Any]
+
+# With fast_decode, pictures resized by more than this are decoded at full size: from half size they would be blurred.
+HALF_SIZE_UP_TO = 0.65
+
+
+class Frames(Protocol):
+    """The cameras of one moment: what keyframes and sweeps of the annotation store have in common."""
+
+    image_paths: Sequence[str]
+    image_timestamps: NDArray[np.int64]
+    image_sizes: NDArray[Any]
+    intrinsics: NDArray[np.float64]
+    lidar_from_camera: NDArray[np.float64]
+
+
+class PetrDataset:
+    """Samples of one split.
+
+    Parameters
+    ----------
+    store_path : Path
+        Annotation store of the split.
+    root : Path
+        Dataset folder that the store's picture paths are relative to.
+    model_config : dict
+        Parsed model file.
+    training : bool
+        Whether samples carry boxes and are augmented. A training set leaves out keyframes without a single usable box
+        (a detection class, at least one lidar or radar point, inside the point cloud range), from which nothing
+        can be learnt; stock Paddle3D puts a random other keyframe in their place.
+    fast_decode : bool
+        Decode pictures at half size where the crop needs no more. Faster, and not the same pixels.
+    store : object, optional
+        An opened store to use in place of `store_path`; it must be picklable if workers are to load from it.
+    """
+
+    def __init__(
+        self,
+        store_path: Path | str | None,
+        root: Path | str,
+        model_config: dict[str, Any],
+        training: bool,
+        fast_decode: bool = False,
+        *,
+        store: Any = None,
+    ) -> None:
+        if store is None and store_path is None:
+            raise PetrflowError("A dataset needs the path of an annotation store.")
+        self.store_path = None if store_path is None else Path(store_path)
+        self.root = Path(root)
+        self.model_config = model_config
+        self.settings = Settings.from_model_config(model_config)
+        self.training = training
+        self.fast_decode = fast_decode
+        self._store = store
+        self.num_cameras = len(self.store.camera_names)
+        self.indices = self._usable() if training else np.arange(len(self.store))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A store is memory-mapped: a worker opens it for itself and shares the pages.
+        return {**self.__dict__, "_store": None if self.store_path is not None else self._store}
+
+    @property
+    def store(self) -> Any:
+        """The annotation store, opened on first use."""
+        if self._store is None:
+            from petrflow.annotations.store import AnnotationStore
+
+            self._store = AnnotationStore.open(self.store_path)
+        return self._store
+
+    def __len__(self) -> int:
+        """Number of samples; in training, of keyframes that have something to learn from."""
+        return len(self.indices)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a sample's pictures: (2 * cameras, 3, height, width)."""
+        return (2 * self.num_cameras, 3, *self.settings.padded_size)
+
+    def token(self, index: int) -> str:
+        """Sample token of sample `index`."""
+        return str(self.store[int(self.indices[index])].token)
+
+    def _usable(self) -> NDArray[np.int64]:
+        columns = self.store.columns
+        wanted = np.array([name in self.settings.class_names for name in self.store.metadata["names"]], dtype=bool)
+        boxes = columns["box.box"]
+        usable = columns["box.valid"].astype(bool) & wanted[columns["box.name"]] & in_range(self.settings, boxes)
+        before = np.concatenate([[0], np.cumsum(usable)])[columns["keyframe.box_offset"]]
+        kept = np.flatnonzero(np.diff(before))
+        if len(kept) == 0:
+            where = self.store_path or "The annotation store"
+            raise PetrflowError(
+                f"{where} holds no keyframe with a usable box (one of the model's classes, seen by the lidar or radar, "
+                f"inside the point cloud range {list(self.settings.point_cloud_range)}): there is nothing to train on. "
+                "Check the class map and the splits of the dataset."
+            )
+        return kept
+
+    def _boxes(self, keyframe: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Boxes (M, 9) in Paddle3D's order and labels (M,) that stock's filters leave."""
+        labels = {name: label for label, name in enumerate(self.settings.class_names)}
+        label = np.array([labels.get(name, -1) for name in keyframe.names], dtype=np.int64)
+        boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1).reshape(-1, 9)
+        keep = np.asarray(keyframe.valid, bool) & (label >= 0) & in_range(self.settings, boxes)
+        return wrap_petr_yaw(boxes_to_petr(boxes[keep])), label[keep]
+
+    def load(
+        self,
+        index: int,
+        rng: np.random.Generator | None = None,
+        *,
+        draws: Draws | None = None,
+        out: NDArray[np.float32] | None = None,
+    ) -> Sample:
+        """Load one sample.
+
+        Parameters
+        ----------
+        index : int
+            Below ``len(self)``.
+        rng : Generator, optional
+            Source of the augmentation. Without it (or with a dataset not made for training) the sample is what
+            validation sees.
+        draws : Draws, optional
+            The augmentation itself, in place of `rng`.
+        out : (2N, 3, H, W) float32, optional
+            Where to write the pictures.
+
+        Returns
+        -------
+        dict
+            ``img`` (2N, 3, H, W) float32, BGR, normalised, the N cameras of the keyframe and then those of the frame before;
+            ``lidar2img``, ``intrinsics`` (2N, 4, 4) float32, after augmentation, to pixels of ``img``;
+            ``timestamp`` (2N,) float32, s by which each picture is older than the keyframe; ``token`` str; and in training
+            ``gt_bboxes_3d`` (M, 9) float32 in Paddle3D's order, lidar frame after augmentation, velocity NaN where unknown,
+            ``gt_labels_3d`` (M,) int64.
+        """
+        keyframe = self.store[int(self.indices[index])]
+        if draws is None:
+            augment = self.training and rng is not None
+            draws = (
+                draw(self.settings, rng, keyframe.num_sweeps) if augment and rng is not None else calm(self.settings)
+            )
+        if out is None:
+            out = np.empty(self.image_shape, np.float32)
+        previous = self._previous(keyframe, draws)
+
+        pictures = self._write_pictures(keyframe, draws, out[: self.num_cameras], str(keyframe.token))
+        times = keyframe.timestamp / 1e6 - np.asarray(keyframe.image_timestamps) / 1e6
+        if previous is None:
+            out[self.num_cameras :] = out[: self.num_cameras]
+            matrices = [*pictures, *pictures]
+            times = np.concatenate([times, times + sum(self.settings.sweep_range) / 2.0 * SECONDS_PER_SWEEP])
+        else:
+            older = self._write_pictures(
+                previous, draws, out[self.num_cameras :], str(keyframe.token), dtype=np.float32
+            )
+            matrices = [*pictures, *older]
+            older_times = keyframe.timestamp / 1e6 - np.asarray(previous.image_timestamps) / 1e6
+            times = np.concatenate([times, older_times])
+
+        lidar2img = turn_matrices(self.settings, draws, [matrix for matrix, _ in matrices])
+        sample: Sample = {
+            "img": out,
+            "lidar2img": np.stack([matrix.astype(np.float32) for matrix in lidar2img]),
+            "intrinsics": np.stack([intrinsic.astype(np.float32) for _, intrinsic in matrices]),
+            "timestamp": times.astype(np.float32),
+            "token": str(keyframe.token),
+        }
+        if self.training:
+            boxes, labels = self._boxes(keyframe)
+            sample["gt_bboxes_3d"] = turn_boxes(self.settings, draws, boxes).astype(np.float32)
+            sample["gt_labels_3d"] = labels
+        return sample
+
+    def _previous(self, keyframe: Any, draws: Draws) -> Frames | None:
+        """Choose the frame before, by stock's rule; None if the keyframe has none with all cameras."""
+        count = keyframe.num_sweeps
+        if count == 0:
+            return None
+        wanted = int(sum(self.settings.sweep_range) / 2) - 1 if draws.sweep is None else draws.sweep
+        wanted = 0 if count == 1 else min(wanted, count - 1)
+        # A frame that lacks a camera gives way to the next one nearer to the keyframe, then to those farther away.
+        for candidate in [*range(wanted, -1, -1), *range(wanted + 1, count)]:
+            frames: Frames = keyframe.sweep(candidate)
+            if len(frames.image_paths) == self.num_cameras:
+                return frames
+        return None
+
+    def _write_pictures(
+        self, frames: Frames, draws: Draws, out: NDArray[np.float32], token: str, dtype: Any = np.float64
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Fill `out` with the pictures of `frames`; return (lidar2img, intrinsics), each (4, 4), by camera.
+
+        Stock keeps a sweep's matrices in single precision and a keyframe's in double; `dtype` says which.
+        """
+        intrinsics = pad_intrinsics(np.asarray(frames.intrinsics)).astype(dtype)
+        extrinsics = camera_from_lidar(np.asarray(frames.lidar_from_camera)).astype(dtype)
+        matrices = []
+        for camera, path in enumerate(frames.image_paths):
+            width, height = (int(value) for value in frames.image_sizes[camera])
+            plan = plan_image(self.settings, draws, width, height)
+            picture = read_image(
+                self.root / path,
+                (width, height),
+                f"camera {self.store.camera_names[camera]} of sample {token}",
+                half=self.fast_decode and plan.resized[0] <= HALF_SIZE_UP_TO * width,
+            )
+            final_height, final_width = self.settings.image_size
+            picture = resize_crop(picture, plan.resized, plan.origin, (final_width, final_height))
+            if plan.rotation % 360.0:
+                picture = _rotate(picture, plan.flip, plan.rotation)
+            normalise_into(picture, self.settings.table, plan.flip and not plan.rotation % 360.0, out[camera])
+            intrinsics[camera, :3, :3] = plan.matrix @ intrinsics[camera, :3, :3]
+            matrices.append((intrinsics[camera] @ extrinsics[camera], intrinsics[camera]))
+        return matrices
+
+
+def _rotate(picture: NDArray[np.uint8], flip: bool, degrees: float) -> NDArray[np.uint8]:
+    """Mirror, then turn counter-clockwise about the centre, as Pillow does for stock."""
+    from PIL import Image
+
+    picture = cv2.flip(picture, 1) if flip else picture
+    return np.asarray(Image.fromarray(picture).rotate(degrees))
