@@ -110,7 +110,7 @@ class PetrV2Head(petr_head.PETRHead):
                 last = np.take(embed, [-1], axis=axis)
                 embed = (embed + encoding.offset) / (last + encoding.eps) * encoding.scale
             angle = embed[..., None] / _frequencies(encoding.num_feats, encoding.temperature)
-            embeds.append(np.stack([np.sin(angle[..., 0::2]), np.cos(angle[..., 1::2])], -1).reshape(*embed.shape, -1))
+            embeds += [np.sin(angle[..., 0::2]), np.cos(angle[..., 1::2])]  # all sines, then all cosines
         sines = np.concatenate(embeds, axis=-1).reshape(1, images * height * width, -1).astype("float32")
         hidden = F.relu(pointwise(self.adapt_pos3d[0], paddle.to_tensor(sines)))
         return pointwise(self.adapt_pos3d[2], hidden)

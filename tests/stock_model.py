@@ -1,0 +1,142 @@
+"""Stock Paddle3D's PETRv2, built from our model files and fed our batches: the yardstick of the model's tests.
+
+Run as a program it writes stock losses and gradients to a file; a process of its own keeps upstream's heap corruption and
+its global settings out of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":
+    # On Paddle 3.2.2 and 3.3.1 stock target assignment writes out of bounds without this.
+    os.environ["FLAGS_use_stride_kernel"] = "0"
+
+OUR_KEYS = ("backbone_learning_rate_factor", "previous_frame_gradient")
+
+
+def build_stock(model_config: dict[str, Any]) -> Any:
+    """Build stock Petr3D from the model file; sizes that upstream fixes in its code are set from outside."""
+    import paddle3d.models  # noqa: F401
+    from paddle3d.models.backbones import vovnetcp
+    from paddle3d.models.heads.dense_heads import petr_head
+
+    tree = {key: value for key, value in model_config["model"].items() if key not in OUR_KEYS}
+    tree["backbone"] = dict(tree["backbone"])
+    if "spec" in tree["backbone"]:
+        vovnetcp._STAGE_SPECS["under test"] = tree["backbone"].pop("spec")
+        tree["backbone"]["spec_name"] = "under test"
+    tree["pts_bbox_head"] = dict(tree["pts_bbox_head"])
+    sizes = tree["pts_bbox_head"].pop("embed_dims", 256), tree["pts_bbox_head"].pop("num_pred", 6)
+    layers = petr_head.PETRHead._init_layers
+    embed = petr_head.pos2posemb3d
+
+    def init_layers(head: Any) -> None:
+        head.embed_dims, head.num_pred = sizes
+        layers(head)
+
+    petr_head.PETRHead._init_layers = init_layers
+    petr_head.pos2posemb3d = lambda points: embed(points, num_pos_feats=sizes[0] // 2)
+    try:
+        return _load(tree)
+    finally:
+        petr_head.PETRHead._init_layers = layers
+
+
+def _load(node: Any) -> Any:
+    from paddle3d.apis import manager
+
+    if isinstance(node, list):
+        return [_load(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    arguments = {key: _load(value) for key, value in node.items() if key != "type"}
+    if "type" not in node:
+        return arguments
+    registries = [getattr(manager, name).components_dict for name in manager.__all__]
+    return next(registry for registry in registries if node["type"] in registry)[node["type"]](**arguments)
+
+
+def stock_samples(batch: dict[str, Any]) -> dict[str, Any]:
+    """Turn one of our batches into what stock Petr3D takes."""
+    import paddle
+
+    images = paddle.to_tensor(batch["img"])
+    height, width = images.shape[-2:]
+    labels = [paddle.to_tensor(np.asarray(label, dtype="int64")) for label in batch["gt_labels_3d"]]
+    metas = []
+    for index in range(len(batch["img"])):
+        count = images.shape[1]
+        metas.append(
+            {
+                "id": batch["token"][index],
+                "pad_shape": [(height, width, 3)] * count,
+                "img_shape": [(height, width, 3)] * count,
+                "lidar2img": [matrix for matrix in batch["lidar2img"][index].astype("float64")],
+                "timestamp": list(batch["timestamp"][index]),
+                "gt_bboxes_3d": batch["gt_bboxes_3d"][index],
+                "gt_labels_3d": labels[index],
+            }
+        )
+    return {
+        "meta": metas,
+        "img": images,
+        "gt_labels_3d": labels,
+        "gt_bboxes_3d": batch["gt_bboxes_3d"],
+        "modality": ["multiview"] * len(metas),
+    }
+
+
+def stock_losses(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """Return stock's losses (Tensors) of a batch in training mode."""
+    return model(stock_samples(batch))["loss"]
+
+
+def _cast_label_weights() -> None:
+    """Let stock's denoising loss run at all: it multiplies float32 by int64 weights, which Paddle 3.x refuses."""
+    from paddle3d.models.losses import focal_loss
+
+    reduce = focal_loss.weight_reduce_loss
+    focal_loss.weight_reduce_loss = lambda loss, weight, *rest: reduce(loss, weight.astype(loss.dtype), *rest)
+
+
+def main(request: Path, answer: Path) -> None:
+    """Answer a pickled request {model_config, weights, batch, noise?} with {losses, gradients, keys, outputs}."""
+    import paddle
+
+    asked = pickle.loads(request.read_bytes())
+    _cast_label_weights()
+    model = build_stock(asked["model_config"])
+    state = model.state_dict()
+    keys = {name: tuple(value.shape) for name, value in state.items()}
+    reply: dict[str, Any] = {"keys": keys}
+    if "batch" in asked:
+        for name, value in asked["weights"].items():
+            state[name].set_value(value)
+        noise = asked.get("noise")
+        if noise is not None:
+            paddle.rand = lambda shape: paddle.to_tensor(noise.reshape(shape))
+        model.train()
+        losses = stock_losses(model, asked["batch"])
+        sum(losses.values()).backward()
+        reply["losses"] = {name: float(value) for name, value in losses.items()}
+        reply["gradients"] = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+        if not asked["model_config"]["model"]["pts_bbox_head"].get("with_denoise"):
+            model.eval()
+            with paddle.no_grad():
+                result = model(stock_samples(asked["batch"]))["preds"]
+            reply["detections"] = [
+                (np.asarray(r["bboxes_3d_numpy"]), np.asarray(r["bboxes_3d_velocities"]), r.confidences, r.labels)
+                for r in result
+            ]
+    answer.write_bytes(pickle.dumps(reply))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
