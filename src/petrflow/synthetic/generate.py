@@ -1,0 +1,148 @@
+"""Makes a whole synthetic data set: scenes in parallel, tables merged, everything swapped in at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from nuscenes.utils import splits as devkit_splits
+from tqdm import tqdm
+
+from petrflow import files
+from petrflow.files import PetrflowError
+from petrflow.synthetic.rig import CAMERA_NAMES
+from petrflow.synthetic.scene import make_scene
+from petrflow.synthetic.tables import TABLE_NAMES, fixed_tables
+
+DEFAULTS: dict[str, Any] = {
+    "scenes": 10,
+    "keyframes": 10,
+    "image_size": [400, 225],
+    "seed": 0,
+    "density": 1.0,
+    "sweeps": 5,
+    "max_range": 55.0,
+    "jpeg_quality": 88,
+    "version": "v1.0-mini",
+    "splits": {"train": "mini_train", "val": "mini_val"},
+    "workers": None,
+}
+_OTHER_KEYS = {"kind"}  # the door's name, which the config keeps beside the settings
+# Train and val alternate at the start, so that a set of a few scenes still has both.
+_NAME_ORDER = (
+    "scene-0061", "scene-0103", "scene-0553", "scene-0655", "scene-0916", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100",
+)  # fmt: skip
+
+
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with defaults filled in, or a sentence about the first that is wrong."""
+    for key in sorted(set(settings) - set(DEFAULTS) - _OTHER_KEYS):
+        raise PetrflowError(f"The synthetic data set has no setting {key!r}; it has: {', '.join(sorted(DEFAULTS))}.")
+    merged = {**DEFAULTS, **{key: value for key, value in settings.items() if key in DEFAULTS}}
+    merged["sweeps"] = {True: 5, False: 0}.get(merged["sweeps"], merged["sweeps"]) if isinstance(merged["sweeps"], bool) else merged["sweeps"]
+    for key, low, high in (("scenes", 2, 8000), ("keyframes", 1, 400), ("sweeps", 0, 24), ("jpeg_quality", 30, 100), ("seed", 0, 2**31)):
+        value = merged[key]
+        if not isinstance(value, int) or not low <= value <= high:
+            raise PetrflowError(f"The synthetic setting {key!r} is {value!r}; give a whole number from {low} to {high}.")
+    for key, least, most in (("density", 0.0, 4.0), ("max_range", 5.0, 100.0)):
+        value = merged[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise PetrflowError(f"The synthetic setting {key!r} is {value!r}; give a number from {least:g} to {most:g}.")
+    size = merged["image_size"]
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(isinstance(v, int) and 32 <= v <= 4096 for v in size):
+        raise PetrflowError(f"The synthetic setting 'image_size' is {size!r}; give [width, height] in pixels, each from 32 to 4096.")
+    return merged
+
+
+def scene_names(count: int) -> list[str]:
+    """The names of a set of `count` scenes, in the order of their tables."""
+    names = list(_NAME_ORDER[:count]) + [f"scene-{2000 + i}" for i in range(1, count - len(_NAME_ORDER) + 1)]
+    return sorted(names)
+
+
+def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str]]:
+    """Which of the scenes train and which validate: {"train": [...], "val": [...]}."""
+    known = devkit_splits.create_splits_scenes()
+    wanted = {**DEFAULTS["splits"], **(splits or {})}
+    chosen: dict[str, list[str]] = {}
+    for part in ("val", "train"):
+        value = wanted[part]
+        if isinstance(value, str):
+            if value not in known:
+                raise PetrflowError(f"The {part} split {value!r} is not one of the devkit's: {', '.join(sorted(known))}; or give a list of scene names.")
+            listed = [name for name in names if name in known[value]]
+            if part == "train":  # scenes that no official split knows are there to learn from
+                listed = [name for name in names if name in listed or (not any(name in v for v in known.values()) and name not in chosen["val"])]
+        else:
+            listed = list(value)
+            for name in listed:
+                if name not in names:
+                    raise PetrflowError(f"The {part} split names {name!r}, which this synthetic set does not have; it has {', '.join(names[:12])}.")
+        if not listed:
+            raise PetrflowError(f"The {part} split {value!r} holds none of this synthetic set's scenes: {', '.join(names[:12])}.")
+        chosen[part] = listed
+    return {"train": chosen["train"], "val": chosen["val"]}
+
+
+def _make_all(names: list[str], settings: dict[str, Any], root: Path, workers: int, progress: bool) -> list[dict[str, list[dict]]]:
+    """Rows of all scenes in the order of `names`, made by `workers` processes."""
+    bar = tqdm(total=len(names), desc="synthetic scenes", unit="scene", disable=not progress)
+    rows: list[dict[str, list[dict]]] = [{} for _ in names]
+    if workers == 1:
+        for index, name in enumerate(names):
+            rows[index] = make_scene(name, index, settings, root)
+            bar.update()
+    else:
+        # Forked, not spawned: a spawned worker would run the caller's main script again.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+            futures = {pool.submit(make_scene, name, index, settings, root): index for index, name in enumerate(names)}
+            for future in as_completed(futures):
+                rows[futures[future]] = future.result()
+                bar.update()
+    bar.close()
+    return rows
+
+
+def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool = True) -> dict[str, Any]:
+    """Write a synthetic nuScenes root at `root`, replacing what is there, and return what `.complete.json` says.
+
+    `settings` are described in `petrflow.synthetic`. The folder appears whole or not at all.
+    """
+    merged = _checked(dict(settings or {}))
+    names = scene_names(merged["scenes"])
+    splits = split_scenes(names, merged["splits"])
+    scene_settings = {key: merged[key] for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality")}
+    scene_settings["image_size"] = tuple(merged["image_size"])
+    workers = min(merged["workers"] or len(os.sched_getaffinity(0)), len(names))
+    with files.atomic_dir(Path(root)) as folder:
+        rows = _make_all(names, scene_settings, folder, workers, progress)
+        tables = fixed_tables()
+        for name in TABLE_NAMES:
+            if name not in tables:
+                tables[name] = [row for scene in rows for row in scene[name]]
+        version = folder / merged["version"]
+        version.mkdir(parents=True)
+        for name in TABLE_NAMES:
+            files.write_json(version / f"{name}.json", tables[name])
+        files.write_json(version / "splits.json", {"petrflow_train": splits["train"], "petrflow_val": splits["val"]})
+        hashes = {name: files.sha256_file(version / f"{name}.json") for name in (*TABLE_NAMES, "splits")}
+        complete = {
+            "kind": "synthetic",
+            "version": merged["version"],
+            "splits": splits,
+            "cameras": list(CAMERA_NAMES),
+            "counts": {
+                "scenes": len(tables["scene"]),
+                "keyframes": len(tables["sample"]),
+                "sample_data": len(tables["sample_data"]),
+                "annotations": len(tables["sample_annotation"]),
+            },
+            "has_velocity": merged["keyframes"] > 1,
+            "has_attributes": True,
+            "fingerprint": files.fingerprint({"tables": hashes, "settings": {k: v for k, v in merged.items() if k != "workers"}}),
+        }
+        files.write_json(folder / ".complete.json", complete)
+    return complete

@@ -1,0 +1,112 @@
+"""A spinning lidar of 32 beams: rays against the scene's faces and the ground, the nearest surface kept."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from petrflow.synthetic.render import Faces
+
+BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
+COLUMNS = 900  # per turn
+GROUND_EVERY = 5  # columns; the ground's returns are thinned, they make most of a sweep and tell little
+MAX_RANGE = 70.0  # m
+
+
+@njit(cache=True)
+def _cast(vertices, counts, normals, starts, chosen, rotations, translations, beams, columns, best, hit):  # noqa: ANN001, ANN202
+    """Distance (columns, beams) to the nearest face and its object; geometry in the lidar frame, azimuth counted from x to y."""
+    tau = 2.0 * np.pi
+    points = np.empty((vertices.shape[1], 3))
+    for c in range(len(chosen)):
+        obj = chosen[c]
+        r, t = rotations[c], translations[c]
+        for f in range(starts[obj], starts[obj + 1]):
+            n = counts[f]
+            for k in range(n):
+                v = vertices[f, k]
+                for a in range(3):
+                    points[k, a] = r[a, 0] * v[0] + r[a, 1] * v[1] + r[a, 2] * v[2] + t[a]
+            nx = r[0, 0] * normals[f, 0] + r[0, 1] * normals[f, 1] + r[0, 2] * normals[f, 2]
+            ny = r[1, 0] * normals[f, 0] + r[1, 1] * normals[f, 1] + r[1, 2] * normals[f, 2]
+            nz = r[2, 0] * normals[f, 0] + r[2, 1] * normals[f, 1] + r[2, 2] * normals[f, 2]
+            offset = nx * points[0, 0] + ny * points[0, 1] + nz * points[0, 2]
+            if offset >= 0.0:
+                continue
+            middle = np.arctan2(points[0, 1], points[0, 0])
+            low = high = 0.0
+            nearest = 1e30
+            for k in range(n):
+                turn = np.arctan2(points[k, 1], points[k, 0]) - middle
+                turn -= tau * np.floor(turn / tau + 0.5)
+                low, high = min(low, turn), max(high, turn)
+                nearest = min(nearest, np.hypot(points[k, 0], points[k, 1]))
+            first = int(np.ceil((middle + low) / tau * columns))
+            last = int(np.floor((middle + high) / tau * columns))
+            for column in range(first, last + 1):
+                azimuth = column * tau / columns
+                ca, sa = np.cos(azimuth), np.sin(azimuth)
+                index = column % columns
+                for b in range(len(beams)):
+                    cb = np.cos(beams[b])
+                    dx, dy, dz = cb * ca, cb * sa, np.sin(beams[b])
+                    facing = nx * dx + ny * dy + nz * dz
+                    if facing > -1e-9:
+                        continue
+                    distance = offset / facing
+                    if distance >= best[index, b]:
+                        continue
+                    qx, qy, qz = distance * dx, distance * dy, distance * dz
+                    inside = True
+                    for k in range(n):
+                        j = (k + 1) % n
+                        ex, ey, ez = points[j, 0] - points[k, 0], points[j, 1] - points[k, 1], points[j, 2] - points[k, 2]
+                        wx, wy, wz = qx - points[k, 0], qy - points[k, 1], qz - points[k, 2]
+                        if nx * (ey * wz - ez * wy) + ny * (ez * wx - ex * wz) + nz * (ex * wy - ey * wx) < 0.0:
+                            inside = False
+                            break
+                    if inside:
+                        best[index, b] = distance
+                        hit[index, b] = obj
+
+
+def sweep(faces: Faces, radii: np.ndarray, centres: np.ndarray, yaws: np.ndarray, rotation: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """One turn of the lidar at `position` (3,) with `rotation` (3, 3), lidar to global frame.
+
+    Returns (P, 5) float32: x, y, z in m in the lidar frame, intensity 0..255, beam index: the layout of nuScenes' .pcd.bin files.
+    """
+    in_lidar = (centres - position) @ rotation
+    distance = np.linalg.norm(in_lidar, axis=1)
+    chosen = np.nonzero(distance - radii < MAX_RANGE)[0]
+    cos, sin = np.cos(yaws[chosen]), np.sin(yaws[chosen])
+    zero, one = np.zeros_like(cos), np.ones_like(cos)
+    turned = np.stack([np.stack([cos, -sin, zero], -1), np.stack([sin, cos, zero], -1), np.stack([zero, zero, one], -1)], axis=-2)
+    best = np.full((COLUMNS, len(BEAMS)), MAX_RANGE)
+    hit = np.full((COLUMNS, len(BEAMS)), -1, dtype=np.int64)
+    _cast(
+        faces.vertices, faces.counts, faces.normals, faces.starts, chosen,
+        np.ascontiguousarray(rotation.T @ turned), np.ascontiguousarray(in_lidar[chosen]), BEAMS, COLUMNS, best, hit,
+    )  # fmt: skip
+    azimuth = np.arange(COLUMNS) * (2 * np.pi / COLUMNS)
+    ca, sa, cb, sb = np.cos(azimuth)[:, None], np.sin(azimuth)[:, None], np.cos(BEAMS)[None], np.sin(BEAMS)[None]
+    rays = np.stack([ca * cb, sa * cb, np.broadcast_to(sb, (COLUMNS, len(BEAMS)))], axis=-1)
+    down = rays @ rotation[2]
+    to_ground = np.where(down < -1e-3, position[2] / np.maximum(-down, 1e-3), MAX_RANGE)
+    ground = (to_ground < best) & (np.arange(COLUMNS) % GROUND_EVERY == 0)[:, None]
+    kept = ((hit >= 0) & (best < MAX_RANGE) & (best <= to_ground)) | ground
+    distance = np.where(ground, to_ground, best)
+    columns, beams = np.nonzero(kept)
+    points = rays[columns, beams] * distance[columns, beams, None]
+    intensity = np.where(ground[columns, beams], 18.0, 40.0 + (hit[columns, beams] * 37) % 120)
+    return np.concatenate([points, intensity[:, None], beams[:, None]], axis=1).astype(np.float32)
+
+
+def count_inside(points: np.ndarray, centres: np.ndarray, rotations: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """How many of `points` (P, 3) lie in each box: `centres` (M, 3), `rotations` (M, 3, 3) box to points' frame, `sizes` (M, 3) w, l, h."""
+    counts = np.zeros(len(centres), dtype=np.int64)
+    half = sizes[:, [1, 0, 2]] / 2
+    for i in range(len(centres)):
+        delta = points - centres[i]
+        near = delta[(np.abs(delta) < np.linalg.norm(half[i]) + 1e-3).all(axis=1)]
+        counts[i] = int((np.abs(near @ rotations[i]) <= half[i]).all(axis=1).sum())
+    return counts

@@ -1,0 +1,266 @@
+"""Makes one scene: simulates it, draws its images, sweeps its lidar, fills its table rows. A pure function of seed, name and settings."""
+
+from __future__ import annotations
+
+import datetime
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from petrflow import geometry
+from petrflow.synthetic import lidar, shapes
+from petrflow.synthetic.ground import paint
+from petrflow.synthetic.render import Faces, Light, Renderer, View
+from petrflow.synthetic.rig import CAMERA_NAMES, LIDAR_NAME, TRIGGER_LEAD, Sensor, euler_matrix, make_rig
+from petrflow.synthetic.tables import link_chain, token, visibility_token
+from petrflow.synthetic.world import World, make_world
+
+KEYFRAME_PERIOD = 0.5  # s
+_EPOCH = 1_531_200_000  # s, the morning on which the first of all synthetic scenes was "recorded"
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What shapes a scene besides its name; see `petrflow.synthetic` for their meaning."""
+
+    seed: int
+    keyframes: int
+    image_size: tuple[int, int]
+    density: float
+    sweeps: int
+    max_range: float
+    jpeg_quality: int
+
+
+class Simulation:
+    """A scene's world, vehicle, light and renderer, without files: what `make_scene` writes down, for whoever wants to look inside."""
+
+    def __init__(self, name: str, settings: SceneSettings) -> None:
+        self.name, self.settings = name, settings
+        rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
+        self.vehicle = f"p{1 + int(rng.integers(4)):03d}"
+        self.rig: dict[str, Sensor] = {sensor.channel: sensor for sensor in make_rig(rng, settings.image_size)}
+        self.duration = (settings.keyframes - 1) * KEYFRAME_PERIOD
+        self.world: World = make_world(rng, self.duration, settings.density)
+        self.ground, self.drivable = paint(rng, self.world.drive, self.world.layout)
+        built = [shapes.build(thing.model, thing.size, rng) for thing in self.world.things]
+        columns = [np.concatenate(column) for column in zip(*built, strict=True)]
+        self.faces = Faces(*columns, starts=np.concatenate([[0], np.cumsum([len(b[1]) for b in built])]))
+        self.radii = np.array([np.linalg.norm(thing.size) / 2 for thing in self.world.things])
+        self.light = _draw_light(rng)
+        self.renderer = Renderer(self.faces, self.radii, self.ground, self.light, *settings.image_size)
+
+    def sensor_pose(self, channel: str, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Rotation (3, 3) and position (3,) of a sensor at `time` (s since scene start), sensor frame to global frame."""
+        position, angles = self.world.drive.ego_pose(time)
+        rotation = euler_matrix(angles)
+        sensor = self.rig[channel]
+        return rotation @ sensor.rotation, position + rotation @ sensor.translation
+
+    def draw(self, channel: str, time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What a camera sees at `time`; returns as `Renderer.draw`."""
+        rotation, position = self.sensor_pose(channel, time)
+        intrinsic = self.rig[channel].intrinsic
+        assert intrinsic is not None
+        view = View(rotation, position, intrinsic, *self.settings.image_size)
+        return self.renderer.draw(view, *self.world.poses(time))
+
+    def sweep(self, time: float) -> np.ndarray:
+        """The lidar's points at `time`; returns as `lidar.sweep`."""
+        rotation, position = self.sensor_pose(LIDAR_NAME, time)
+        return lidar.sweep(self.faces, self.radii, *self.world.poses(time), rotation, position)
+
+
+def _draw_light(rng: np.random.Generator) -> Light:
+    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(35.0, 65.0))
+    sun = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    warm = rng.uniform(-8.0, 8.0)
+    zenith = np.array([96.0 + warm, 146.0, 208.0 - warm]) * rng.uniform(0.9, 1.08)
+    horizon = np.array([208.0 + warm, 216.0, 224.0 - warm]) * rng.uniform(0.94, 1.04)
+    return Light(sun, rng.uniform(0.52, 0.64), rng.uniform(0.42, 0.56), zenith, horizon, rng.uniform(150.0, 260.0))
+
+
+class _Recorder:
+    """Writes one scene's files and collects its rows."""
+
+    def __init__(self, simulation: Simulation, index: int, root: Path) -> None:
+        self.sim, self.root = simulation, root
+        self.base = (simulation.settings.seed, simulation.name)
+        self.start = (_EPOCH + index * 3600) * 1_000_000 + 500_000  # microseconds, an hour between scenes
+        date = datetime.datetime.fromtimestamp(self.start // 1_000_000, tz=datetime.UTC)
+        self.logfile = f"{simulation.vehicle}-{date:%Y-%m-%d-%H-%M-%S}+0000"
+        self.date = f"{date:%Y-%m-%d}"
+        self.rows: dict[str, list[dict]] = {
+            n: [] for n in ("log", "map", "calibrated_sensor", "scene", "sample", "sample_data", "ego_pose", "instance", "sample_annotation")
+        }
+        self.channels: dict[str, list[dict]] = {channel: [] for channel in (*CAMERA_NAMES, LIDAR_NAME)}
+
+    def seconds(self, timestamp: int) -> float:
+        """Seconds since scene start of a timestamp in microseconds."""
+        return (timestamp - self.start) * 1e-6
+
+    def calibration(self) -> None:
+        log = {"token": token(*self.base, "log"), "logfile": self.logfile, "vehicle": self.sim.vehicle, "date_captured": self.date, "location": "synthetic"}
+        self.rows["log"].append(log)
+        filename = f"maps/{token(*self.base, 'map')}.png"
+        self.rows["map"].append({"token": token(*self.base, "map"), "log_tokens": [log["token"]], "category": "semantic_prior", "filename": filename})
+        _write(self.root / filename, _encode(".png", self.sim.drivable, []))
+        for channel, sensor in self.sim.rig.items():
+            self.rows["calibrated_sensor"].append(
+                {
+                    "token": token(*self.base, "calibrated_sensor", channel),
+                    "sensor_token": token("sensor", channel),
+                    "translation": sensor.translation.tolist(),
+                    "rotation": geometry.matrix_to_quaternion(sensor.rotation).tolist(),
+                    "camera_intrinsic": [] if sensor.intrinsic is None else sensor.intrinsic.tolist(),
+                }
+            )
+
+    def sample_data(self, channel: str, timestamp: int, sample: str, key: bool, content: bytes) -> None:
+        """Write one sensor file and add its row and its ego pose."""
+        camera = channel != LIDAR_NAME
+        folder = "samples" if key else "sweeps"
+        filename = f"{folder}/{channel}/{self.logfile}__{channel}__{timestamp}{'.jpg' if camera else '.pcd.bin'}"
+        _write(self.root / filename, content)
+        row_token = token(*self.base, "sample_data", channel, timestamp)
+        position, angles = self.sim.world.drive.ego_pose(self.seconds(timestamp))
+        rotation = geometry.matrix_to_quaternion(euler_matrix(angles))
+        self.rows["ego_pose"].append({"token": row_token, "timestamp": timestamp, "rotation": rotation.tolist(), "translation": position.tolist()})
+        width, height = self.sim.settings.image_size if camera else (0, 0)
+        row = {
+            "token": row_token,
+            "sample_token": sample,
+            "ego_pose_token": row_token,
+            "calibrated_sensor_token": token(*self.base, "calibrated_sensor", channel),
+            "timestamp": timestamp,
+            "fileformat": "jpg" if camera else "pcd",
+            "is_key_frame": key,
+            "height": height,
+            "width": width,
+            "filename": filename,
+        }
+        self.channels[channel].append(row)
+
+    def image(self, channel: str, timestamp: int, sample: str, key: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Draw, encode and record one image; returns the samples each thing shows and would show alone."""
+        picture, _, seen, alone = self.sim.draw(channel, self.seconds(timestamp))
+        quality = [cv2.IMWRITE_JPEG_QUALITY, self.sim.settings.jpeg_quality]
+        self.sample_data(channel, timestamp, sample, key, _encode(".jpg", picture, quality))
+        return seen, alone
+
+    def keyframe(self, k: int) -> None:
+        """Everything of keyframe `k`: the sweeps that lead up to it, its images, its points, its annotations."""
+        settings = self.sim.settings
+        period = round(KEYFRAME_PERIOD * 1e6)
+        timestamp = self.start + k * period
+        sample = token(*self.base, "sample", k)
+        self.rows["sample"].append({"token": sample, "timestamp": timestamp, "scene_token": token(*self.base, "scene")})
+        things = len(self.sim.world.things)
+        seen, alone = np.zeros(things), np.zeros(things)
+        for channel in CAMERA_NAMES:
+            trigger = timestamp - round(TRIGGER_LEAD[channel] * 1e6)
+            for step in range(1, settings.sweeps + 1) if k else ():
+                self.image(channel, trigger - period + step * period // (settings.sweeps + 1), sample, False)
+            shown, whole = self.image(channel, trigger, sample, True)
+            seen += shown
+            alone += whole
+        points = self.sim.sweep(self.seconds(timestamp))
+        self.sample_data(LIDAR_NAME, timestamp, sample, True, points.tobytes())
+        self.annotate(k, sample, timestamp, points[:, :3].astype(np.float64), seen / np.maximum(alone, 1))
+
+    def annotate(self, k: int, sample: str, timestamp: int, points: np.ndarray, shares: np.ndarray) -> None:
+        """Annotate every thing with a category within range at keyframe `k`, with the lidar points found in its box."""
+        world = self.sim.world
+        time = self.seconds(timestamp)
+        centres, yaws = world.poses(time)
+        ego, _ = world.drive.ego_pose(time)
+        rotation, position = self.sim.sensor_pose(LIDAR_NAME, time)
+        near = np.linalg.norm(centres[:, :2] - ego[:2], axis=1) <= self.sim.settings.max_range
+        chosen = [i for i, thing in enumerate(world.things) if thing.category and near[i]]
+        turned = rotation.T @ geometry.quaternion_to_matrix(geometry.yaw_to_quaternion(yaws[chosen]))
+        sizes = np.array([world.things[i].size for i in chosen]).reshape(-1, 3)
+        counts = lidar.count_inside(points, (centres[chosen] - position) @ rotation, turned, sizes)
+        for i, count in zip(chosen, counts.tolist(), strict=True):
+            thing = world.things[i]
+            self.rows["sample_annotation"].append(
+                {
+                    "token": token(*self.base, "annotation", k, i),
+                    "sample_token": sample,
+                    "instance_token": token(*self.base, "instance", i),
+                    "visibility_token": visibility_token(float(shares[i])),
+                    "attribute_tokens": [token("attribute", thing.attribute)] if thing.attribute else [],
+                    "translation": centres[i].tolist(),
+                    "size": thing.size.tolist(),
+                    "rotation": geometry.yaw_to_quaternion(yaws[i]).tolist(),
+                    "num_lidar_pts": count,
+                    "num_radar_pts": 0,
+                }
+            )
+
+    def finish(self) -> dict[str, list[dict]]:
+        """Link the chains and return all rows."""
+        sim = self.sim
+        samples = self.rows["sample"]
+        link_chain(samples)
+        for rows in self.channels.values():
+            link_chain(rows)
+            self.rows["sample_data"].extend(rows)
+        by_instance: dict[str, list[dict]] = {}
+        for row in self.rows["sample_annotation"]:
+            by_instance.setdefault(row["instance_token"], []).append(row)
+        for i, thing in enumerate(sim.world.things):
+            rows = by_instance.get(token(*self.base, "instance", i), [])
+            if rows:
+                link_chain(rows)
+                self.rows["instance"].append(
+                    {
+                        "token": rows[0]["instance_token"],
+                        "category_token": token("category", thing.category),
+                        "nbr_annotations": len(rows),
+                        "first_annotation_token": rows[0]["token"],
+                        "last_annotation_token": rows[-1]["token"],
+                    }
+                )
+        self.rows["scene"].append(
+            {
+                "token": token(*self.base, "scene"),
+                "log_token": token(*self.base, "log"),
+                "nbr_samples": len(samples),
+                "first_sample_token": samples[0]["token"],
+                "last_sample_token": samples[-1]["token"],
+                "name": sim.name,
+                "description": f"Synthetic: {sim.world.drive.length:.0f} m of street, {len(self.rows['instance'])} objects",
+            }
+        )
+        return self.rows
+
+
+def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, image, options)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a {suffix} image of shape {image.shape}")
+    return data.tobytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def make_scene(name: str, index: int, settings: dict, root: Path) -> dict[str, list[dict]]:
+    """Write the files of scene `name`, the `index`-th of its set, below `root` and return its table rows."""
+    cv2.setNumThreads(1)
+    simulation = Simulation(name, SceneSettings(**settings))
+    recorder = _Recorder(simulation, index, root)
+    recorder.calibration()
+    for k in range(simulation.settings.keyframes):
+        recorder.keyframe(k)
+    return recorder.finish()
+
+
+def settings_dict(settings: SceneSettings) -> dict:
+    """The settings as plain data."""
+    return asdict(settings)
