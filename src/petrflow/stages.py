@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from petrflow.config import load_yaml
 from petrflow.files import PetrflowError
 from petrflow.provenance import provenance
-
-STOP_SECONDS = 40.0
-"""How long processes that train together may take to write their checkpoint when asked to stop."""
 
 
 def baseline(
@@ -75,7 +68,7 @@ def baseline(
 
 
 def train(request_path: Path, **request: Any) -> int:
-    """Train in this process, or in several under ``paddle.distributed.launch`` when the schedule says ``devices`` > 1.
+    """Train in a process of its own, or in one a device under ``paddle.distributed.launch`` when ``devices`` > 1.
 
     Parameters
     ----------
@@ -94,37 +87,18 @@ def train(request_path: Path, **request: Any) -> int:
     PetrflowError
         When a process ended in any other way.
     """
+    from petrflow.distributed import launch
     from petrflow.training_request import Request
+    from petrflow.watch import EX_TEMPFAIL
 
     if isinstance(request["model_config"], Path):
         request["model_config"] = load_yaml(request["model_config"])
     schedule = {key: value for key, value in request["schedule"].items() if key != "allow_slow_cpu"}
     schedule["amp"] = schedule.get("amp") or None
     Request(**{**request, "schedule": schedule}).write(request_path)
-    arguments = ["--request", str(request_path)]
-    if schedule.get("devices", 1) == 1:
-        from petrflow.train import main
-
-        return main(arguments)
-    return _launch(arguments, schedule["devices"], request_path.parent / "launch")
-
-
-def _launch(arguments: list[str], devices: int, log_dir: Path) -> int:
-    """Run one process a device and pass signals on to them; their exit code comes back."""
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(devices), "--log_dir", str(log_dir)]
-    process = subprocess.Popen([*command, "-m", "petrflow.train", *arguments], start_new_session=True)
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        os.killpg(process.pid, signal.SIGTERM)
-
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if code not in (0, 75):
-        raise PetrflowError(f"A training process ended with exit code {code}; the logs of all processes are in {log_dir}.")
+    code = launch(request_path, schedule.get("devices", 1))
+    if code not in (0, EX_TEMPFAIL):
+        raise PetrflowError("Training failed; what it said stands above.")
     return code
 
 

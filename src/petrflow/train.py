@@ -9,38 +9,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from petrflow import distributed
 from petrflow.checkpoint import CheckpointFolder
 from petrflow.files import PetrflowError, atomic_dir, lock, write_atomic, write_json
 from petrflow.provenance import provenance
-from petrflow.schedule import PUBLISHED_BATCH, PUBLISHED_RATE, learning_rate, rate_warning
-from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv
+from petrflow.schedule import learning_rate
+from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar
+from petrflow.training_parts import Parts, own_gpu, petrflow_parts, use_device
 from petrflow.training_request import Request, Settings, state_folder
 from petrflow.training_state import Progress, capture, deliverable_weights, restore, section
 from petrflow.watch import EX_TEMPFAIL, Interrupted, Stopped, StopRequest, Watch
 
 log = logging.getLogger("petrflow.train")
 
-
-@dataclass
-class Parts:
-    """What the loop turns: a model, batches of an epoch, and a judge of the model (None on all processes but the first)."""
-
-    model: Any
-    loader: Any
-    evaluate: Callable[[Any], dict[str, Any] | None]
+ORPHAN_SECONDS = 40.0
+"""How long to wait for a process that outlived its killed parents and is still writing its checkpoint."""
 
 
 def train(request: Request, make_parts: Callable[[Request], Parts] | None = None) -> dict[str, Any]:
@@ -66,12 +58,12 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
         The input, the state or the numbers do not allow to go on.
     """
     settings = request.settings
-    device = _select_device(settings)
+    device = use_device(settings)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
         if distributed.rank() == 0:
-            held.enter_context(lock(request.state_dir / "lock"))
-        held.enter_context(_own_gpu(device, settings, stop))
+            held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
+        held.enter_context(own_gpu(device, settings, stop))
         distributed.initialize()
         entry = held.enter_context(
             provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule)
@@ -103,22 +95,21 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
         log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(loader))
     else:
         distributed.broadcast([*model.parameters(), *model.buffers()])
-        _warn_about_rate(request)
     total_steps = _plan(progress, settings, len(loader))
     if rank == 0:
         scalars.mirror(folder.folder / "visualdl")
 
     def save(wait: bool = False) -> None:
         if rank == 0:
-            folder.save(capture(model, optimizer, progress, scalars.arrays(), best, {"tags": scalars.tags}), wait)
+            folder.save(
+                capture(model, optimizer, progress, scalars.arrays(), best=best, meta={"tags": scalars.tags}), wait
+            )
         clock.saved = time.monotonic()
 
     # ---- train
     watch = Watch(settings.nan_limit, slow_factor=settings.slow_factor)
     clock = _Clock(progress.seconds)
-    bar = tqdm(
-        total=total_steps, initial=progress.step, desc=request.run, unit="step", disable=rank > 0, mininterval=1.0
-    )
+    bar = progress_bar(request.run, progress.step, total_steps, hidden=rank > 0)
     while progress.epoch < settings.epochs:
         model.train()
         for batch in loader.epoch(progress.epoch, start_batch=progress.batch):
@@ -126,7 +117,7 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
             rate = learning_rate(progress.step, total_steps, settings.learning_rate, settings.warmup_steps)
             optimizer.set_lr(rate)
             model.seed_step(settings.seed, progress.epoch, progress.batch * world + rank)
-            losses = _step(model, optimizer, parameters, batch, rate, settings, progress, watch)
+            losses = _step(model, optimizer, batch, settings=settings, progress=progress, watch=watch)
             progress.step += 1
             progress.batch += 1
             seconds = clock.lap()
@@ -141,6 +132,7 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
             if stopping or due:
                 save(wait=stopping)
             if stopping:
+                distributed.barrier()  # the launcher ends all processes when the first one ends
                 raise Stopped(_how_to_go_on(stop, progress, total_steps))
 
         # ---- the epoch's end: here again if a kill came during the evaluation
@@ -180,7 +172,9 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
         "plans": progress.lengths,
     }
     if rank == 0:
-        write_results(request.out_dir, progress, scalars, deliverable_weights(model, optimizer), best, metrics)
+        write_results(
+            request.out_dir, progress, scalars, metrics, last=deliverable_weights(model, optimizer), best=best
+        )
     distributed.barrier()
     return metrics
 
@@ -188,9 +182,8 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
 def _step(
     model: Any,
     optimizer: Any,
-    parameters: list[Any],
     batch: Mapping[str, Any],
-    rate: float,
+    *,
     settings: Settings,
     progress: Progress,
     watch: Watch,
@@ -202,6 +195,7 @@ def _step(
         losses = model.losses(batch)
         total = sum(losses.values())
     (total * scale if scale != 1.0 else total).backward()
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     distributed.average_gradients(parameters)
     norm = _clip(parameters, settings.clip_norm, scale)
 
@@ -212,7 +206,7 @@ def _step(
     means = dict(
         zip([*names, "total_loss"], distributed.average_numbers([float(v) for v in values.numpy()]), strict=True)
     )
-    tokens = batch["token"]
+    tokens, rate = batch["token"], optimizer.get_lr()
     finite = all(np.isfinite(list(means.values())))
     if scale != 1.0 and finite and not np.isfinite(norm):
         progress.loss_scale, progress.steps_since_overflow = (
@@ -221,7 +215,7 @@ def _step(
         )  # float16 overflowed, as it does now and then
         usable = False
     else:
-        usable = watch.check_finite(progress.step, means, norm, rate, tokens, progress.skipped)
+        usable = watch.check_finite(progress.step, means, norm, rate, tokens, skipped=progress.skipped)
     if usable:
         optimizer.step()
         progress.count(means)
@@ -295,9 +289,10 @@ def write_results(
     out_dir: Path,
     progress: Progress,
     scalars: Scalars,
+    metrics: dict[str, Any],
+    *,
     last: Mapping[str, np.ndarray],
     best: Mapping[str, np.ndarray] | None,
-    metrics: dict[str, Any],
 ) -> None:
     """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
     from petrflow.unpickle import save_pdparams
@@ -312,52 +307,6 @@ def write_results(
 
 
 # ---------------------------------------------------------------------------------------------------------------- around the loop
-
-
-def petrflow_parts(request: Request) -> Parts:
-    """Build PETRv2, the loader of the train split and the evaluation on the val split."""
-    from petrflow.dataset import PetrDataset
-    from petrflow.loader import Loader
-    from petrflow.model import build_model, load_weights
-
-    settings = request.settings
-    dataset = PetrDataset(request.train_store, request.root, request.model_config, training=True)
-    loader = Loader(
-        dataset,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        num_workers=settings.num_workers,
-        shuffle=True,
-        drop_last=True,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
-    if len(loader) == 0:
-        raise PetrflowError(
-            f"{request.train_store} has {len(dataset)} keyframes, fewer than one batch of {settings.batch_size} x {settings.devices}: "
-            "lower batch_size or add data"
-        )
-    random.seed(settings.seed)
-    np.random.seed(settings.seed)
-    paddle.seed(settings.seed)
-    model = build_model(request.model_config, num_cameras=len(dataset.store.camera_names))
-    if request.weights is not None:
-        log.info("%s", load_weights(model, request.weights))
-    return Parts(model, loader, lambda model: _evaluate_split(request, model))
-
-
-def _evaluate_split(request: Request, model: Any) -> dict[str, Any] | None:
-    from petrflow.evaluate import evaluate
-
-    return evaluate(
-        model,
-        request.val_store,
-        request.root,
-        request.model_config,
-        request.state_dir / "evaluation",
-        batch_size=request.settings.batch_size,
-        num_workers=request.settings.num_workers,
-    )
 
 
 class _Clock:
@@ -412,37 +361,9 @@ def _how_to_go_on(stop: StopRequest, progress: Progress, total_steps: int) -> st
     )
 
 
-def _warn_about_rate(request: Request) -> None:
-    settings = request.settings
-    reference = request.model_config.get("reference_learning_rate") or {}
-    pair = (reference.get("rate", PUBLISHED_RATE), reference.get("batch", PUBLISHED_BATCH))
-    warning = rate_warning(settings.learning_rate, settings.batch_size, settings.devices, pair)
-    if warning:
-        log.warning(warning)
-
-
 def _inputs(request: Request) -> dict[str, str | Path]:
     inputs: dict[str, str | Path] = {"train annotations": request.train_store, "val annotations": request.val_store}
     return inputs if request.weights is None else {**inputs, "weights": request.weights}
-
-
-def _select_device(settings: Settings) -> str:
-    from petrflow.device import select_device
-
-    device = select_device(settings.device)
-    if device.startswith("gpu") and distributed.world_size() > 1:
-        device = f"gpu:{distributed.rank()}"
-    paddle.set_device(device)
-    if settings.amp and device == "cpu":
-        log.warning(
-            "amp %s: Paddle computes in float32 on a CPU whatever amp says; training goes on in float32", settings.amp
-        )
-    return device
-
-
-@contextlib.contextmanager
-def _own_gpu(device: str, settings: Settings, stop: StopRequest) -> Iterator[None]:
-    yield
 
 
 def main(arguments: list[str] | None = None) -> int:

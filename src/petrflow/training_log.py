@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import struct
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from tqdm import tqdm
 
 from petrflow.files import disk_errors, write_atomic
 
@@ -98,3 +101,23 @@ def history_csv(history: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue()
+
+
+class _Unbroken:
+    """``sys.stderr`` that does not mind when nobody reads it any more: training ends by itself, not by its progress bar."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def progress_bar(name: str, step: int, total: int, hidden: bool = False) -> Any:
+    """Return a progress bar on stderr: lively in a terminal, a line every ten seconds in a log."""
+    patience = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        total=total, initial=step, desc=name, unit="step", disable=hidden, mininterval=patience, file=_Unbroken()
+    )

@@ -93,6 +93,7 @@ def capture(
     optimizer: Any,
     progress: Progress,
     records: Mapping[str, np.ndarray],
+    *,
     best: Mapping[str, np.ndarray] | None,
     meta: dict[str, Any],
 ) -> Snapshot:

@@ -101,6 +101,7 @@ class Watch:
         norm: float,
         rate: float,
         tokens: Sequence[str],
+        *,
         skipped: list[int],
     ) -> bool:
         """Return whether a step may change the weights; report it otherwise and add it to ``skipped`` (kept in the state).

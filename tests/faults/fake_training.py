@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 
 from petrflow import distributed, train
+from petrflow.training_parts import Parts
 from petrflow.training_request import Request
 
 SAMPLES = 24
@@ -95,11 +96,11 @@ def evaluate(model: FakeModel, options: dict[str, Any]) -> dict[str, Any]:
     return {"mAP": score / 2, "NDS": score, "not_available": [], "per_class": {}}
 
 
-def fake_parts(request: Request) -> train.Parts:
+def fake_parts(request: Request) -> Parts:
     """Build the fake parts, seeded as the real ones are."""
     options = request.model_config
     paddle.seed(request.settings.seed)
-    return train.Parts(FakeModel(options), FakeLoader(request), lambda model: evaluate(model, options))
+    return Parts(FakeModel(options), FakeLoader(request), lambda model: evaluate(model, options))
 
 
 def make_request(folder: Path, model: dict[str, Any] | None = None, **schedule: Any) -> Request:
