@@ -40,7 +40,7 @@ def ask_paddle() -> PaddleAnswer:
     """Ask the installed Paddle about its build and the GPUs it can see. Never raises."""
     try:
         import paddle
-    except Exception as error:  # noqa: BLE001 - a broken driver or library can make the import fail in any way
+    except Exception as error:  # a broken driver or library can make the import fail in any way
         return PaddleAnswer(version=_installed_version(), error=f"{type(error).__name__}: {error}")
     version = str(paddle.version.full_version)
     if not paddle.is_compiled_with_cuda():
@@ -53,7 +53,7 @@ def ask_paddle() -> PaddleAnswer:
         count = int(paddle.device.cuda.device_count())
         names = tuple(str(paddle.device.cuda.get_device_name(index)) for index in range(count))
         capabilities = tuple(tuple(paddle.device.cuda.get_device_capability(index)) for index in range(count))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return PaddleAnswer(
             version, cuda_build, 0, (), (), architectures, f"{type(error).__name__}: {_first_line(error)}"
         )
@@ -73,7 +73,7 @@ def _parse_architectures(answer: Any) -> tuple[int, ...]:
     if callable(answer):
         try:
             answer = answer()
-        except Exception:  # noqa: BLE001
+        except Exception:
             return ()
     return tuple(sorted({int(number) for number in re.findall(r"\d+", str(answer))}))
 
@@ -146,6 +146,7 @@ def cpu_hours(parameters: int, samples: int, image_size: tuple[int, int], cores:
 def refuse_slow_cpu(
     device: str,
     requested: str,
+    *,
     parameters: int,
     epochs: int,
     samples: int,

@@ -49,7 +49,7 @@ def _machine_tag(_pid: int) -> str:
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:8]
 
 
@@ -83,7 +83,7 @@ def _owner_is_gone(tag: str, age_seconds: float) -> bool:
     except OSError:
         pass
     now = _start_ticks(pid)
-    return bool(now) and start != "0" and now != start
+    return bool(now) and start not in ("0", now)
 
 
 # ------------------------------------------------------------------------------------------------------------------ temporaries
@@ -93,13 +93,8 @@ def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
     """A name beside `path`, hidden, that no other live process uses and that `sweep_stale` recognises."""
     name = path.name
     if len(name.encode()) > 150:  # the file system allows 255 bytes
-        name = (
-            name.encode()[:100].decode(errors="ignore")
-            + hashlib.sha256(name.encode()).hexdigest()[:16]
-        )
-    return (
-        path.parent / f".{name}{TEMPORARY_MARK}{_owner_tag()}-{next(_counter)}{suffix}"
-    )
+        name = name.encode()[:100].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return path.parent / f".{name}{TEMPORARY_MARK}{_owner_tag()}-{next(_counter)}{suffix}"
 
 
 def sweep_stale(folder: Path) -> list[Path]:
@@ -109,19 +104,13 @@ def sweep_stale(folder: Path) -> list[Path]:
     """
     swept = []
     try:
-        entries = sorted(
-            entry.name for entry in os.scandir(folder) if TEMPORARY_MARK in entry.name
-        )
+        entries = sorted(entry.name for entry in os.scandir(folder) if TEMPORARY_MARK in entry.name)
     except OSError:
         return []
     for name in entries:
         stem, _, rest = name.rpartition(TEMPORARY_MARK)
         tag, dot, kind = rest.partition(".")
-        if (
-            not stem.startswith(".")
-            or not dot
-            or kind.split(".")[0] not in ("tmp", "old")
-        ):
+        if not stem.startswith(".") or not dot or kind.split(".")[0] not in ("tmp", "old"):
             continue
         stale = folder / name
         with contextlib.suppress(OSError):
@@ -208,9 +197,7 @@ def require_space(path: Path, needed: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(
-    path: Path, needed: int | None = None, permissions: bool = False
-) -> Iterator[None]:
+def disk_errors(path: Path, needed: int | None = None, permissions: bool = False) -> Iterator[None]:
     """Turn a full disk or quota (and forbidden folders, if asked) into a PetrflowError that names path, need and what is free."""
     try:
         yield
@@ -220,14 +207,8 @@ def disk_errors(
                 free = free_bytes(path)
             except OSError:
                 free = 0
-            need = (
-                f"needs {needed:,} bytes" if needed is not None else "needs more space"
-            )
-            kind = (
-                "the disk is full"
-                if error.errno == errno.ENOSPC
-                else "the quota is used up"
-            )
+            need = f"needs {needed:,} bytes" if needed is not None else "needs more space"
+            kind = "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up"
             raise PetrflowError(
                 f"Could not write {path}: {kind}; it {need} and {free:,} bytes ({human_bytes(free)}) are free. "
                 "Nothing half-written was left; free space there and run the same command again."
@@ -257,7 +238,7 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
             yield temporary
         with disk_errors(path, needed, permissions=True):
             fsync_path(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         remove(temporary)
     fsync_path(path.parent)
@@ -285,11 +266,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
         with disk_errors(path, permissions=True):
-            for folder, _, files in os.walk(temporary):
-                for name in files:
-                    if not os.path.islink(os.path.join(folder, name)):
-                        fsync_path(Path(folder) / name)
-                fsync_path(Path(folder))
+            for entry in [*temporary.rglob("*"), temporary]:
+                if not entry.is_symlink():
+                    fsync_path(entry)
             if path.is_symlink() or path.is_file():
                 path.unlink()
             elif path.exists():
@@ -343,7 +322,7 @@ def read_json(path: Path) -> Any:
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     try:
-        with open(path, "rb") as handle:
+        with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise PetrflowError(f"{path} does not exist.") from error
@@ -354,12 +333,7 @@ def fingerprint(obj: Any) -> str:
 
     def canonical(value: Any) -> Any:
         # 1.0 and 1 are the same setting to a person who edits YAML.
-        if (
-            isinstance(value, float)
-            and math.isfinite(value)
-            and value == int(value)
-            and abs(value) < 2**53
-        ):
+        if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
             return int(value)
         if isinstance(value, dict):
             return {str(key): canonical(entry) for key, entry in value.items()}
@@ -369,9 +343,7 @@ def fingerprint(obj: Any) -> str:
             return value
         return canonical(_plain(value))
 
-    return hashlib.sha256(
-        json.dumps(canonical(obj), sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(canonical(obj), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------------ locks
@@ -406,18 +378,13 @@ def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
     path = Path(path)
     with disk_errors(path, permissions=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
-        )
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     owner = os.getpid()
     try:
         deadline = time.monotonic() + timeout
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                holder = (
-                    os.pread(descriptor, 400, 0).decode(errors="replace").strip()
-                    or "another process"
-                )
+                holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another process"
                 raise PetrflowError(
                     f"{path} is held by {holder.split(' #')[0]}: wait for it to end, or stop it, then run the same command again."
                 )
@@ -437,9 +404,7 @@ def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, 0)
     finally:
-        if (
-            os.getpid() == owner
-        ):  # a forked child has closed its copy, and the number may name another file by now
+        if os.getpid() == owner:  # a forked child has closed its copy, and the number may name another file by now
             os.close(descriptor)
 
 
@@ -461,6 +426,4 @@ def _try_lock(descriptor: int) -> bool:
     # A mount without locks (some buckets, NFSv3 without lockd): the owner's name in the file has to do.
     content = os.pread(descriptor, 400, 0).decode(errors="replace").strip()
     tag = content.rpartition("#")[2]
-    return not content or _owner_is_gone(
-        tag, time.time() - os.fstat(descriptor).st_mtime
-    )
+    return not content or _owner_is_gone(tag, time.time() - os.fstat(descriptor).st_mtime)

@@ -15,7 +15,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -57,9 +57,7 @@ class _Pending:
 def _dtype_from_state(spec: str, state: Any) -> np.dtype[Any]:
     """The dtype a pickle describes by `spec` and its state, if it is one of plain numbers, booleans or text."""
     if not isinstance(spec, str) or not _DTYPE.fullmatch(spec):
-        raise _Refused(
-            f"an array of type {spec!r} (only numbers, booleans and text are admitted, no Python objects)"
-        )
+        raise _Refused(f"an array of type {spec!r} (only numbers, booleans and text are admitted, no Python objects)")
     dtype = np.dtype(spec)
     order, subarray, names, fields, itemsize = state[1:6]
     if (
@@ -88,13 +86,21 @@ def _check_shape(shape: Any) -> tuple[int, ...]:
 class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     """Pickle's reader, less every instruction and every global that plain arrays and containers do not need."""
 
+    # What pickle's reader keeps and its type stubs do not tell.
+    stack: list[Any]
+    memo: dict[int, Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {}
+
     def __init__(self, file: _Bounded):
-        super().__init__(file, encoding="latin1")
+        super().__init__(file, encoding="latin1")  # type: ignore[arg-type]
         self._budget = (
             file.size + 1024
         )  # bytes that arrays may hold in all: a short file must not unfold into a large memory
         self._pending: set[_Pending] = set()
-        make = {
+        make: dict[str, Callable[..., Any] | None] = {
             "numpy dtype": self._make_dtype,
             "numpy ndarray": None,
             "collections OrderedDict": self._make_ordered,
@@ -106,18 +112,13 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
             "builtins tuple": lambda items=(): tuple(
                 items
             ),  # how Paddle 2.1 and later write a bare tensor: (name, array)
-            "builtins complex": lambda real, imaginary: complex(
-                float(real), float(imaginary)
-            ),
+            "builtins complex": lambda real, imaginary: complex(float(real), float(imaginary)),
         }
         for core in ("numpy.core", "numpy._core"):
             make[f"{core}.multiarray _reconstruct"] = self._make_array
             make[f"{core}.multiarray scalar"] = self._make_scalar
             make[f"{core}.numeric _frombuffer"] = self._make_from_buffer
-        self._makers = {
-            name: _Maker(name, function or self._make_nothing)
-            for name, function in make.items()
-        }
+        self._makers = {name: _Maker(name, function or self._make_nothing) for name, function in make.items()}
 
     # -- globals
 
@@ -135,20 +136,14 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         return self._await(_Pending("dtype", spec))
 
     def _make_array(self, cls: Any, shape: Any, typecode: Any) -> _Pending:
-        if (
-            cls is not self._makers["numpy ndarray"]
-            or shape != (0,)
-            or typecode not in (b"b", "b")
-        ):
+        if cls is not self._makers["numpy ndarray"] or shape != (0,) or typecode not in (b"b", "b"):
             raise _Refused("an array subclass")
         return self._await(_Pending("array"))
 
     def _make_scalar(self, dtype: Any, data: Any) -> Any:
         return self._array((), dtype, False, data)[()]
 
-    def _make_from_buffer(
-        self, data: Any, dtype: Any, shape: Any, order: Any
-    ) -> np.ndarray:
+    def _make_from_buffer(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         return self._array(shape, dtype, order == "F", data)
 
     def _make_ordered(self, items: Any = ()) -> OrderedDict[Any, Any]:
@@ -163,11 +158,7 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         return b""
 
     def _make_bytearray(self, data: Any = b"", encoding: Any = "latin-1") -> bytearray:
-        return bytearray(
-            self._make_bytes(data, encoding)
-            if isinstance(data, str)
-            else self._spend(bytes(data))
-        )
+        return bytearray(self._make_bytes(data, encoding) if isinstance(data, str) else self._spend(bytes(data)))
 
     # -- values
 
@@ -190,22 +181,15 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         if not isinstance(data, (bytes, bytearray)):
             raise _Refused("an array of Python objects")
         count = math.prod(shape)
-        if count * dtype.itemsize != len(data) or (
-            dtype.itemsize == 0 and count > 1_000_000
-        ):
-            raise _Refused(
-                f"an array of shape {shape} and type {dtype} in {len(data)} bytes"
-            )
+        if count * dtype.itemsize != len(data) or (dtype.itemsize == 0 and count > 1_000_000):
+            raise _Refused(f"an array of shape {shape} and type {dtype} in {len(data)} bytes")
         buffer = bytearray(self._spend(bytes(data)))
         return np.ndarray(shape, dtype, buffer=buffer, order="F" if fortran else "C")
 
     def _key(self, key: Any) -> Any:
         """A dictionary key or set member: nested tuples are refused, their hashes can be made to take for ever."""
         flat = key if type(key) is tuple else (key,)
-        if not all(
-            isinstance(part, (str, bytes, int, float, bool, type(None), np.generic))
-            for part in flat
-        ):
+        if not all(isinstance(part, (str, bytes, int, float, bool, type(None), np.generic)) for part in flat):
             raise _Refused(f"a {type(key).__name__} as a dictionary key")
         return key
 
@@ -214,25 +198,17 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     # -- instructions
 
-    dispatch = {}  # noqa: RUF012 - pickle's own mechanism: instruction byte -> function
-
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         maker = self.stack[-1]
         if not isinstance(maker, _Maker) or type(arguments) is not tuple:
-            raise _Refused(
-                "a call of something that is not a builder of arrays or containers"
-            )
+            raise _Refused("a call of something that is not a builder of arrays or containers")
         self.stack[-1] = maker.make(*arguments)
 
     def load_build(self) -> None:
         state = self.stack.pop()
         pending = self.stack[-1]
-        if (
-            not isinstance(pending, _Pending)
-            or pending not in self._pending
-            or type(state) is not tuple
-        ):
+        if not isinstance(pending, _Pending) or pending not in self._pending or type(state) is not tuple:
             raise _Refused("a change of an object's state")
         value: Any
         if pending.kind == "dtype":
@@ -345,15 +321,11 @@ def _dispatch() -> dict[int, Callable[[Any], None]]:
         "BINGET": lambda self: self._recall(self.read(1)[0]),
         "LONG_BINGET": lambda self: self._recall(struct.unpack("<I", self.read(4))[0]),
     }
-    table: dict[int, Callable[[Any], None]] = dict.fromkeys(
-        range(256), _PlainUnpickler.load_refused
-    )
+    table: dict[int, Callable[[Any], None]] = dict.fromkeys(range(256), _PlainUnpickler.load_refused)
     for name in stock.split():
         code = getattr(pickle, name)[0]
         table[code] = pickle._Unpickler.dispatch[code]  # type: ignore[attr-defined]
-    table.update(
-        {getattr(pickle, name)[0]: function for name, function in ours.items()}
-    )
+    table.update({getattr(pickle, name)[0]: function for name, function in ours.items()})
     return table
 
 
@@ -400,7 +372,7 @@ def load_pickle(path: Path) -> Any:
     path = Path(path)
     try:
         size = path.stat().st_size
-        with open(path, "rb") as handle:
+        with path.open("rb") as handle:
             return _PlainUnpickler(_Bounded(handle, size)).plain_load()
     except FileNotFoundError as error:
         raise PetrflowError(
@@ -411,7 +383,7 @@ def load_pickle(path: Path) -> Any:
             f"{path} asks for {error}, which plain weights or annotations never need; nothing of it was run. "
             "Do not open it with pickle or paddle.load: get the file from its publisher again and compare its SHA-256."
         ) from None
-    except Exception as error:  # noqa: BLE001 - a broken pickle can fail in any way there is
+    except Exception as error:  # a broken pickle can fail in any way there is
         raise PetrflowError(
             f"{path} {_what_it_is(path, size)} ({type(error).__name__}: {error}): delete it and fetch it again."
         ) from None
@@ -421,7 +393,7 @@ def _what_it_is(path: Path, size: int) -> str:
     """A guess at what a file is that is no pickle, for the message."""
     if size == 0:
         return "is empty"
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         head = handle.read(512).lstrip()
     if head[:1] == b"<":
         return "is a web page, not the file that was asked for (an expired link or a login page)"
@@ -452,25 +424,23 @@ def load_pdparams(path: Path) -> dict[str, np.ndarray]:
     content.pop(_NAME_TABLE, None)
     slices = content.pop(_SLICE_TABLE, {})
     weights: dict[str, np.ndarray] = {}
-    for name, value in content.items():
-        if (
-            isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
-        ):  # (name inside Paddle, array)
-            value = value[1]
-        if isinstance(value, np.generic):
-            value = np.asarray(value)
-        if not isinstance(value, np.ndarray) or not isinstance(name, str):
+    for name, entry in content.items():
+        named = (
+            isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
+        )  # (name inside Paddle, array)
+        value = entry[1] if named else entry
+        if not isinstance(value, (np.ndarray, np.generic)) or not isinstance(name, str):
             raise PetrflowError(
                 f"{path}: the entry {name!r} is a {type(value).__name__}, not an array, so this is no plain state_dict "
                 f"(its keys begin with {list(content)[:5]}): save model.state_dict() alone with paddle.save."
             )
-        weights[name] = value
+        weights[name] = np.asarray(value)
     # Protocols 2 and 3 cannot hold more than 4 GB in one piece: Paddle cuts large arrays up and keeps a table of the cuts.
     for name, entry in slices.items():
         try:
-            weights[name] = np.concatenate(
-                [weights.pop(part) for part in entry["slices"]]
-            ).reshape(entry["OriginShape"])
+            weights[name] = np.concatenate([weights.pop(part) for part in entry["slices"]]).reshape(
+                entry["OriginShape"]
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise PetrflowError(
                 f"{path}: the pieces of {name} do not fit together ({error}): fetch the file again."
@@ -509,7 +479,7 @@ def save_pdparams(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     with (
         atomic_path(path, needed) as temporary,
         disk_errors(path, needed, permissions=True),
-        open(temporary, "wb") as handle,
+        temporary.open("wb") as handle,
     ):
         handle.write(b"\x80\x04}")
         for name, array in arrays.items():
@@ -528,35 +498,21 @@ def _write_array(handle: BinaryIO, name: str, array: np.ndarray) -> None:
     shape = b"".join(_integer(side) for side in array.shape)
     handle.write(b"X" + struct.pack("<I", len(key)) + key)
     # numpy.core, not numpy._core: numpy 2 reads both, numpy 1 of Paddle 2.x reads only the older name.
-    handle.write(
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
-    )
+    handle.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R")
     handle.write(b"(K\x01(" + shape + b"t")
     code = array.dtype.str[1:].encode()
     order = b"|" if array.dtype.itemsize == 1 else b"<"
-    handle.write(
-        b"cnumpy\ndtype\n\x8c"
-        + bytes([len(code)])
-        + code
-        + b"\x89\x88\x87R(K\x03\x8c\x01"
-        + order
-    )
+    handle.write(b"cnumpy\ndtype\n\x8c" + bytes([len(code)]) + code + b"\x89\x88\x87R(K\x03\x8c\x01" + order)
     handle.write(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89")
     handle.write(
-        b"B" + struct.pack("<I", array.nbytes)
-        if array.nbytes < 2**32
-        else b"\x8e" + struct.pack("<Q", array.nbytes)
+        b"B" + struct.pack("<I", array.nbytes) if array.nbytes < 2**32 else b"\x8e" + struct.pack("<Q", array.nbytes)
     )
     handle.write(array.reshape(-1).view(np.uint8).data)
     handle.write(b"tbs")
 
 
 def _integer(value: int) -> bytes:
-    return (
-        b"J" + struct.pack("<i", value)
-        if value < 2**31
-        else b"\x8a\x08" + struct.pack("<q", value)
-    )
+    return b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
 
 
 def save_safetensors(
