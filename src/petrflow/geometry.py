@@ -328,3 +328,28 @@ def transform_boxes(boxes: ArrayLike, matrix: ArrayLike) -> FloatArray:
     if boxes.shape[-1] >= 9:
         boxes[..., 7:9] = boxes[..., 7:9] @ plane.T
     return boxes
+
+
+def points_in_boxes(points: ArrayLike, boxes: ArrayLike) -> NDArray[np.int64]:
+    """Count the points inside each box, faces included.
+
+    Parameters
+    ----------
+    points : (P, 3+) float
+        Columns after the third are ignored.
+    boxes : (N, 7+) float
+        x, y, z, w, l, h, yaw in the points' frame.
+
+    Returns
+    -------
+    (N,) int64
+    """
+    points = np.asarray(points, dtype=np.float64)[:, :3]
+    counts = np.zeros(len(np.asarray(boxes)), dtype=np.int64)
+    # One box at a time: N x P intermediates of a full sweep would not fit the cache, and most points fall to the first test.
+    for index, (x, y, z, w, l, h, yaw) in enumerate(np.asarray(boxes, dtype=np.float64)[:, :7]):
+        near = points[np.abs(points[:, 0] - x) <= 0.5 * np.hypot(w, l)] - (x, y, z)
+        ahead = np.abs(near[:, 0] * np.cos(yaw) + near[:, 1] * np.sin(yaw)) <= 0.5 * l
+        across = np.abs(near[:, 1] * np.cos(yaw) - near[:, 0] * np.sin(yaw)) <= 0.5 * w
+        counts[index] = int(np.count_nonzero(ahead & across & (np.abs(near[:, 2]) <= 0.5 * h)))
+    return counts

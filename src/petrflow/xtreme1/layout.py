@@ -152,7 +152,11 @@ def _add_named_media(frame: FrameFiles, path: Path, media: _MediaIndex | None) -
     cloud = _references(clouds[0]) if clouds else _references(data, "pointCloudUrl", "pointCloudZipPath")
     if frame.cloud is None and cloud:
         frame.cloud = _locate(path, cloud, "point cloud", media)
-    config = _references(data["cameraConfig"]) if data.get("cameraConfig") else _references(data, "cameraConfigUrl", "cameraConfigZipPath")
+    config = (
+        _references(data["cameraConfig"])
+        if data.get("cameraConfig")
+        else _references(data, "cameraConfigUrl", "cameraConfigZipPath")
+    )
     if frame.config is None and config:
         frame.config = _locate(path, config, "camera_config", media)
 
@@ -206,12 +210,16 @@ class _MediaIndex:
                 )
             return best[0]
         names = ", ".join(str(reference) for reference in references)
-        raise PetrflowError(f"{data_file} names the {what} as {names}, and media_root {self.root} holds no file of that name. Copy it there.")
+        raise PetrflowError(
+            f"{data_file} names the {what} as {names}, and media_root {self.root} holds no file of that name. Copy it there."
+        )
 
     def _shared(self, path: Path, reference: PurePosixPath) -> int:
         shared = 0
         for ours, theirs in zip(reversed(path.relative_to(self.root).parts), reversed(reference.parts), strict=False):
-            same = ours == theirs or (image_folder_index(ours) is not None and image_folder_index(ours) == image_folder_index(theirs))
+            same = ours == theirs or (
+                image_folder_index(ours) is not None and image_folder_index(ours) == image_folder_index(theirs)
+            )
             same = same or (_CLOUD_FOLDER.fullmatch(ours) is not None and _CLOUD_FOLDER.fullmatch(theirs) is not None)
             if not same:
                 break

@@ -64,7 +64,9 @@ def _camera(where: str, entry: Any, settings: Settings) -> Camera:
         raise PetrflowError(f"{where}: cameraInternal needs fx, fy, cx and cy.")
     if not isinstance(external, list) or len(external) != 16:
         count = len(external) if isinstance(external, list) else 0
-        raise PetrflowError(f"{where}: cameraExternal has {count} numbers instead of 16. Fill a 3x4 or 3x3 matrix up to 4x4.")
+        raise PetrflowError(
+            f"{where}: cameraExternal has {count} numbers instead of 16. Fill a 3x4 or 3x3 matrix up to 4x4."
+        )
     fx, fy, cx, cy = (_finite(f"{where}, cameraInternal.{key}", internal[key]) for key in ("fx", "fy", "cx", "cy"))
     if fx <= 0 or fy <= 0:
         raise PetrflowError(f"{where}: focal lengths must be positive pixels, not fx {fx} and fy {fy}.")
@@ -98,12 +100,14 @@ def _layout(matrix: np.ndarray, row_major: Any, layout: str) -> tuple[np.ndarray
 def _check_rigid(where: str, matrix: np.ndarray, settings: Settings) -> None:
     if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
         if np.allclose(matrix[:, 3], [0, 0, 0, 1], atol=1e-6):
-            other = "row_major" if settings.external_layout == "column_major" or settings.external_layout == "file" else "column_major"
+            other = "row_major" if settings.external_layout in ("column_major", "file") else "column_major"
             raise PetrflowError(
                 f"{where}: cameraExternal is transposed: read as rowMajor says, its translation stands in the last row. "
                 f"Set `external_layout: {other}`, or correct rowMajor."
             )
-        raise PetrflowError(f"{where}: cameraExternal's last row is {matrix[3].tolist()}, not 0 0 0 1: this is no 4x4 rigid transform.")
+        raise PetrflowError(
+            f"{where}: cameraExternal's last row is {matrix[3].tolist()}, not 0 0 0 1: this is no 4x4 rigid transform."
+        )
     rotation = matrix[:3, :3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=_ROTATION_TOLERANCE):
         raise PetrflowError(
@@ -169,7 +173,9 @@ def choose_source(sources: set[str], wanted: str | None) -> str:
         if own in sources:
             return own
     if len(sources) > 1:
-        raise PetrflowError(f"Results come from several sources ({', '.join(sorted(sources))}). Name the labels' with `result_source`.")
+        raise PetrflowError(
+            f"Results come from several sources ({', '.join(sorted(sources))}). Name the labels' with `result_source`."
+        )
     return next(iter(sources))
 
 

@@ -14,7 +14,19 @@ _TYPES = {
     ("I", 1): "<i1", ("I", 2): "<i2", ("I", 4): "<i4", ("I", 8): "<i8",
     ("U", 1): "<u1", ("U", 2): "<u2", ("U", 4): "<u4", ("U", 8): "<u8",
 }  # fmt: skip
-_HEADER_KEYS = {"VERSION", "FIELDS", "COLUMNS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA"}
+_HEADER_KEYS = {
+    "VERSION",
+    "FIELDS",
+    "COLUMNS",
+    "SIZE",
+    "TYPE",
+    "COUNT",
+    "WIDTH",
+    "HEIGHT",
+    "VIEWPOINT",
+    "POINTS",
+    "DATA",
+}
 # A header is a few hundred bytes; a file without a DATA line in its first 64 KiB is something else.
 _HEADER_LIMIT = 65536
 
@@ -42,7 +54,9 @@ def read_pcd(path: Path, fields: Sequence[str] = ("x", "y", "z", "intensity")) -
         columns = _ascii_columns(path, raw[start:], dtype, count)
     elif encoding == "binary":
         if len(raw) - start < count * dtype.itemsize:
-            raise _broken(path, f"holds {len(raw) - start} bytes of points where its header promises {count * dtype.itemsize}")
+            raise _broken(
+                path, f"holds {len(raw) - start} bytes of points where its header promises {count * dtype.itemsize}"
+            )
         columns = np.frombuffer(raw, dtype=dtype, count=count, offset=start)
     elif encoding == "binary_compressed":
         columns = _compressed_columns(path, raw[start:], dtype, count)
@@ -52,7 +66,9 @@ def read_pcd(path: Path, fields: Sequence[str] = ("x", "y", "z", "intensity")) -
     return points[np.isfinite(points[:, :3]).all(axis=1)] if tuple(fields[:3]) == ("x", "y", "z") else points
 
 
-def write_pcd(path: Path, points: np.ndarray, fields: Sequence[str] = ("x", "y", "z", "intensity"), encoding: str = "binary") -> None:
+def write_pcd(
+    path: Path, points: np.ndarray, fields: Sequence[str] = ("x", "y", "z", "intensity"), encoding: str = "binary"
+) -> None:
     """Write (N, F) float32 points; ``binary_compressed`` stores literal runs only, which every reader accepts."""
     points = np.ascontiguousarray(points, dtype="<f4")
     header = (
@@ -102,14 +118,23 @@ def _row_type(path: Path, header: dict[str, list[str]]) -> np.dtype:
             raise ValueError
         # Padding columns may all be called "_": give each its own name.
         unique = [f"{name}@{i}" if name == "_" or names.index(name) != i else name for i, name in enumerate(names)]
-        return np.dtype([(name, _TYPES[kind, size], (count,)) for name, kind, size, count in zip(unique, kinds, sizes, counts, strict=True)])
+        return np.dtype(
+            [
+                (name, _TYPES[kind, size], (count,))
+                for name, kind, size, count in zip(unique, kinds, sizes, counts, strict=True)
+            ]
+        )
     except (KeyError, ValueError):
         raise _broken(path, "has FIELDS, SIZE, TYPE and COUNT lines that do not fit each other") from None
 
 
 def _point_count(path: Path, header: dict[str, list[str]]) -> int:
     try:
-        count = int(header["POINTS"][0]) if header.get("POINTS") else int(header["WIDTH"][0]) * int(header.get("HEIGHT", ["1"])[0])
+        count = (
+            int(header["POINTS"][0])
+            if header.get("POINTS")
+            else int(header["WIDTH"][0]) * int(header.get("HEIGHT", ["1"])[0])
+        )
     except (KeyError, ValueError, IndexError):
         count = -1
     if count < 0:
@@ -202,4 +227,6 @@ def _pick(path: Path, columns: np.ndarray, dtype: np.dtype, fields: Sequence[str
 
 
 def _broken(path: Path, what: str) -> PetrflowError:
-    return PetrflowError(f"{path} {what}. Export the point cloud again, or leave the file out: without a cloud, boxes keep their pointN.")
+    return PetrflowError(
+        f"{path} {what}. Export the point cloud again, or leave the file out: without a cloud, boxes keep their pointN."
+    )

@@ -56,28 +56,35 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
         raise PetrflowError("An xtreme1 dataset needs `source`: the export's folder or zip.")
     source = Path(str(dataset["source"])).expanduser()
     if not source.exists():
-        raise PetrflowError(f"`source: {source}` does not exist. Give the path of the Xtreme1 export, a folder or a zip.")
+        raise PetrflowError(
+            f"`source: {source}` does not exist. Give the path of the Xtreme1 export, a folder or a zip."
+        )
     timestamps = dataset.get("timestamps")
     if timestamps not in (None, "names", "none") and not Path(str(timestamps)).expanduser().is_file():
-        raise PetrflowError(f"`timestamps: {timestamps}` is no file. It may be `names`, `none`, or the path of a CSV with columns name,timestamp.")
+        raise PetrflowError(
+            f"`timestamps: {timestamps}` is no file. It may be `names`, `none`, or the path of a CSV with columns name,timestamp."
+        )
     return Settings(
         source=source,
         version=str(dataset.get("version") or "v1.0-xtreme1"),
         media_root=_existing_folder(dataset, "media_root"),
         cameras=_cameras(dataset.get("cameras")),
         camera_order=_camera_order(dataset.get("camera_order")),
-        class_map={str(name): None if target is None else str(target) for name, target in (dataset.get("class_map") or {}).items()},
+        class_map={
+            str(name): None if target is None else str(target)
+            for name, target in (dataset.get("class_map") or {}).items()
+        },
         timestamps=None if timestamps is None else str(timestamps),
         poses=_existing_file(dataset, "poses"),
-        splits=dict(dataset.get("splits") or {}),
+        splits=_splits(dataset.get("splits")),
         result_source=dataset.get("result_source"),
         external_layout=_choice(dataset, "external_layout", ("file", "row_major", "column_major")),
         external_direction=_choice(dataset, "external_direction", ("cloud_to_camera", "camera_to_cloud")),
         external_rotation=_choice(dataset, "external_rotation", ("as_given", "transposed")),
         scale_intrinsics=bool(dataset.get("scale_intrinsics", False)),
         yaw_offset=_number(dataset, "yaw_offset", 0.0),
-        size_order=_size_order(dataset.get("size_order", "lwh")),
-        length_unit=_length_unit(dataset.get("length_unit", "m")),
+        size_order=_size_order(dataset.get("size_order") or "lwh"),
+        length_unit=_length_unit(dataset.get("length_unit") or "m"),
         forward=_choice(dataset, "forward", _FORWARD),
         origin_height=None if dataset.get("origin_height") is None else _number(dataset, "origin_height", 0.0),
         scene_gap=_number(dataset, "scene_gap", 10.0),
@@ -86,14 +93,14 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
 
 
 def _choice(dataset: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
-    value = dataset.get(key, allowed[0])
+    value = dataset.get(key) or allowed[0]
     if value not in allowed:
         raise PetrflowError(f"`{key}: {value}` is none of {', '.join(allowed)}.")
     return str(value)
 
 
 def _number(dataset: Mapping[str, Any], key: str, default: float) -> float:
-    value = dataset.get(key, default)
+    value = default if dataset.get(key) is None else dataset[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PetrflowError(f"`{key}: {value}` is not a number.")
     return float(value)
@@ -117,11 +124,21 @@ def _existing_folder(dataset: Mapping[str, Any], key: str) -> Path | None:
     return path
 
 
+def _splits(value: Any) -> dict[str, Any]:
+    splits = dict(value or {})
+    unknown = sorted(set(splits) - {"train", "val", "ratio", "seed", "by"})
+    if unknown:
+        raise PetrflowError(f"`splits` knows no key '{unknown[0]}'. It is {{train, val}}, or {{ratio, seed, by}}.")
+    return splits
+
+
 def _cameras(value: Any) -> dict[str, str] | None:
     if not value:
         return None
     if not isinstance(value, Mapping) or not all(re.fullmatch(r"CAM_[A-Z0-9_]+", str(name)) for name in value.values()):
-        raise PetrflowError("`cameras` maps image folders to channels, as in {camera_image_0: CAM_FRONT}; a channel is CAM_ and capitals.")
+        raise PetrflowError(
+            "`cameras` maps image folders to channels, as in {camera_image_0: CAM_FRONT}; a channel is CAM_ and capitals."
+        )
     if len(set(value.values())) != len(value):
         raise PetrflowError("`cameras` gives two image folders one channel. Give each its own.")
     return {str(folder): str(channel) for folder, channel in value.items()}
@@ -137,13 +154,19 @@ def _camera_order(value: Any) -> list[str] | None:
 
 def _size_order(value: Any) -> str:
     if sorted(str(value)) != ["h", "l", "w"]:
-        raise PetrflowError(f"`size_order: {value}` must name l, w and h once each: what size3D's x, y and z mean. Xtreme1 itself writes lwh.")
+        raise PetrflowError(
+            f"`size_order: {value}` must name l, w and h once each: what size3D's x, y and z mean. Xtreme1 itself writes lwh."
+        )
     return str(value)
 
 
 def _length_unit(value: Any) -> dict[str, float]:
-    units = {name: value for name in _UNIT_OF} if isinstance(value, str) else {name: "m" for name in _UNIT_OF} | dict(value or {})
+    units = (
+        dict.fromkeys(_UNIT_OF, value) if isinstance(value, str) else dict.fromkeys(_UNIT_OF, "m") | dict(value or {})
+    )
     for name, unit in units.items():
         if name not in _UNIT_OF or unit not in _UNITS:
-            raise PetrflowError(f"`length_unit` is m, cm or mm, or one of them for each of {', '.join(_UNIT_OF)}; not {name}: {unit}.")
+            raise PetrflowError(
+                f"`length_unit` is m, cm or mm, or one of them for each of {', '.join(_UNIT_OF)}; not {name}: {unit}."
+            )
     return {name: _UNITS[str(unit)] for name, unit in units.items()}

@@ -1,0 +1,341 @@
+"""Write scenes of converted frames as a nuScenes root: tables, splits, images and point clouds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from petrflow.files import PetrflowError
+from petrflow.geometry import (
+    invert_rigid,
+    matrix_to_quaternion,
+    points_in_boxes,
+    quaternion_multiply,
+    transform_points,
+    yaw_to_quaternion,
+)
+from petrflow.xtreme1.cameras import ego_from_lidar
+from petrflow.xtreme1.classes import CATEGORY_OF_DETECTION
+from petrflow.xtreme1.pcd import read_pcd
+
+LIDAR = "LIDAR_TOP"
+# The devkit gives no velocity across a longer step, µs.
+_LONGEST_STEP = 1_500_000
+_TABLES = (
+    "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data",
+    "scene", "sensor", "visibility",
+)  # fmt: skip
+_ATTRIBUTES = (
+    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
+    "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
+)  # fmt: skip
+_VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
+
+
+@dataclass
+class FrameFacts:
+    """Everything the tables hold of one frame, in LIDAR_TOP's axes.
+
+    boxes (N, 7) float64 with their categories, tracks ('' unknown) and point counts (0 unknown); `world_from_lidar` (4, 4);
+    cameras: channel -> (image file, camera_from_lidar (4, 4), intrinsic (3, 3), (width, height), timestamp µs).
+    """
+
+    name: str
+    timestamp: int
+    world_from_lidar: np.ndarray
+    cameras: dict[str, tuple[Path, np.ndarray, np.ndarray, tuple[int, int], int]]
+    cloud: Path | None
+    boxes: np.ndarray
+    categories: list[str]
+    tracks: list[str]
+    point_counts: list[int]
+
+
+@dataclass
+class SceneFacts:
+    """A scene's name and its frames in time order."""
+
+    name: str
+    split: str
+    frames: list[FrameFacts]
+
+
+@dataclass
+class Written:
+    """What was written: counts for `.complete.json`, and what a person should hear about."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    has_velocity: bool = False
+    frames_without_cloud: int = 0
+    boxes_assumed_seen: int = 0
+    repeated_tracks: int = 0
+
+
+def token(*parts: object) -> str:
+    """A token that depends on nothing but what it names: 32 hex digits."""
+    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+
+
+def write_root(
+    root: Path,
+    version: str,
+    scenes: Sequence[SceneFacts],
+    channels: Sequence[str],
+    *,
+    lidar_from_cloud: np.ndarray,
+    cloud_unit: float,
+    times_known: bool,
+) -> Written:
+    """Write the media and the thirteen tables of a root into an existing folder.
+
+    Annotations of one track are linked only where time is known: the devkit then gives velocities by its own rule, and NaN elsewhere.
+    """
+    writer = _Writer(root, version, lidar_from_cloud, cloud_unit, times_known)
+    writer.write_sensors(channels)
+    total = sum(len(scene.frames) for scene in scenes)
+    with tqdm(total=total, desc="nuScenes root", unit="frame", file=sys.stderr, disable=total < 20) as bar:
+        for scene in scenes:
+            writer.write_scene(scene, bar)
+    writer.write_tables(scenes)
+    return writer.written
+
+
+class _Writer:
+    def __init__(
+        self, root: Path, version: str, lidar_from_cloud: np.ndarray, cloud_unit: float, times_known: bool
+    ) -> None:
+        self.root, self.version, self.times_known = root, version, times_known
+        self.lidar_from_cloud, self.cloud_unit = lidar_from_cloud, cloud_unit
+        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLES}
+        self.calibrations: set[str] = set()
+        self.categories: set[str] = set(CATEGORY_OF_DETECTION.values())
+        self.time_of: dict[str, int] = {}
+        self.written = Written()
+
+    def write_sensors(self, channels: Iterable[str]) -> None:
+        for channel in (*channels, LIDAR):
+            (self.root / "samples" / channel).mkdir(parents=True)
+            modality = "lidar" if channel == LIDAR else "camera"
+            self.tables["sensor"].append({"token": token("sensor", channel), "channel": channel, "modality": modality})
+
+    def write_scene(self, scene: SceneFacts, bar: Any) -> None:
+        scene_token, log_token = token("scene", scene.name), token("log", scene.name)
+        samples = [token("sample", scene.name, frame.name) for frame in scene.frames]
+        self.tables["log"].append(
+            {
+                "token": log_token,
+                "logfile": scene.name,
+                "vehicle": "xtreme1",
+                "date_captured": "",
+                "location": "xtreme1",
+            }
+        )
+        self.tables["scene"].append(
+            {
+                "token": scene_token, "log_token": log_token, "nbr_samples": len(samples), "first_sample_token": samples[0],
+                "last_sample_token": samples[-1], "name": scene.name, "description": f"Xtreme1, {scene.split}",
+            }
+        )  # fmt: skip
+        last_of_channel: dict[str, dict[str, Any]] = {}
+        annotations: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.time_of.update(zip(samples, (frame.timestamp for frame in scene.frames), strict=True))
+        for position, (frame, sample) in enumerate(zip(scene.frames, samples, strict=True)):
+            self.tables["sample"].append(
+                {
+                    "token": sample, "timestamp": frame.timestamp, "scene_token": scene_token,
+                    "prev": samples[position - 1] if position else "", "next": samples[position + 1] if position + 1 < len(samples) else "",
+                }
+            )  # fmt: skip
+            points = self._sensor_data(scene, frame, sample, last_of_channel)
+            self._annotations(frame, sample, points, annotations)
+            bar.update()
+        self._instances(scene, annotations)
+
+    # ---------------------------------------------------------------------------------------------------------------- sample_data
+
+    def _sensor_data(
+        self, scene: SceneFacts, frame: FrameFacts, sample: str, last_of_channel: dict[str, dict[str, Any]]
+    ) -> np.ndarray | None:
+        world_from_ego = frame.world_from_lidar @ invert_rigid(ego_from_lidar())
+        before, after = (re.sub(r"[^\w.+-]", "_", part) for part in (scene.name, frame.name))
+        for channel, (image, camera_from_lidar, intrinsic, size, timestamp) in frame.cameras.items():
+            file_name = f"samples/{channel}/{before}__{channel}__{after}{image.suffix.lower()}"
+            _place(image, self.root / file_name)
+            ego_from_camera = ego_from_lidar() @ invert_rigid(camera_from_lidar)
+            row = self._sample_data_row(
+                sample,
+                channel,
+                timestamp,
+                file_name=file_name,
+                world_from_ego=world_from_ego,
+                ego_from_sensor=ego_from_camera,
+                intrinsic=intrinsic,
+            )
+            row |= {"width": size[0], "height": size[1], "fileformat": image.suffix.lower().lstrip(".")}
+            self._link(row, last_of_channel, channel)
+        file_name = f"samples/{LIDAR}/{before}__{LIDAR}__{after}.pcd.bin"
+        points = self._write_cloud(frame, self.root / file_name)
+        row = self._sample_data_row(
+            sample,
+            LIDAR,
+            frame.timestamp,
+            file_name=file_name,
+            world_from_ego=world_from_ego,
+            ego_from_sensor=ego_from_lidar(),
+        )
+        self._link(row, last_of_channel, LIDAR)
+        return points
+
+    def _write_cloud(self, frame: FrameFacts, path: Path) -> np.ndarray | None:
+        """Write x, y, z, intensity, ring as the devkit reads them; return the points in the lidar frame, None where there is no cloud."""
+        if frame.cloud is None:
+            self.written.frames_without_cloud += 1
+            path.write_bytes(b"")
+            return None
+        points = read_pcd(frame.cloud, ("x", "y", "z", "intensity", "ring"))
+        points[:, :3] = transform_points(self.lidar_from_cloud, points[:, :3] * self.cloud_unit)
+        points.astype("<f4").tofile(path)
+        return points
+
+    def _sample_data_row(
+        self, sample: str, channel: str, timestamp: int, *, file_name: str, world_from_ego: np.ndarray, ego_from_sensor: np.ndarray,
+        intrinsic: np.ndarray | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        data_token = token("sample_data", sample, channel)
+        self.tables["ego_pose"].append({"token": data_token, "timestamp": timestamp, **_pose(world_from_ego)})
+        calibration = _pose(ego_from_sensor) | {"camera_intrinsic": [] if intrinsic is None else intrinsic.tolist()}
+        calibration_token = token("calibrated_sensor", channel, json.dumps(calibration, sort_keys=True))
+        if calibration_token not in self.calibrations:
+            self.calibrations.add(calibration_token)
+            self.tables["calibrated_sensor"].append(
+                {"token": calibration_token, "sensor_token": token("sensor", channel), **calibration}
+            )
+        return {
+            "token": data_token, "sample_token": sample, "ego_pose_token": data_token, "calibrated_sensor_token": calibration_token,
+            "timestamp": timestamp, "fileformat": "pcd", "is_key_frame": True, "height": 0, "width": 0, "filename": file_name,
+            "prev": "", "next": "",
+        }  # fmt: skip
+
+    def _link(self, row: dict[str, Any], last_of_channel: dict[str, dict[str, Any]], channel: str) -> None:
+        previous = last_of_channel.get(channel)
+        if previous is not None:
+            previous["next"], row["prev"] = row["token"], previous["token"]
+        last_of_channel[channel] = row
+        self.tables["sample_data"].append(row)
+
+    # ---------------------------------------------------------------------------------------------------------------- annotations
+
+    def _annotations(
+        self,
+        frame: FrameFacts,
+        sample: str,
+        points: np.ndarray | None,
+        annotations: dict[tuple[str, str], list[dict[str, Any]]],
+    ) -> None:
+        counted = points_in_boxes(points, frame.boxes) if points is not None and 0 in frame.point_counts else None
+        rotation = matrix_to_quaternion(frame.world_from_lidar[:3, :3])
+        centers = transform_points(frame.world_from_lidar, frame.boxes[:, :3])
+        rotations = quaternion_multiply(rotation, yaw_to_quaternion(frame.boxes[:, 6]))
+        seen: set[str] = set()
+        for index, (box, category) in enumerate(zip(frame.boxes, frame.categories, strict=True)):
+            track = frame.tracks[index]
+            if track in seen:
+                self.written.repeated_tracks += 1
+                track = ""
+            seen.add(track or f"box {index}")
+            count = frame.point_counts[index] or (int(counted[index]) if counted is not None else 0)
+            if not frame.point_counts[index] and points is None:
+                # With neither pointN nor a cloud nothing says the box is empty; 0 would drop it from training and evaluation.
+                self.written.boxes_assumed_seen += 1
+                count = 1
+            row = {
+                "token": token("sample_annotation", sample, index), "sample_token": sample, "instance_token": "", "visibility_token": "",
+                "attribute_tokens": [], "translation": centers[index].tolist(), "size": box[3:6].tolist(),
+                "rotation": rotations[index].tolist(), "prev": "", "next": "", "num_lidar_pts": count, "num_radar_pts": 0,
+            }  # fmt: skip
+            self.categories.add(category)
+            linked = bool(track) and self.times_known
+            annotations.setdefault((track if linked else f"alone {row['token']}", category), []).append(row)
+
+    def _instances(self, scene: SceneFacts, annotations: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+        for (track, category), rows in annotations.items():
+            instance = token("instance", scene.name, track, category)
+            for position, row in enumerate(rows):
+                row["instance_token"] = instance
+                row["prev"] = rows[position - 1]["token"] if position else ""
+                row["next"] = rows[position + 1]["token"] if position + 1 < len(rows) else ""
+                step = self.time_of[row["sample_token"]] - self.time_of[rows[max(position - 1, 0)]["sample_token"]]
+                self.written.has_velocity |= 0 < step <= _LONGEST_STEP
+            self.tables["instance"].append(
+                {
+                    "token": instance, "category_token": token("category", category), "nbr_annotations": len(rows),
+                    "first_annotation_token": rows[0]["token"], "last_annotation_token": rows[-1]["token"],
+                }
+            )  # fmt: skip
+            self.tables["sample_annotation"] += rows
+
+    # ---------------------------------------------------------------------------------------------------------------- tables
+
+    def write_tables(self, scenes: Sequence[SceneFacts]) -> None:
+        tables = self.tables
+        tables["category"] = [
+            {"token": token("category", name), "name": name, "description": ""} for name in sorted(self.categories)
+        ]
+        tables["attribute"] = [
+            {"token": token("attribute", name), "name": name, "description": ""} for name in _ATTRIBUTES
+        ]
+        tables["visibility"] = [
+            {"token": str(i + 1), "level": level, "description": ""} for i, level in enumerate(_VISIBILITIES)
+        ]
+        # The devkit wants every log to have a map whose file exists.
+        (self.root / "maps").mkdir()
+        (self.root / "sweeps").mkdir()
+        Image.new("L", (8, 8)).save(self.root / "maps" / "blank.png")
+        tables["map"] = [
+            {
+                "token": token("map"),
+                "log_tokens": [log["token"] for log in tables["log"]],
+                "category": "semantic_prior",
+                "filename": "maps/blank.png",
+            }
+        ]
+        folder = self.root / self.version
+        folder.mkdir()
+        for name, rows in tables.items():
+            (folder / f"{name}.json").write_text(json.dumps(rows, indent=0, allow_nan=False) + "\n")
+        splits = {
+            f"petrflow_{split}": [scene.name for scene in scenes if scene.split == split] for split in ("train", "val")
+        }
+        (folder / "splits.json").write_text(json.dumps(splits, indent=1, sort_keys=True) + "\n")
+        self.written.counts = {
+            "scenes": len(tables["scene"]), "keyframes": len(tables["sample"]), "sample_data": len(tables["sample_data"]),
+            "annotations": len(tables["sample_annotation"]),
+        }  # fmt: skip
+
+
+def _pose(matrix: np.ndarray) -> dict[str, list[float]]:
+    return {"translation": matrix[:3, 3].tolist(), "rotation": matrix_to_quaternion(matrix[:3, :3]).tolist()}
+
+
+def _place(source: Path, target: Path) -> None:
+    """Bring an image into the root without a second copy on disk where the file system can."""
+    if target.exists():
+        raise PetrflowError(
+            f"{source} would take the place of {target.name}: two frames' names differ only in punctuation. Rename one."
+        )
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
