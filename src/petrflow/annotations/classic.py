@@ -48,7 +48,9 @@ def _write_infos(handle: BinaryIO, infos: Iterator[dict[str, Any]], metadata: di
     The list is opened by hand with pickle's own opcodes; every info is then a complete pickle without its frame and its end. The memo
     is cleared in between, so no info may refer to another's objects, and none does.
     """
-    handle.write(pickle.PROTO + bytes([_PROTOCOL]) + pickle.EMPTY_DICT + pickle.MARK + _text("infos") + pickle.EMPTY_LIST)
+    handle.write(
+        pickle.PROTO + bytes([_PROTOCOL]) + pickle.EMPTY_DICT + pickle.MARK + _text("infos") + pickle.EMPTY_LIST
+    )
     for info in infos:
         handle.write(pickle.MARK + _body(info) + pickle.APPENDS)
     handle.write(_text("metadata") + _body(metadata) + pickle.SETITEMS + pickle.STOP)
@@ -113,7 +115,9 @@ def _camera(store: AnnotationStore, keyframe: Keyframe, root: Path, k: int, fram
     }
 
 
-def _sweeps(store: AnnotationStore, keyframe: Keyframe, root: Path, lidar_from_global: np.ndarray) -> list[dict[str, Any]]:
+def _sweeps(
+    store: AnnotationStore, keyframe: Keyframe, root: Path, lidar_from_global: np.ndarray
+) -> list[dict[str, Any]]:
     """All sweeps of a keyframe; an entry that repeats the one before it is the same object, as in stock."""
     columns = store.columns
     first = int(columns["keyframe.sweep_offset"][keyframe._index])

@@ -135,7 +135,9 @@ def check_images(
             columns, metadata = read(path)
             count = len(columns["camera_frame.timestamp"])
             batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-            for found, size in pool.map(lambda rows, c=columns, m=metadata: _check_batch(root, c, m, rows, full), batches):
+            for found, size in pool.map(
+                lambda rows, c=columns, m=metadata: _check_batch(root, c, m, rows, full), batches
+            ):
                 faults += found
                 checked += size
                 bar.update(size)
