@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 from scipy.optimize import linear_sum_assignment
 
@@ -75,20 +74,25 @@ def mean_over_devices(value: float) -> float:
         return value
     tensor = paddle.to_tensor([value / paddle.distributed.get_world_size()], dtype="float32")
     paddle.distributed.all_reduce(tensor)
-    return float(tensor)
+    return tensor.item()
 
 
 def _classification(loss: nn.Layer, logits: Tensor, labels: np.ndarray, average: float) -> Tensor:
     """Focal loss of each decoder layer, (L,); ``labels`` (L, K) int64 with background = C."""
     levels, _, classes = logits.shape
     each = loss(logits.reshape([-1, classes]), paddle.to_tensor(labels.reshape(-1)), reduction_override="none")
-    return each.reshape([levels, -1]).sum(axis=1) / average
+    return _sum_levels(each.reshape([levels, -1])) / average
 
 
 def _regression(loss: nn.Layer, codes: Tensor, targets: np.ndarray, weights: Tensor, average: float) -> Tensor:
     """L1 loss of each decoder layer, (L,); ``codes`` (L, K, 10), ``targets`` (L or 1, K, 10)."""
     difference = (codes - paddle.to_tensor(targets)).abs() * weights
-    return difference.sum(axis=[1, 2]) * (loss.loss_weight / average)
+    return _sum_levels(difference) * (loss.loss_weight / average)
+
+
+def _sum_levels(values: Tensor) -> Tensor:
+    # Paddle 3.3.1 on CPU adds up one after the other along an axis, 1e-5 off; a whole tensor it adds up pairwise.
+    return paddle.stack([level.sum() for level in values.unbind(0)])
 
 
 def matching_losses(
@@ -171,7 +175,6 @@ def named(prefix: str, loss_cls: Tensor, loss_bbox: Tensor) -> dict[str, Tensor]
     last = loss_cls.shape[0] - 1
     for level, (cls, bbox) in enumerate(zip(loss_cls.unbind(0), loss_bbox.unbind(0), strict=True)):
         start = prefix if level == last else f"d{level}.{prefix}"
-        # A loss that overflowed counts as upstream's nan_to_num has it.
         losses[f"{start}loss_cls"], losses[f"{start}loss_bbox"] = cls, bbox
     return losses
 
