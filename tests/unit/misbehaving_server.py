@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
@@ -42,10 +43,8 @@ class MisbehavingServer:
                     server.log.append((self.path, fault, self.headers.get("Range")))
                     position = server.random.random()
                 self.close_connection = True
-                try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     server.answer(self, fault, position)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
 
             def log_message(self, *_arguments: object) -> None:
                 pass
