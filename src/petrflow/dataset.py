@@ -133,13 +133,13 @@ class PetrDataset:
             )
         return kept
 
-    def _boxes(self, keyframe: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Boxes (M, 9) in Paddle3D's order and labels (M,) that stock's filters leave."""
+    def _boxes(self, keyframe: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes (M, 9) float32 in Paddle3D's order and labels (M,) that stock's filters leave."""
         labels = {name: label for label, name in enumerate(self.settings.class_names)}
         label = np.array([labels.get(name, -1) for name in keyframe.names], dtype=np.int64)
         boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1).reshape(-1, 9)
         keep = np.asarray(keyframe.valid, bool) & (label >= 0) & in_range(self.settings, boxes)
-        return wrap_petr_yaw(boxes_to_petr(boxes[keep])), label[keep]
+        return wrap_petr_yaw(boxes_to_petr(boxes[keep]).astype(np.float32)), label[keep]
 
     def load(
         self,
@@ -206,7 +206,7 @@ class PetrDataset:
         }
         if self.training:
             boxes, labels = self._boxes(keyframe)
-            sample["gt_bboxes_3d"] = turn_boxes(self.settings, draws, boxes).astype(np.float32)
+            sample["gt_bboxes_3d"] = turn_boxes(self.settings, draws, boxes)
             sample["gt_labels_3d"] = labels
         return sample
 

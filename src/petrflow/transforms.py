@@ -270,36 +270,42 @@ def turn_matrices(settings: Settings, draws: Draws, lidar2img: list[NDArray[Any]
     return [(matrix.astype(np.float32) @ turn).astype(np.float32) @ stretch for matrix in lidar2img]
 
 
-def turn_boxes(settings: Settings, draws: Draws, boxes: FloatArray) -> FloatArray:
+def turn_boxes(settings: Settings, draws: Draws, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Apply the scene's rotation and scale to boxes in Paddle3D's order, where a positive turn lowers the yaw.
 
     Parameters
     ----------
-    boxes : (M, 9) float64
+    boxes : (M, 9) float32
         Paddle3D's order (see `geometry.boxes_to_petr`), lidar frame, m, rad, m/s; velocity NaN where unknown.
+
+    Returns
+    -------
+    (M, 9) float32
+        Rounded where stock rounds: turns in double precision, scales in single.
     """
     if draws.scene_rotation is None or draws.scene_scale is None:
         return boxes
-    angle = -draws.scene_rotation if settings.reverse_angle else draws.scene_rotation
+    angle = np.float64(-draws.scene_rotation if settings.reverse_angle else draws.scene_rotation)
     cosine, sine = np.cos(angle), np.sin(angle)
     turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
     boxes = boxes.copy()
     boxes[:, :3] = boxes[:, :3] @ turn
-    boxes[:, 6] += angle
+    boxes[:, 6] = boxes[:, 6] + angle
     boxes[:, 7:9] = boxes[:, 7:9] @ turn[:2, :2]
     boxes[:, :6] *= draws.scene_scale
     boxes[:, 7:] *= draws.scene_scale
     return boxes
 
 
-def in_range(settings: Settings, boxes: FloatArray) -> NDArray[np.bool_]:
+def in_range(settings: Settings, boxes: NDArray[Any]) -> NDArray[np.bool_]:
     """Which boxes' centres lie inside the point cloud range, seen from above; stock ignores the height here."""
     low_x, low_y, _, high_x, high_y, _ = np.asarray(settings.point_cloud_range, np.float32)
-    return (boxes[:, 0] > low_x) & (boxes[:, 1] > low_y) & (boxes[:, 0] < high_x) & (boxes[:, 1] < high_y)
+    x, y = boxes[:, 0].astype(np.float32), boxes[:, 1].astype(np.float32)
+    return (x > low_x) & (y > low_y) & (x < high_x) & (y < high_y)
 
 
-def wrap_petr_yaw(boxes: FloatArray) -> FloatArray:
-    """Bring the yaw of boxes in Paddle3D's order within [-pi, pi), with stock's formula."""
+def wrap_petr_yaw(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring the yaw of boxes in Paddle3D's order within [-pi, pi), with stock's formula and precision."""
     boxes = boxes.copy()
     boxes[:, 6] -= np.floor(boxes[:, 6] / (2 * np.pi) + 0.5) * (2 * np.pi)
     return boxes
