@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from petrflow import geometry
 from petrflow.annotations import layout
-from petrflow.annotations.tables import BOOL, INT, LIST, TEXT, Columns, read_columns, vector
+from petrflow.annotations.tables import BOOL, INT, LIST, MATRIX, TEXT, Columns, read_columns, vector
 from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file
 
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
@@ -53,7 +53,7 @@ _POSE = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
 _TABLES: dict[str, dict[str, str | int]] = {
     "scene": {"token": TEXT, "name": TEXT},
     "sensor": {"token": TEXT, "channel": TEXT, "modality": TEXT},
-    "calibrated_sensor": {**_POSE, "sensor_token": TEXT, "camera_intrinsic": vector(9)},
+    "calibrated_sensor": {**_POSE, "sensor_token": TEXT, "camera_intrinsic": MATRIX},
     "category": {"token": TEXT, "name": TEXT},
     "attribute": {"token": TEXT, "name": TEXT},
     "visibility": {"token": TEXT, "level": TEXT},
@@ -191,16 +191,19 @@ def camera_names(root: Root, tables: dict[str, Columns]) -> tuple[str, ...]:
     )
 
 
-def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[dict[str, Any]], bool]:
+def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Table], pa.Array]:
     channels, _ = _channels(tables)
-    tokens = tables["calibrated_sensor"]["token"].to_pylist()
+    tokens = tables["calibrated_sensor"]["token"]
     cameras = set(camera_names(root, tables))
-    camera_tokens = {token for token, channel in zip(tokens, channels, strict=True) if channel in cameras}
-    lidar_tokens = {token for token, channel in zip(tokens, channels, strict=True) if channel == LIDAR}
+    camera_tokens = tokens.filter(pa.array([channel in cameras for channel in channels], pa.bool_()))
+    lidar_tokens = tokens.filter(pa.array([channel == LIDAR for channel in channels], pa.bool_()))
 
-    def keep(row: dict[str, Any]) -> bool:
-        token = row["calibrated_sensor_token"]
-        return token in camera_tokens or (row["is_key_frame"] and token in lidar_tokens)
+    def keep(rows: pa.Table) -> pa.Array:
+        token = rows.column("calibrated_sensor_token")
+        return pc.or_(
+            pc.is_in(token, value_set=camera_tokens),
+            pc.and_(rows.column("is_key_frame"), pc.is_in(token, value_set=lidar_tokens)),
+        )
 
     return keep
 
