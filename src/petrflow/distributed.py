@@ -52,7 +52,7 @@ def barrier() -> None:
         # gloo's barrier in 3.3.1 wants a device id; a reduction of one number waits just as well on every backend
         flag = paddle.zeros([1])
         paddle.distributed.all_reduce(flag)
-        float(flag)
+        flag.numpy()
 
 
 def average_in_place(tensors: Sequence[Any]) -> None:
@@ -156,6 +156,7 @@ def _environment(devices: int) -> dict[str, str]:
     defaults = {
         "FLAGS_cudnn_deterministic": "1",
         "FLAGS_embedding_deterministic": "1",
+        "PYTHONWARNINGS": "ignore:No ccache found,ignore:When training",  # about compiling extensions; about a default of 2.0
         # Half of a CPU step can be page faults: keep freed memory in the process.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
@@ -177,9 +178,14 @@ def _environment(devices: int) -> dict[str, str]:
 
 def _run(command: list[str], environment: dict[str, str], log_path: Path | None) -> int:
     """Run a command to its end with its output on our ``sys.stderr`` (or that of the first process, from its log)."""
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    # Training is born with these blocked and lets them in once it can answer them; importing Paddle takes seconds.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         asked.append(number)
@@ -204,7 +210,7 @@ def _run(command: list[str], environment: dict[str, str], log_path: Path | None)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    # A signal that comes before training has its own handler ends the process at once; nothing is lost by that.
+    # A signal that comes before Paddle's launcher has its own handler ends it at once; nothing is lost by that.
     return EX_TEMPFAIL if asked and code in (-signal.SIGTERM, signal.SIGTERM) else code
 
 
@@ -237,13 +243,14 @@ def end_with_parent() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
-    if world_size() == 1 and os.getppid() != int(parent):
-        os.kill(os.getpid(), signal.SIGTERM)
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGTERM)  # blocked until training can answer it
 
 
 def _paddle_launch() -> None:
     """Be ``python -m paddle.distributed.launch`` with this process's arguments, ending with the parent."""
     end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     os.environ[PARENT] = str(os.getpid())
     import runpy
 

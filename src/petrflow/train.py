@@ -69,7 +69,10 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
             provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule)
         )
         entry.device = device
-        metrics = _train(request, (make_parts or petrflow_parts)(request), stop)
+        parts = (make_parts or petrflow_parts)(request)
+        if stop and distributed.world_size() == 1:
+            raise Stopped(f"Stopped by {stop.signal_name} before the first step; run the same command again")
+        metrics = _train(request, parts, stop)
     if distributed.rank() == 0:
         write_atomic(request.out_dir / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
     return metrics

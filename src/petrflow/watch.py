@@ -46,6 +46,7 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)  # see petrflow.distributed
         return self
 
     def __exit__(self, *_: object) -> None:
