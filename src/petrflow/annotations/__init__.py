@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from petrflow.annotations.build import CAMERA_ORDER, DETECTION_NAMES, build, build_all
+from petrflow.annotations.boxes import DETECTION_NAMES
+from petrflow.annotations.builder import build, build_all
+from petrflow.annotations.roots import CAMERA_ORDER
 from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
 
 __all__ = ["CAMERA_ORDER", "DETECTION_NAMES", "AnnotationStore", "CameraFrames", "Keyframe", "build", "build_all"]

@@ -33,7 +33,7 @@ def write_classic(root: Path, store_path: Path, out_pkl: Path, progress: bool = 
     """
     store = AnnotationStore.open(store_path)
     folder = Path(root).absolute()
-    with atomic_path(Path(out_pkl)) as temporary, open(temporary, "wb") as handle:
+    with atomic_path(Path(out_pkl)) as temporary, temporary.open("wb") as handle:
         _write_infos(handle, _infos(store, folder, progress), {"version": store.version})
 
 

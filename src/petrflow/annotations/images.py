@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -65,10 +64,8 @@ def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int]:
     """Walk a JPEG's segments to its frame header; previews and profiles ahead of it may be large, so only headers are read."""
     position = 2
     while True:
-        if position + 9 > len(head):
-            segment = os.pread(descriptor, 9, position)
-        else:
-            segment = head[position : position + 9]
+        inside = position + 9 <= len(head)
+        segment = head[position : position + 9] if inside else os.pread(descriptor, 9, position)
         if len(segment) < 4 or segment[0] != 0xFF:
             raise ValueError("its JPEG header is damaged or cut off")
         marker = segment[1]

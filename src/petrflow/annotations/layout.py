@@ -30,9 +30,12 @@ def write(path: Path, columns: dict[str, Any], metadata: dict[str, Any]) -> None
         metadata={_METADATA_KEY: json.dumps(header, sort_keys=True).encode()},
     )
     batch = pa.record_batch(cells, schema=schema)
-    with atomic_path(path, needed=batch.nbytes) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(batch)
+    with (
+        atomic_path(path, needed=batch.nbytes) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 def _cell(column: Any) -> pa.Array:

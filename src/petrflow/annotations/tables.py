@@ -80,7 +80,10 @@ def read_columns(
         The file is missing, cut off, not a JSON array, or a record lacks a field; the message names the file.
     """
     schema = pa.schema(
-        [(name, _ARROW_TYPES[kind] if isinstance(kind, str) else pa.list_(pa.float64())) for name, kind in kinds.items()]
+        [
+            (name, _ARROW_TYPES[kind] if isinstance(kind, str) else pa.list_(pa.float64()))
+            for name, kind in kinds.items()
+        ]
     )
     pieces: dict[str, list[Any]] = {name: [] for name in kinds}
     first_row = 0
@@ -116,7 +119,9 @@ def _convert(path: Path, column: pa.Array, name: str, kind: str | int) -> Any:
         first = pa.array(column.offsets.to_numpy()[:-1], mask=lengths == 0)
         return pc.fill_null(pc.take(column.values, first), "")
     if kind == MATRIX:
-        return np.array([np.ravel(rows or [[np.nan] * 3] * 3) for rows in column.to_pylist()], dtype=np.float64).reshape(-1, 9)
+        return np.array(
+            [np.ravel(rows or [[np.nan] * 3] * 3) for rows in column.to_pylist()], dtype=np.float64
+        ).reshape(-1, 9)
     size = int(kind)
     lengths = np.diff(column.offsets.to_numpy())
     if (lengths != size).any():
@@ -139,13 +144,11 @@ def _join(parts: list[Any]) -> Any:
 
 def _read_blocks(path: Path, schema: pa.Schema, on_bytes: Callable[[int], None] | None) -> Iterator[pa.Table]:
     """Yield the records block by block, at least one (possibly empty) block."""
-    try:
-        handle = Path(path).open("rb")
-    except FileNotFoundError:
+    if not path.exists():
         raise PetrflowError(
             f"{path} is missing: a nuScenes root holds all of its tables in one folder. Copy or extract the data set again."
-        ) from None
-    with handle:
+        )
+    with path.open("rb") as handle:
         pending = b""
         started = False
         while block := handle.read(BLOCK_BYTES):
