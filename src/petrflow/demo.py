@@ -61,7 +61,8 @@ def demo(
     """
     store = AnnotationStore.open(store_path)
     indices, name = scene_keyframes(store, scene)
-    dataset = PetrDataset(store_path, root, dict(model_config), training=False, indices=indices)
+    dataset = PetrDataset(store_path, root, dict(model_config), training=False)
+    dataset.indices = np.array(indices)
     loader = Loader(dataset, batch_size=1, seed=0, num_workers=num_workers, shuffle=False, drop_last=False)
     try:
         detections = predict(model, loader.epoch(0), len(loader))
@@ -94,7 +95,8 @@ def scene_keyframes(store: AnnotationStore, scene: str | None) -> tuple[list[int
     PetrflowError
         When the store is empty or the scene is not in it.
     """
-    names = store.scene_names()
+    scene_names = store.columns["keyframe.scene_name"]
+    names = [scene_names[index] for index in range(len(store))]
     if not names:
         raise PetrflowError(f"{store.path}: the split holds no keyframe, so there is nothing to show; check its scenes")
     known = list(dict.fromkeys(names))
@@ -118,14 +120,15 @@ def draw_keyframe(
     title: str,
     score_threshold: float,
 ) -> np.ndarray:
-    """Draw one keyframe: true boxes white, predicted ones in their class's colour.
+    """Draw one keyframe: true boxes white (those that the lidar touched), predicted ones in their class's colour.
 
     Returns
     -------
     (H, W, 3) uint8, BGR
     """
     colors = drawing.class_colors([class_names[int(label)] for label in found.labels])
-    white = [drawing.TRUE_COLOR] * len(keyframe.boxes)
+    true_boxes = keyframe.boxes[keyframe.valid]
+    white = [drawing.TRUE_COLOR] * len(true_boxes)
     pictures: dict[int, np.ndarray] = {}
     for camera, path in enumerate(keyframe.image_paths):
         image = cv2.imread(str(root / path), cv2.IMREAD_COLOR)
@@ -138,11 +141,11 @@ def draw_keyframe(
         intrinsic = np.diag([zoom, zoom, 1.0]) @ keyframe.intrinsics[camera]
         camera_from_lidar = geometry.invert_rigid(keyframe.lidar_from_camera[camera])
         thickness = max(1, round(image.shape[1] / 800))
-        drawing.draw_boxes(image, keyframe.boxes, intrinsic, camera_from_lidar, white, thickness)
+        drawing.draw_boxes(image, true_boxes, intrinsic, camera_from_lidar, white, thickness)
         drawing.draw_boxes(image, found.boxes, intrinsic, camera_from_lidar, colors, thickness + 1)
         pictures[camera] = image
     order = drawing.camera_grid_order(keyframe.lidar_from_camera)
-    from_above = drawing.birds_eye_view(640, keyframe.boxes, found.boxes, colors)
+    from_above = drawing.birds_eye_view(640, true_boxes, found.boxes, colors)
     names = [Path(path).parent.name for path in keyframe.image_paths]
     picture = drawing.scene_picture(pictures, order, from_above, names)
     note = f"white: true, coloured: predicted (score >= {score_threshold:g}), {len(found.boxes)} found"

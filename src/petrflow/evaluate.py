@@ -148,12 +148,16 @@ def _submission_boxes(keyframe: Any, found: SampleDetections, class_names: Seque
 
 
 def ground_truth_detections(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, SampleDetections]:
-    """Return the split's own boxes as if a perfect detector had found them (score 1), for checking the conversion."""
+    """Return the split's own boxes as if a perfect detector had found them (score 1), for checking the conversion.
+
+    Boxes without a lidar or radar point are left out, as the devkit leaves them out of the ground truth.
+    """
     detections = {}
     for index in range(len(store)):
         keyframe = store[index]
-        known = np.array([name in class_names for name in keyframe.names], dtype=bool)
-        labels = np.array([class_names.index(name) for name in keyframe.names if name in class_names], dtype=np.int64)
+        known = np.array([name in class_names for name in keyframe.names], dtype=bool) & keyframe.valid
+        names = [name for name, keep in zip(keyframe.names, known, strict=True) if keep]
+        labels = np.array([class_names.index(name) for name in names], dtype=np.int64)
         boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1)[known]
         attributes = [name for name, keep in zip(keyframe.attributes, known, strict=True) if keep]
         detections[keyframe.token] = SampleDetections(boxes, np.ones(len(boxes)), labels, attributes)
@@ -299,12 +303,20 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     missing = metrics["not_available"]
     lines = [f"mAP: {metrics['mAP']:.4f}"]
     for name in ERROR_NAMES.values():
-        note = "  (not available: the split has no ground truth for it; the devkit counts it as 1)" if name in missing else ""
+        note = (
+            "  (not available: the split has no ground truth for it; the devkit counts it as 1)"
+            if name in missing
+            else ""
+        )
         lines.append(f"{name}: {metrics[name]:.4f}{note}")
     lines.append(f"NDS: {metrics['NDS']:.4f}")
     if missing:
         lines.append(f"NDS over available terms: {metrics['NDS_available_terms']:.4f}  (without {', '.join(missing)})")
-    lines += ["", "Per-class results:", f"{'Object Class':<20}\t{'AP':<6}\t{'ATE':<6}\t{'ASE':<6}\t{'AOE':<6}\t{'AVE':<6}\t{'AAE':<6}"]
+    lines += [
+        "",
+        "Per-class results:",
+        f"{'Object Class':<20}\t{'AP':<6}\t{'ATE':<6}\t{'ASE':<6}\t{'AOE':<6}\t{'AVE':<6}\t{'AAE':<6}",
+    ]
     for name, row in metrics["per_class"].items():
         cells = [row[key] for key in ("AP", "ATE", "ASE", "AOE", "AVE", "AAE")]
         text = "\t".join(f"{'nan' if cell is None else format(cell, '.3f'):<6}" for cell in cells)
@@ -429,7 +441,9 @@ def explain_miss(metrics: Mapping[str, Any], expect: Mapping[str, Any]) -> list[
         )
     elif any(ap < 0.01 for ap in aps.values()) and any(ap > 0.2 for ap in aps.values()):
         lost = ", ".join(name for name, ap in aps.items() if ap < 0.01)
-        causes.append(f"some classes are found and {lost} not at all: class_names may be in another order than in training")
+        causes.append(
+            f"some classes are found and {lost} not at all: class_names may be in another order than in training"
+        )
     if not causes or metrics["mAP"] > 1.3 * expected_map:
         causes.append(
             "the figures differ only in size: the expected ones may be of another split (mini_val and val differ by 0.15 "
