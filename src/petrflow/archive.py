@@ -31,7 +31,7 @@ from petrflow.files import (
     PetrflowError,
     disk_errors,
     fingerprint,
-    fsync_path,
+    fsync_all,
     human_bytes,
     lock,
     read_json,
@@ -314,10 +314,7 @@ class _Extraction:
 
     def _flush(self) -> None:
         """Make sure that what was written survives a power cut, then say so in the journal."""
-        for path in self.pending:
-            fsync_path(path)
-        for folder in sorted({path.parent for path in self.pending}):
-            fsync_path(folder)
+        fsync_all([*self.pending, *sorted({path.parent for path in self.pending})])
         self.pending, self.pending_bytes, self.flushed_at = [], 0, time.monotonic()
         write_json(
             _journal(self.destination, self.archive),

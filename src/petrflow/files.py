@@ -8,6 +8,7 @@ who wrote them, and the next process that writes into the folder removes them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,21 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_all(paths: Sequence[Path]) -> None:
+    """Flush many files and folders of one file system; thousands of them with one call where the system offers it."""
+    if len(paths) > 64:
+        with contextlib.suppress(OSError, AttributeError):
+            descriptor = os.open(paths[-1], os.O_RDONLY)
+            try:
+                if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) == 0:
+                    return
+            finally:
+                os.close(descriptor)
+    for path in paths:
+        if not path.is_symlink():
+            fsync_path(path)
+
+
 # ------------------------------------------------------------------------------------------------------------------ full disks
 
 
@@ -266,9 +282,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
         with disk_errors(path, permissions=True):
-            for entry in [*temporary.rglob("*"), temporary]:
-                if not entry.is_symlink():
-                    fsync_path(entry)
+            fsync_all([*temporary.rglob("*"), temporary])
             if path.is_symlink() or path.is_file():
                 path.unlink()
             elif path.exists():
