@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from nuscenes.utils import splits as devkit_splits
+import cv2
 from tqdm import tqdm
 
 from petrflow import files
@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "density": 1.0,
     "sweeps": 5,
     "max_range": 55.0,
-    "jpeg_quality": 88,
+    "jpeg_quality": 80,
     "version": "v1.0-mini",
     "splits": {"train": "mini_train", "val": "mini_val"},
     "workers": None,
@@ -35,6 +35,7 @@ _OTHER_KEYS = {"kind"}  # the door's name, which the config keeps beside the set
 _NAME_ORDER = (
     "scene-0061", "scene-0103", "scene-0553", "scene-0655", "scene-0916", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100",
 )  # fmt: skip
+_MINI_VAL = ("scene-0103", "scene-0916")
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -63,9 +64,19 @@ def scene_names(count: int) -> list[str]:
     return sorted(names)
 
 
+def _official_splits(splits: dict[str, Any]) -> dict[str, list[str]]:
+    """Scene names by the devkit's split names. Mini's are known here, because importing the devkit takes longer than drawing a scene."""
+    mini = {"mini_train": [name for name in _NAME_ORDER if name not in _MINI_VAL], "mini_val": list(_MINI_VAL)}
+    if all(not isinstance(value, str) or value in mini for value in splits.values()):
+        return mini
+    from nuscenes.utils.splits import create_splits_scenes
+
+    return create_splits_scenes()
+
+
 def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str]]:
     """Which of the scenes train and which validate: {"train": [...], "val": [...]}."""
-    known = devkit_splits.create_splits_scenes()
+    known = _official_splits(splits or {})
     wanted = {**DEFAULTS["splits"], **(splits or {})}
     chosen: dict[str, list[str]] = {}
     for part in ("val", "train"):
@@ -93,12 +104,13 @@ def _make_all(names: list[str], settings: dict[str, Any], root: Path, workers: i
     rows: list[dict[str, list[dict]]] = [{} for _ in names]
     if workers == 1:
         for index, name in enumerate(names):
-            rows[index] = make_scene(name, index, settings, root)
+            rows[index] = make_scene(name, settings, root)
             bar.update()
     else:
         # Forked, not spawned: a spawned worker would run the caller's main script again.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-            futures = {pool.submit(make_scene, name, index, settings, root): index for index, name in enumerate(names)}
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            futures = {pool.submit(make_scene, name, settings, root): index for index, name in enumerate(names)}
             for future in as_completed(futures):
                 rows[futures[future]] = future.result()
                 bar.update()

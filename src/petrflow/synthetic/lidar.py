@@ -8,8 +8,8 @@ from numba import njit
 from petrflow.synthetic.render import Faces
 
 BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
-COLUMNS = 900  # per turn
-GROUND_EVERY = 5  # columns; the ground's returns are thinned, they make most of a sweep and tell little
+COLUMNS = 600  # per turn
+SPARSE_EVERY = 4  # columns; returns from the ground and from scenery are thinned: they make most of a sweep and tell little
 MAX_RANGE = 70.0  # m
 
 
@@ -70,8 +70,16 @@ def _cast(vertices, counts, normals, starts, chosen, rotations, translations, be
                         hit[index, b] = obj
 
 
-def sweep(faces: Faces, radii: np.ndarray, centres: np.ndarray, yaws: np.ndarray, rotation: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """One turn of the lidar at `position` (3,) with `rotation` (3, 3), lidar to global frame.
+def sweep(
+    faces: Faces,
+    radii: np.ndarray,
+    sparse: np.ndarray,
+    centres: np.ndarray,
+    yaws: np.ndarray,
+    rotation: np.ndarray,
+    position: np.ndarray,
+) -> np.ndarray:
+    """One turn of the lidar at `position` (3,) with `rotation` (3, 3), lidar to global frame; `sparse` (N,) marks objects to thin.
 
     Returns (P, 5) float32: x, y, z in m in the lidar frame, intensity 0..255, beam index: the layout of nuScenes' .pcd.bin files.
     """
@@ -92,8 +100,10 @@ def sweep(faces: Faces, radii: np.ndarray, centres: np.ndarray, yaws: np.ndarray
     rays = np.stack([ca * cb, sa * cb, np.broadcast_to(sb, (COLUMNS, len(BEAMS)))], axis=-1)
     down = rays @ rotation[2]
     to_ground = np.where(down < -1e-3, position[2] / np.maximum(-down, 1e-3), MAX_RANGE)
-    ground = (to_ground < best) & (np.arange(COLUMNS) % GROUND_EVERY == 0)[:, None]
-    kept = ((hit >= 0) & (best < MAX_RANGE) & (best <= to_ground)) | ground
+    on_ground = to_ground < best
+    ground = on_ground & (to_ground < MAX_RANGE)
+    thin = on_ground | sparse[np.maximum(hit, 0)]
+    kept = (ground | (~on_ground & (hit >= 0))) & (~thin | (np.arange(COLUMNS) % SPARSE_EVERY == 0)[:, None])
     distance = np.where(ground, to_ground, best)
     columns, beams = np.nonzero(kept)
     points = rays[columns, beams] * distance[columns, beams, None]

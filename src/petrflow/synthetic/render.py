@@ -222,6 +222,7 @@ def _resolve(  # noqa: ANN202, PLR0913, PLR0915
             r = g = b = 0.0
             have_back = False
             best, best_depth = -1, 0.0
+            last, last_r, last_g, last_b = -1, 0.0, 0.0, 0.0
             for sy in range(SAMPLES):
                 for sx in range(SAMPLES):
                     yy, xx = y * SAMPLES + sy, x * SAMPLES + sx
@@ -258,6 +259,9 @@ def _resolve(  # noqa: ANN202, PLR0913, PLR0915
                     seen[obj] += 1
                     if best < 0 or depth < best_depth:
                         best, best_depth = obj, depth
+                    if f == last:  # a plain face has one colour within a pixel
+                        r, g, b = r + last_r, g + last_g, b + last_b
+                        continue
                     tone = 1.0
                     material = materials[f]
                     red, green, blue = face_rgb[f, 0], face_rgb[f, 1], face_rgb[f, 2]
@@ -279,9 +283,12 @@ def _resolve(  # noqa: ANN202, PLR0913, PLR0915
                         elif material == LEAVES:
                             tone = 0.8 + 0.4 * _noise(int(np.floor(along * 4.0)) + 501, int(np.floor(wz * 4.0)) + 77)
                     fade = np.exp(-depth * norm / haze)
-                    r += red * tone * fade + horizon[0] * (1.0 - fade)
-                    g += green * tone * fade + horizon[1] * (1.0 - fade)
-                    b += blue * tone * fade + horizon[2] * (1.0 - fade)
+                    red = red * tone * fade + horizon[0] * (1.0 - fade)
+                    green = green * tone * fade + horizon[1] * (1.0 - fade)
+                    blue = blue * tone * fade + horizon[2] * (1.0 - fade)
+                    r, g, b = r + red, g + green, b + blue
+                    if material == FLAT or material == GLOW:
+                        last, last_r, last_g, last_b = f, red, green, blue
             instance[y, x] = best
             share = 1.0 / (SAMPLES * SAMPLES)
             image[y, x, 0] = np.uint8(min(255.0, max(0.0, b * share + 0.5)))

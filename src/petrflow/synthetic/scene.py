@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,7 +72,8 @@ class Simulation:
     def sweep(self, time: float) -> np.ndarray:
         """The lidar's points at `time`; returns as `lidar.sweep`."""
         rotation, position = self.sensor_pose(LIDAR_NAME, time)
-        return lidar.sweep(self.faces, self.radii, *self.world.poses(time), rotation, position)
+        sparse = np.array([not thing.category for thing in self.world.things])
+        return lidar.sweep(self.faces, self.radii, sparse, *self.world.poses(time), rotation, position)
 
 
 def _draw_light(rng: np.random.Generator) -> Light:
@@ -86,10 +88,11 @@ def _draw_light(rng: np.random.Generator) -> Light:
 class _Recorder:
     """Writes one scene's files and collects its rows."""
 
-    def __init__(self, simulation: Simulation, index: int, root: Path) -> None:
+    def __init__(self, simulation: Simulation, root: Path) -> None:
         self.sim, self.root = simulation, root
         self.base = (simulation.settings.seed, simulation.name)
-        self.start = (_EPOCH + index * 3600) * 1_000_000 + 500_000  # microseconds, an hour between scenes
+        number = int(simulation.name.rpartition("-")[2])  # a name has its hour, whatever other scenes a set holds
+        self.start = (_EPOCH + number * 3600) * 1_000_000 + 500_000  # microseconds
         date = datetime.datetime.fromtimestamp(self.start // 1_000_000, tz=datetime.UTC)
         self.logfile = f"{simulation.vehicle}-{date:%Y-%m-%d-%H-%M-%S}+0000"
         self.date = f"{date:%Y-%m-%d}"
@@ -250,17 +253,12 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def make_scene(name: str, index: int, settings: dict, root: Path) -> dict[str, list[dict]]:
-    """Write the files of scene `name`, the `index`-th of its set, below `root` and return its table rows."""
-    cv2.setNumThreads(1)
+def make_scene(name: str, settings: dict[str, Any], root: Path) -> dict[str, list[dict]]:
+    """Write the files of scene `name` below `root` and return its table rows; `settings` are `SceneSettings`."""
     simulation = Simulation(name, SceneSettings(**settings))
-    recorder = _Recorder(simulation, index, root)
+    recorder = _Recorder(simulation, root)
     recorder.calibration()
     for k in range(simulation.settings.keyframes):
         recorder.keyframe(k)
     return recorder.finish()
 
-
-def settings_dict(settings: SceneSettings) -> dict:
-    """The settings as plain data."""
-    return asdict(settings)

@@ -236,7 +236,7 @@ class _Populator:
         """An offset on one of the two sidewalks."""
         layout, side = self.layout, self.side()
         edge = layout.left_edge if side > 0 else layout.right_edge
-        return edge + side * (layout.parking + self.rng.uniform(0.5, layout.walk - 0.4))
+        return edge + side * (layout.parking + self.rng.uniform(-0.8, 0.7 * layout.walk))
 
     def road_train(self) -> list[Thing]:
         """A truck with a trailer behind it, driving or waiting."""
@@ -308,25 +308,25 @@ def _populate(p: _Populator, density: float) -> None:
     def count(mean: float) -> int:
         return int(np.floor(mean * scale + rng.uniform()))
 
-    p.tries(count(1.6), 25, p.work_site)
-    p.tries(count(1.8), 30, p.road_train)
-    p.tries(count(1.2), 30, lambda: p.parked("trailer", "vehicle.trailer", "vehicle.parked"))
-    p.tries(count(1.6), 30, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
-    p.tries(count(1.2), 30, lambda: p.parked("bus", "vehicle.bus.rigid", "vehicle.stopped"))
-    p.tries(count(1.4), 30, lambda: p.parked("truck", "vehicle.truck", "vehicle.parked"))
-    p.tries(count(1.0), 30, lambda: p.driving("truck", "vehicle.truck", 3.0, 9.0))
-    p.tries(count(1.3), 30, lambda: p.parked("construction_vehicle", "vehicle.construction", "vehicle.parked"))
-    p.tries(count(5.0), 20, lambda: p.driving("car", "vehicle.car", 3.0, 10.0))
+    p.tries(count(0.8), 25, p.work_site)
+    p.tries(count(0.7), 30, p.road_train)
+    p.tries(count(0.6), 30, lambda: p.parked("trailer", "vehicle.trailer", "vehicle.parked"))
+    p.tries(count(0.8), 30, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
+    p.tries(count(0.5), 30, lambda: p.parked("bus", "vehicle.bus.rigid", "vehicle.stopped"))
+    p.tries(count(0.6), 30, lambda: p.parked("truck", "vehicle.truck", "vehicle.parked"))
+    p.tries(count(0.8), 30, lambda: p.driving("truck", "vehicle.truck", 3.0, 9.0))
+    p.tries(count(0.8), 30, lambda: p.parked("construction_vehicle", "vehicle.construction", "vehicle.parked"))
+    p.tries(count(4.0), 20, lambda: p.driving("car", "vehicle.car", 3.0, 10.0))
     p.tries(count(1.0), 20, lambda: p.driving("car", "vehicle.car", 0.0, 1e-9, "vehicle.stopped"))
-    p.tries(count(2.2), 20, lambda: p.driving("motorcycle_rider", "vehicle.motorcycle", 4.0, 10.0, "cycle.with_rider"))
-    p.tries(count(2.2), 20, lambda: p.driving("bicycle_rider", "vehicle.bicycle", 2.5, 6.0, "cycle.with_rider", edge=True))
-    p.tries(count(5.0), 20, lambda: p.parked("car", "vehicle.car", "vehicle.parked"))
-    p.tries(count(1.6), 15, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
-    p.tries(count(1.6), 15, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
-    p.tries(count(1.6), 10, lambda: p.row("traffic_cone", "movable_object.trafficcone", int(rng.integers(2, 4)), 2.5, 0.0))
-    p.tries(count(1.4), 10, lambda: p.row("barrier", "movable_object.barrier", int(rng.integers(2, 4)), 3.0, np.pi / 2))
-    p.tries(count(9.0), 10, p.pedestrian)
-    p.tries(count(1.5), 10, lambda: [p.fixed("bin", "movable_object.pushable_pullable", p.along(), p.walk_d(), rng.uniform(-3, 3))])
+    p.tries(count(2.0), 20, lambda: p.driving("motorcycle_rider", "vehicle.motorcycle", 4.0, 10.0, "cycle.with_rider"))
+    p.tries(count(2.0), 20, lambda: p.driving("bicycle_rider", "vehicle.bicycle", 2.5, 6.0, "cycle.with_rider", edge=True))
+    p.tries(count(2.5), 20, lambda: p.parked("car", "vehicle.car", "vehicle.parked"))
+    p.tries(count(1.2), 15, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
+    p.tries(count(1.2), 15, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
+    p.tries(count(1.4), 10, lambda: p.row("traffic_cone", "movable_object.trafficcone", int(rng.integers(2, 4)), 2.5, 0.0))
+    p.tries(count(1.2), 10, lambda: p.row("barrier", "movable_object.barrier", int(rng.integers(2, 4)), 3.0, np.pi / 2))
+    p.tries(count(7.0), 10, p.pedestrian)
+    p.tries(count(1.0), 10, lambda: [p.fixed("bin", "movable_object.pushable_pullable", p.along(), p.walk_d(), rng.uniform(-3, 3))])
 
 
 def _scenery(p: _Populator) -> list[Thing]:
