@@ -6,4 +6,4 @@ from petrflow.nuscenes import prepare
 from rule_job import rule_job
 
 with rule_job(snakemake):
-    prepare(Path(snakemake.output.complete).parent, snakemake.params.dataset)
+    prepare(snakemake.params.dataset, Path(snakemake.output.complete).parent)

@@ -1,0 +1,288 @@
+"""Is every file there that the tables name? What is missing is listed by sensor and count, with the archive that should have held it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from petrflow.archive import RECORDS, Record, read_records
+from petrflow.files import PetrflowError, remove
+
+THREADS = 16
+_BATCH = 512
+_CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+
+
+@dataclass
+class Faults:
+    """What is wrong with the files of one sensor."""
+
+    checked: int = 0
+    missing: list[str] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)  # name, what is wrong
+
+    def names(self) -> list[str]:
+        """All files that are not as they should be."""
+        return self.missing + [name for name, _ in self.damaged]
+
+
+def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progress: bool = True) -> dict[str, Any]:
+    """Check the files of some scenes and return what `.complete.json` says of the tables.
+
+    Missing or damaged camera images and maps raise; lidar and radar, which petrflow does not read for training, are reported on stderr.
+
+    Parameters
+    ----------
+    root : nuScenes root with links
+    scenes : names of the scenes whose files must be there
+    source : the folder behind the links, where records of unpacked archives are
+    """
+    tables = _Tables(root / version)
+    faults: dict[str, Faults] = defaultdict(Faults)
+    names, channels = tables.files_of(scenes)
+    with tqdm(
+        total=len(names), desc="verifying files", unit="file", file=sys.stderr, disable=not progress, mininterval=1.0
+    ) as bar:
+        for name, channel, fault in _check_all(root, names, channels):
+            entry = faults[channel]
+            entry.checked += 1
+            if fault == "missing":
+                entry.missing.append(name)
+            elif fault:
+                entry.damaged.append((name, fault))
+            bar.update()
+    for row in tables.rows("map"):
+        entry = faults["maps"]
+        entry.checked += 1
+        fault = file_fault(root / str(row["filename"]))
+        if fault == "missing":
+            entry.missing.append(str(row["filename"]))
+        elif fault:
+            entry.damaged.append((str(row["filename"]), fault))
+    bad = {channel: entry for channel, entry in sorted(faults.items()) if entry.names()}
+    needed = {channel: entry for channel, entry in bad.items() if channel in tables.cameras or channel == "maps"}
+    if needed:
+        raise PetrflowError(_report(root, version, needed, source))
+    if bad:
+        absent = ", ".join(f"{channel} {len(entry.names()):,} of {entry.checked:,}" for channel, entry in bad.items())
+        print(f"Note: files that training does not read are missing or damaged: {absent}.", file=sys.stderr)
+    return {
+        "cameras": tables.cameras,
+        "counts": tables.counts(),
+        "has_velocity": tables.has_velocity,
+        "has_attributes": tables.has_attributes,
+        "files_checked": sum(entry.checked for entry in faults.values()),
+        "files_absent": {channel: len(entry.names()) for channel, entry in bad.items()},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
+class _Tables:
+    """What verification needs of the tables, read in streams."""
+
+    def __init__(self, folder: Path):
+        from petrflow.annotations.tables import LIST, TEXT, read_columns
+
+        self._folder = folder
+        read = read_columns
+        self._sensors = {str(row["token"]): row for row in self.rows("sensor")}
+        modality = {token: row["modality"] for token, row in self._sensors.items()}
+        found = [str(row["channel"]) for row in self._sensors.values() if row["modality"] == "camera"]
+        calibrated = self.rows("calibrated_sensor")
+        used = {str(row["sensor_token"]) for row in calibrated}
+        found = [name for name in found if any(self._sensors[token]["channel"] == name for token in used)]
+        self.cameras = [name for name in _CAMERA_ORDER if name in found] + sorted(set(found) - set(_CAMERA_ORDER))
+        if not self.cameras:
+            raise PetrflowError(
+                f"{folder / 'sensor.json'} names no camera (modalities: {sorted(set(modality.values()))}): petrflow needs camera images."
+            )
+        self._channel_of = {
+            str(row["token"]): str(self._sensors[row["sensor_token"]]["channel"])
+            for row in calibrated
+            if row["sensor_token"] in self._sensors
+        }
+        self._data = read(
+            folder / "sample_data.json", {"sample_token": TEXT, "calibrated_sensor_token": TEXT, "filename": TEXT}
+        )
+        self._samples = read(folder / "sample.json", {"token": TEXT, "scene_token": TEXT})
+        annotations = read(folder / "sample_annotation.json", {"prev": TEXT, "next": TEXT, "attribute_tokens": LIST})
+        self._annotations = len(annotations["prev"])
+        self.has_velocity = any(value for value in _distinct(annotations["prev"]) + _distinct(annotations["next"]))
+        self.has_attributes = any(_distinct(annotations["attribute_tokens"]))
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        from petrflow.nuscenes import read_table
+
+        return read_table(self._folder.parent, self._folder.name, name)
+
+    def counts(self) -> dict[str, int]:
+        """Rows of the tables that people count."""
+        return {
+            "scenes": len(self.rows("scene")),
+            "keyframes": len(self._samples["token"]),
+            "sample_data": len(self._data["filename"]),
+            "annotations": self._annotations,
+        }
+
+    def files_of(self, scenes: Sequence[str]) -> tuple[pa.Array, list[str]]:
+        """Files and channels of all frames of some scenes, keyframes and sweeps."""
+        tokens = [str(row["token"]) for row in self.rows("scene") if row["name"] in set(scenes)]
+        samples = self._samples["token"].filter(pc.is_in(self._samples["scene_token"], pa.array(tokens, pa.string())))
+        chosen = pc.is_in(self._data["sample_token"], samples)
+        names = self._data["filename"].filter(chosen)
+        calibrations = self._data["calibrated_sensor_token"].filter(chosen).dictionary_encode()
+        by_index = [self._channel_of.get(token, "unknown sensor") for token in calibrations.dictionary.to_pylist()]
+        return names, [by_index[index] for index in calibrations.indices.to_pylist()]
+
+
+def _distinct(column: Any) -> list[str]:
+    # Two values decide; a million annotations need not become Python strings.
+    return [str(value) for value in pc.unique(column).slice(0, 2).to_pylist()]
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def _check_all(root: Path, names: pa.Array, channels: Sequence[str]) -> Iterable[tuple[str, str, str]]:
+    """Check every file from many threads, because the time goes into waiting for the disk or the network."""
+
+    def check(start: int) -> list[tuple[str, str, str]]:
+        batch = names.slice(start, _BATCH).to_pylist()
+        return [
+            (name, channel, file_fault(root / name))
+            for name, channel in zip(batch, channels[start : start + _BATCH], strict=True)
+        ]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for results in pool.map(check, range(0, len(names), _BATCH)):
+            yield from results
+
+
+def file_fault(path: Path) -> str:
+    """What is wrong with a file of the data set by its first and last bytes: '' when nothing is, `missing` when it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return str(error.strerror)
+    try:
+        size = os.fstat(descriptor).st_size
+        head = os.pread(descriptor, 8, 0)
+        # Two bytes would do; some cameras leave padding behind the end marker.
+        tail = os.pread(descriptor, 64, max(0, size - 64))
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        os.close(descriptor)
+    return _content_fault(path.name.lower(), size, head, tail)
+
+
+def _content_fault(name: str, size: int, head: bytes, tail: bytes) -> str:
+    if size == 0:
+        return "empty"
+    if name.endswith((".jpg", ".jpeg")):
+        return "not a JPEG" if head[:3] != b"\xff\xd8\xff" else "" if b"\xff\xd9" in tail else "cut short"
+    if name.endswith(".png"):
+        return "not a PNG" if head != b"\x89PNG\r\n\x1a\n" else "" if b"IEND" in tail else "cut short"
+    if name.endswith(".pcd.bin"):
+        return "" if size % 20 == 0 else "cut short (not a whole number of points)"
+    if name.endswith(".pcd"):
+        return "" if head[:1] == b"#" or head[:7] == b"VERSION" else "not a point cloud"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------------------ the report
+
+
+def _report(root: Path, version: str, needed: dict[str, Faults], source: Path) -> str:
+    total = sum(len(entry.names()) for entry in needed.values())
+    checked = sum(entry.checked for entry in needed.values())
+    lines = [f"{root}: {total:,} of {checked:,} files that the {version} tables name are missing or damaged:"]
+    for channel, entry in needed.items():
+        parts = [f"{len(entry.missing):,} missing"] if entry.missing else []
+        parts += [f"{count:,} {fault}" for fault, count in sorted(Counter(fault for _, fault in entry.damaged).items())]
+        lines.append(f"  {channel:<16} {', '.join(parts)} of {entry.checked:,}; the first: {entry.names()[0]}")
+    names = [name for entry in needed.values() for name in entry.names()]
+    records = read_records(source)
+    lines += [f"  {line}" for line in holding_archives(names, version, records)]
+    if records:
+        for record in records:
+            if _logs(names) & set(record.logs):
+                remove(source / RECORDS / f"{record.archive}.json")
+        lines.append("Run the same command again: the archives that should have held them will be unpacked anew.")
+    else:
+        lines.append(
+            f"Extract those archives into {source} again (or name all of them as the data set's `source`), then run the same command again."
+        )
+    return "\n".join(lines)
+
+
+def holding_archives(names: Sequence[str], version: str, records: Sequence[Record] = ()) -> list[str]:
+    """Lines that say which archives should have held some files.
+
+    An archive that was unpacked here is known by the logs (the part of a file's name before `__`) of what it held; the others are named
+    as nuScenes names them.
+    """
+    by_log: dict[str, str] = {}
+    for record in records:
+        for log in record.logs:
+            by_log.setdefault(log, record.archive)
+    found: Counter[str] = Counter()
+    unknown = []
+    for name in names:
+        log = _log(name)
+        if log in by_log:
+            found[by_log[log]] += 1
+        else:
+            unknown.append(name)
+    lines = [
+        f"{count:,} should have come from {archive}, which was unpacked here."
+        for archive, count in sorted(found.items())
+    ]
+    if unknown:
+        lines.append(
+            f"{len(unknown):,} should be in {_published_archive(unknown, version, [record.archive for record in records])}."
+        )
+    return lines
+
+
+def _published_archive(names: Sequence[str], version: str, given: Sequence[str]) -> str:
+    if version == "v1.0-mini":
+        return "v1.0-mini.tgz"
+    if all(name.startswith("maps/") for name in names):
+        return f"{version}_meta.tgz"
+    if not re.fullmatch(r"v1\.0-(trainval|test)", version):
+        return f"the archives of {version}"
+    if version == "v1.0-test":
+        return "v1.0-test_blobs.tgz"
+    parts = [f"v1.0-trainval{number:02d}_blobs.tgz" for number in range(1, 11)]
+    if given:
+        parts = [part for part in parts if not any(part.split("_")[0] in archive for archive in given)] or parts
+    if all(name.startswith("sweeps/") for name in names) and any("keyframes" in archive for archive in given):
+        return "the *_blobs.tgz archives (the *_keyframes.tgz ones that were given hold no sweeps)"
+    logs = sorted(_logs(names))
+    of = f" (logs {', '.join(logs[:3])}{' …' if len(logs) > 3 else ''})" if logs else ""
+    return f"one of {parts[0]} … {parts[-1]} ({len(parts)} archives){of}" if len(parts) > 1 else f"{parts[0]}{of}"
+
+
+def _log(name: str) -> str:
+    base = name.rpartition("/")[2]
+    return base.partition("__")[0] if "__" in base else ""
+
+
+def _logs(names: Iterable[str]) -> set[str]:
+    return {log for log in map(_log, names) if log}
