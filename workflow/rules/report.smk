@@ -37,14 +37,14 @@ rule preflight:
 
 rule doctor:
     input:
-        expand("results/{dataset}/doctor/report.json", dataset=sorted(CONFIG["datasets"])),
+        expand("results/{dataset}/doctor/doctor.json", dataset=sorted(CONFIG["datasets"])),
 
 
 rule doctor_dataset:
     input:
         complete="data/{dataset}/.complete.json",
     output:
-        report="results/{dataset}/doctor/report.json",
+        report="results/{dataset}/doctor/doctor.json",
     log:
         "logs/{dataset}/doctor.log",
     benchmark:

@@ -45,7 +45,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from petrflow.files import PetrflowError, atomic_dir, fingerprint, sha256_file, write_json
+from petrflow.archive import extract
+from petrflow.files import PetrflowError, atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
 from petrflow.geometry import invert_rigid, transform_boxes
 from petrflow.xtreme1 import cameras as camera_names
 from petrflow.xtreme1.classes import category_of
@@ -92,10 +93,12 @@ def _opened(source: Path, root: Path) -> Iterator[Path]:
     if source.is_dir():
         yield source
         return
-    from petrflow.archive import unpacked
-
-    with unpacked(source, root.parent) as folder:
+    folder = temporary_path(root, ".unpacked")
+    try:
+        extract(source, folder)
         yield folder
+    finally:
+        remove(folder)
 
 
 @dataclass
@@ -332,7 +335,10 @@ def _write(root: Path, export: _Export, settings: Settings, dataset: Mapping[str
             "notes": notes,
             "classes": export.classes,
             "unmapped": export.unmapped,
-            "cameras": {f"camera_image_{i}": name for i, name in export.names.items()},
+            "cameras": {
+                export.names[index]: {"folder": f"camera_image_{index}", "entry": entry}
+                for index, entry in camera_names.camera_entries(list(export.names), settings).items()
+            },
         },
     )
     tables = {path.name: sha256_file(path) for path in sorted((root / settings.version).glob("*.json"))}

@@ -184,7 +184,7 @@ def read_objects(path: Path, objects: list[dict[str, Any]], settings: Settings) 
     found = Objects()
     rows = []
     for index, entry in enumerate(objects):
-        contour = entry.get("contour") if isinstance(entry.get("contour"), dict) else entry
+        contour = entry["contour"] if isinstance(entry.get("contour"), dict) else entry
         if entry.get("type", "3D_BOX") not in ("3D_BOX", "3D") or "center3D" not in contour:
             continue
         where = f"{path}, object {index}"
