@@ -190,7 +190,7 @@ def encode_video(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
 
     buffer = io.BytesIO()
     with av.open(
-        buffer, mode="w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}
+        buffer, mode="w", format="mp4", options={"fflags": "+bitexact"}
     ) as container:
         stream: Any = None
         for frame in frames:
