@@ -94,7 +94,6 @@ class StockLoader:
 
 def stock_transforms(settings: Settings, training: bool, cameras: tuple[str, ...]) -> list[Any]:
     """The published chain."""
-    from paddle3d import transforms as T  # noqa: N812
     from paddle3d.transforms import reader, transform
 
     height, width = settings.image_size
@@ -146,7 +145,6 @@ def stock_transforms(settings: Settings, training: bool, cameras: tuple[str, ...
             meta_keys=["lidar2img", "intrinsics", "extrinsics", "timestamp"],
         ),
     ]
-    assert T.Compose is not None
     return chain
 
 
@@ -155,20 +153,24 @@ def given(draws: Draws) -> Iterator[None]:
     """Make numpy's global generator return `draws` to stock's chain, in the order in which stock asks."""
     uniforms = iter(
         [
-            lambda low, high: draws.resize,
-            lambda low, high: draws.bottom,
-            lambda low, high: low + (high - low) * draws.left,
-            lambda low, high: draws.image_rotation,
-            lambda low, high: draws.scene_rotation,
-            lambda low, high: draws.scene_scale,
+            draws.resize,
+            draws.bottom,
+            None,  # where the crop lies: a share of a freedom that stock works out
+            draws.image_rotation,
+            draws.scene_rotation,
+            draws.scene_scale,
         ]
     )
+
+    def uniform(low: float, high: float) -> Any:
+        value = next(uniforms)
+        return low + (high - low) * draws.left if value is None else value
 
     def choice(values: Any, size: int | None = None, replace: bool = True) -> Any:
         return int(draws.flip) if size is None else [draws.sweep]
 
     with (
-        mock.patch.object(np.random, "uniform", lambda low, high: next(uniforms)(low, high)),
+        mock.patch.object(np.random, "uniform", uniform),
         mock.patch.object(np.random, "random", lambda: 0.0),
         mock.patch.object(np.random, "choice", choice),
     ):

@@ -98,7 +98,7 @@ class PetrDataset:
     @property
     def store(self) -> Any:
         """The annotation store, opened on first use."""
-        if self._store is None:
+        if self._store is None and self.store_path is not None:
             from petrflow.annotations.store import AnnotationStore
 
             self._store = AnnotationStore.open(self.store_path)

@@ -7,6 +7,7 @@ containers do not come into it; and the main script is not run again in the work
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pickle
@@ -20,13 +21,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petrflow.dataset import PetrDataset, Sample
 from petrflow.files import PetrflowError
+from petrflow.resample import warm_up
 
 Batch = dict[str, Any]
 
@@ -53,7 +56,7 @@ def epoch_order(seed: int, epoch: int, length: int, shuffle: bool) -> NDArray[np
 
 
 def epoch_batches(
-    order: NDArray[np.int64], batch_size: int, drop_last: bool, rank: int, world_size: int, equal_steps: bool
+    order: NDArray[np.int64], batch_size: int, *, drop_last: bool, rank: int, world_size: int, equal_steps: bool
 ) -> list[NDArray[np.int64]]:
     """Cut an order into this rank's batches.
 
@@ -97,6 +100,7 @@ class Loader:
         batch_size: int,
         seed: int,
         num_workers: int,
+        *,
         shuffle: bool,
         drop_last: bool,
         rank: int = 0,
@@ -117,14 +121,14 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         if prefetch is None:
-            prefetch = max(2, -(-2 * num_workers // batch_size))
+            prefetch = 1 + -(-num_workers // batch_size)
         self.prefetch = prefetch if num_workers else 0
         # One batch in the caller's hand while it asks for the next, one being handed over, the rest being filled.
         self._slots = _Slots((batch_size, *dataset.image_shape), self.prefetch + 2)
         self._pool: _Pool | None = None
-        if len(self) == 0:
+        if len(dataset) == 0 or (drop_last and len(dataset) < batch_size * world_size):
             raise PetrflowError(
-                f"{len(dataset)} samples make no batch of {batch_size} x {world_size} with drop_last={drop_last}. "
+                f"{len(dataset)} samples make no batch of {batch_size} on each of {world_size} devices. "
                 "Use a smaller batch size or more data."
             )
 
@@ -132,7 +136,12 @@ class Loader:
         """Return the sample indices of each of this rank's batches."""
         order = epoch_order(self.seed, epoch, len(self.dataset), self.shuffle)
         return epoch_batches(
-            order, self.batch_size, self.drop_last, self.rank, self.world_size, equal_steps=self.dataset.training
+            order,
+            self.batch_size,
+            drop_last=self.drop_last,
+            rank=self.rank,
+            world_size=self.world_size,
+            equal_steps=self.dataset.training,
         )
 
     def __len__(self) -> int:
@@ -165,35 +174,34 @@ class Loader:
 
     def _here(self, epoch: int, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
         for indices in todo:
-            _, images = self._slots.take()
+            images = self._slots.take()[1] if self._slots.free else np.empty(self._slots.shape, np.float32)
             samples = [
                 self.dataset.load(int(index), sample_rng(self.seed, epoch, int(index)), out=images[position])
                 for position, index in enumerate(indices)
             ]
-            yield _collate(samples, images[: len(indices)])
+            batch = _collate(samples, images[: len(indices)])
             del images, samples
+            yield batch
+            del batch
 
     def _by_workers(self, epoch: int, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
         if self._pool is None:
             self._pool = _Pool(self.dataset, self.seed, self.num_workers, self._slots)
         pool = self._pool
-        finished = False
-        try:
-            waiting: deque[_Pending] = deque()
-            upcoming = iter(todo)
-            for _ in todo:
-                while len(waiting) < self.prefetch + 1 and (indices := next(upcoming, None)) is not None:
-                    waiting.append(pool.submit(epoch, indices))
-                pending = waiting.popleft()
-                pool.complete(pending)
-                batch = _collate(pending.samples, pending.images[: len(pending.samples)])
-                del pending
-                yield batch
-                del batch
-            finished = True
-        finally:
-            if not finished:  # left early, or failed: what the workers still hold belongs to nobody
-                self.close()
+        pool.drain()
+        waiting: deque[_Pending] = deque()
+        upcoming = iter(todo)
+        for _ in todo:
+            while len(waiting) <= self.prefetch and self._slots.free and (indices := next(upcoming, None)) is not None:
+                waiting.append(pool.submit(epoch, indices))
+            pending = waiting.popleft()
+            pool.complete(pending)
+            # A caller that keeps many batches gets copies at last, so that one part of the ring always goes round.
+            images = pending.images if waiting or self._slots.free else pending.images.copy()
+            batch = _collate(pending.samples, images[: len(pending.samples)])
+            del pending, images
+            yield batch
+            del batch
 
 
 def _collate(samples: list[Sample], images: NDArray[np.float32]) -> Batch:
@@ -215,19 +223,15 @@ class _Slots:
         self.count = count
         self.descriptor = _unnamed_file(self.stride * count)
         self._memory = mmap.mmap(self.descriptor, self.stride * count)
-        self._free = deque(range(count))
+        self.free = deque(range(count))
         weakref.finalize(self, os.close, self.descriptor)
 
     def take(self) -> tuple[int, NDArray[np.float32]]:
-        """Return the number of a free part, and an array over it."""
-        if not self._free:
-            raise PetrflowError(
-                f"All {self.count} batches of the loader are still in use. Copy what is kept of a batch, or raise prefetch."
-            )
-        number = self._free.popleft()
+        """Return the number of a free part, and an array over it; there must be one."""
+        number = self.free.popleft()
         array = self.view(number)
         # All views of an array, however derived, refer to the one that was made first.
-        weakref.finalize(array.base, self._free.append, number)
+        weakref.finalize(array.base, self.free.append, number)
         return number, array
 
     def view(self, number: int) -> NDArray[np.float32]:
@@ -258,7 +262,6 @@ class _Pending:
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
     connection: Connection
     tasks: dict[int, tuple[_Pending, int, int]] = field(default_factory=dict)  # by number: batch, position in it, index
 
@@ -270,35 +273,28 @@ class _Pool:
         self._dataset = dataset
         self._slots = slots
         self._next_task = 0
-        self._workers: list[_Worker] = []
-        self._setup = pickle.dumps((dataset, seed, slots.shape, slots.stride, slots.count))
-        try:
-            for _ in range(num_workers):
-                self._workers.append(self._start())
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        # Interrupts are for the parent to answer. A worker is born with them blocked, so that none can hit it while
-        # Python starts up, and ignores them from then on.
+        warm_up()
+        pairs = [socket.socketpair() for _ in range(num_workers + 1)]
+        theirs = [pair[1].fileno() for pair in pairs]
+        # Interrupts are for the parent to answer. Workers are born with them blocked, so that none can hit them while
+        # Python starts up, and ignore them from then on.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "petrflow.loader_worker", str(theirs.fileno()), str(self._slots.descriptor)],
-                pass_fds=(theirs.fileno(), self._slots.descriptor),
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "petrflow.loader_worker", *map(str, [slots.descriptor, *theirs])],
+                pass_fds=(slots.descriptor, *theirs),
                 stdin=subprocess.DEVNULL,
                 env=_worker_environment(),
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-            theirs.close()
-        connection = Connection(ours.detach())
-        worker = _Worker(process, connection)
-        connection.send(sys.path)
-        connection.send_bytes(self._setup)
-        return worker
+            for pair in pairs:
+                pair[1].close()
+        self._control, *connections = [Connection(pair[0].detach()) for pair in pairs]
+        self._workers = [_Worker(connection) for connection in connections]
+        with contextlib.suppress(OSError):  # if it is gone already, the first batch says so
+            self._control.send(sys.path)
+            self._control.send_bytes(pickle.dumps((dataset, seed, slots.shape, slots.stride, slots.count)))
 
     def submit(self, epoch: int, indices: NDArray[np.int64]) -> _Pending:
         """Ask workers for a batch, each sample of the one with the least to do."""
@@ -317,62 +313,102 @@ class _Pool:
 
     def complete(self, pending: _Pending) -> None:
         """Wait until a batch is whole; raise what a worker met on the way."""
-        by_connection = {worker.connection: worker for worker in self._workers}
         while pending.missing:
-            for connection in wait(list(by_connection)):
-                worker = by_connection[connection]  # type: ignore[index]
-                try:
-                    number, result = worker.connection.recv()
-                except (EOFError, OSError):
-                    self._fail(worker)
-                batch, position, _ = worker.tasks.pop(number)
-                batch.samples[position] = result
-                batch.missing -= 1
+            self._receive()
         for result in pending.samples:
-            if isinstance(result, _Failure):
+            if isinstance(result, WorkerFailure):
                 raise result.error()
 
-    def _fail(self, worker: _Worker) -> None:
+    def drain(self) -> None:
+        """Wait for the end of what was asked for and is no longer wanted, as after an epoch that was left early."""
+        while any(worker.tasks for worker in self._workers):
+            self._receive()
+
+    def _receive(self) -> None:
+        """Wait for results and put them into their batches."""
+        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection)):
+            worker = by_connection[connection]
+            try:
+                number, result = worker.connection.recv()
+            except (EOFError, OSError):
+                self._fail(worker)
+            batch, position, _ = worker.tasks.pop(number)
+            batch.samples[position] = result
+            batch.missing -= 1
+
+    def _fail(self, worker: _Worker) -> NoReturn:
         """Say that a worker died and what it was loading."""
-        try:
-            code = worker.process.wait(_SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            code = None
-        tasks = list(worker.tasks.values())
-        tokens = [self._dataset.token(index) for _, _, index in tasks]
+        number = self._workers.index(worker)
+        process, code = self._post_mortem(number)
+        tokens = [self._dataset.token(index) for _, _, index in worker.tasks.values()]
         self.close()
+        if process is None:
+            raise PetrflowError(
+                f"The loader's workers could not start (exit code {self._process.returncode}); what they printed says why."
+            )
         how = "stopped answering" if code is None else f"ended with exit code {code}"
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        hint = " The system kills processes with SIGKILL when memory runs out: use fewer workers." if code == -9 else ""
+        hint = (
+            " The system kills with SIGKILL when memory runs out: use fewer workers." if code == -signal.SIGKILL else ""
+        )
         loading = f"while loading sample {tokens[0]}" if tokens else "while idle"
         rest = f" (next in its queue: {', '.join(tokens[1:])})" if len(tokens) > 1 else ""
-        raise PetrflowError(f"A loader worker (process {worker.process.pid}) {how} {loading}{rest}.{hint}")
+        raise PetrflowError(f"A loader worker (process {process}) {how} {loading}{rest}.{hint}")
+
+    def _post_mortem(self, number: int) -> tuple[int | None, int | None]:
+        """Return process id and exit code of a worker, as far as the process that started the workers tells them."""
+        process = None
+        with contextlib.suppress(EOFError, OSError):
+            while self._control.poll(_SECONDS_TO_STOP):
+                message = self._control.recv()
+                if isinstance(message, list):
+                    process = message[number]
+                elif message[0] == process:
+                    return message
+        return process, None
 
     def close(self) -> None:
-        """End the workers: a closed connection tells them to; one that is stuck is killed."""
+        """End the workers: a closed connection tells them to; if one is stuck, all are killed."""
         for worker in self._workers:
             worker.connection.close()
-        for worker in self._workers:
-            try:
-                worker.process.wait(_SECONDS_TO_STOP)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
         self._workers = []
+        try:
+            self._process.wait(_SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        self._control.close()
+
+    def _kill(self) -> None:
+        while self._control.poll():
+            message = self._control.recv()
+            for process in message if isinstance(message, list) else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
 
 
 @dataclass
-class _Failure:
+class WorkerFailure:
     """An exception on its way from a worker."""
 
     pickled: bytes
     trace: str
 
-    def error(self) -> BaseException:
+    @classmethod
+    def of(cls, error: Exception, trace: str) -> WorkerFailure:
+        """Pack an exception; one that cannot be pickled travels as its traceback."""
+        try:
+            return cls(pickle.dumps(error), trace)
+        except Exception:
+            return cls(b"", trace)
+
+    def error(self) -> Exception:
         """Return the exception, with the worker's traceback as a note if it was not meant for users."""
         try:
-            error: BaseException = pickle.loads(self.pickled)
+            error: Exception = pickle.loads(self.pickled)
         except Exception:
             return RuntimeError(f"A loader worker failed:\n{self.trace}")
         if not isinstance(error, PetrflowError):
@@ -383,6 +419,8 @@ class _Failure:
 def _worker_environment() -> dict[str, str]:
     """One thread a worker, and memory that goes back and forth within the process instead of to the kernel."""
     environment = dict(os.environ)
+    package = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         environment[name] = "1"
     # A decoded picture is 4 MB; mapped afresh each time it would cost a thousand page faults.

@@ -1,55 +1,87 @@
-"""A loader's worker process: receives sample indices, writes pictures into shared memory, sends the rest back.
+"""A loader's worker processes: receive sample indices, write pictures into shared memory, send the rest back.
 
-Started by `petrflow.loader` as ``python -m petrflow.loader_worker SOCKET MEMORY`` with two inherited descriptors.
+Started by `petrflow.loader` as ``python -m petrflow.loader_worker MEMORY CONTROL SOCKET...`` with inherited descriptors. The
+process that is started imports everything once, opens the dataset, forks a worker for each socket, which shares those pages,
+and from then on only reports which of them ended how. It has a single thread, so that forking is safe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import pickle
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
-import numpy as np
 
-
-def main(socket: int, memory: int) -> None:
-    """Load samples until the parent closes the connection or is gone."""
+def main(memory: int, control_socket: int, sockets: list[int]) -> None:
+    """Start the workers and report on them until all have ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    connection = Connection(socket)
+    control = Connection(control_socket)
     try:
-        sys.path[:] = connection.recv()  # before anything else of ours is imported or unpickled
-        import cv2
-
-        from petrflow.loader import _Failure, sample_rng
-
-        cv2.setNumThreads(1)
-        dataset, seed, shape, stride, count = pickle.loads(connection.recv_bytes())
-        shared = mmap.mmap(memory, stride * count)
-        size = int(np.prod(shape))
+        load = _prepare(control, memory)
+    except (EOFError, ConnectionError):
+        return  # the parent is gone
+    processes = []
+    while sockets:
+        socket = sockets.pop(0)
+        process = os.fork()
+        if process == 0:
+            control.close()
+            for other in sockets:
+                os.close(other)
+            _serve(Connection(socket), load)
+            os._exit(0)
+        os.close(socket)
+        processes.append(process)
+    with contextlib.suppress(OSError, ChildProcessError):
+        control.send(processes)
         while True:
-            number, epoch, index, slot, position = connection.recv()
-            images = np.frombuffer(shared, np.float32, size, slot * stride).reshape(shape)
-            try:
-                result = dataset.load(index, sample_rng(seed, epoch, index), out=images[position])
-                del result["img"]
-            except Exception as error:
-                result = _Failure(_pickled(error), traceback.format_exc())
-            connection.send((number, result))
-    except (EOFError, OSError):
-        return  # the parent has closed the connection, or died
+            process, status = os.wait()
+            control.send((process, os.waitstatus_to_exitcode(status)))
 
 
-def _pickled(error: Exception) -> bytes:
-    try:
-        return pickle.dumps(error)
-    except Exception:
-        return b""
+def _prepare(control: Connection, memory: int) -> Callable[[int, int, int, int], Any]:
+    """Receive what to load from; return a function of (epoch, sample, part of the memory, position in it)."""
+    sys.path[:] = control.recv()  # before anything else of ours is imported or unpickled
+    import cv2
+    import numpy as np
+
+    from petrflow.loader import WorkerFailure, sample_rng
+    from petrflow.resample import warm_up
+
+    cv2.setNumThreads(1)
+    warm_up()
+    dataset, seed, shape, stride, count = pickle.loads(control.recv_bytes())
+    shared = mmap.mmap(memory, stride * count)
+    size = int(np.prod(shape))
+
+    def load(epoch: int, index: int, slot: int, position: int) -> Any:
+        images = np.frombuffer(shared, np.float32, size, slot * stride).reshape(shape)
+        try:
+            sample = dataset.load(index, sample_rng(seed, epoch, index), out=images[position])
+        except Exception as error:
+            return WorkerFailure.of(error, traceback.format_exc())
+        return {key: value for key, value in sample.items() if key != "img"}
+
+    return load
+
+
+def _serve(connection: Connection, load: Callable[[int, int, int, int], Any]) -> None:
+    """Load samples until the parent closes the connection or is gone."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            number, *what = connection.recv()
+            connection.send((number, load(*what)))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    descriptors = [int(argument) for argument in sys.argv[1:]]
+    main(descriptors[0], descriptors[1], descriptors[2:])

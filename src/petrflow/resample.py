@@ -9,6 +9,7 @@ columns), and applied only where the crop looks.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,9 +96,22 @@ def bicubic_filter(source: int, resized: int, first: int, size: int) -> Filter:
     return result
 
 
-@numba.njit(cache=True, nogil=True)
-def _filter_columns(rows, first_row, start, count, weights, out):  # pragma: no cover - compiled
-    """Resize the columns of `rows` (R, width * 3), whose first row is row `first_row` of the picture, into `out`."""
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile on first use; kept on disk for the next process where a folder for it can be written."""
+    try:
+        compiled: Callable[..., None] = numba.njit(function, cache=True, nogil=True)
+    except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache is writable
+        compiled = numba.njit(function, nogil=True)
+    return compiled
+
+
+@_compiled
+def _filter_columns(rows, axis, first_row, out):  # pragma: no cover - compiled
+    """Resize the columns of `rows` (R, width * 3), whose first row is row `first_row` of the picture, into `out`.
+
+    `axis` holds start, count and weights of a :class:`Filter`.
+    """
+    start, count, weights = axis
     total = np.empty(rows.shape[1], np.int32)
     for y in range(out.shape[0]):
         if count[y] == 0:
@@ -114,7 +128,7 @@ def _filter_columns(rows, first_row, start, count, weights, out):  # pragma: no 
             out[y, x] = min(max(total[x] >> PRECISION_BITS, 0), 255)
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _normalise(picture, table, flip, out):  # pragma: no cover - compiled
     """Look every byte of `picture` (h, w, 3) up in `table` (3, 256) and write it to `out` (3, H, W), the rest zero."""
     height, width = picture.shape[:2]
@@ -160,9 +174,9 @@ def resize_crop(
     # cost less than half of what filtering along rows does.
     turned = cv2.transpose(picture[first:last])
     filtered = np.empty((width, last - first, 3), np.uint8)
-    _filter_columns(_flat(turned), 0, *_arrays(horizontal), _flat(filtered))
+    _filter_columns(_flat(turned), _arrays(horizontal), 0, _flat(filtered))
     out = np.empty((height, width, 3), np.uint8)
-    _filter_columns(_flat(cv2.transpose(filtered)), first, *_arrays(vertical), _flat(out))
+    _filter_columns(_flat(cv2.transpose(filtered)), _arrays(vertical), first, _flat(out))
     return out
 
 
@@ -193,3 +207,9 @@ def normalise_into(
 ) -> None:
     """Write `picture` (h, w, 3), mirrored left to right if `flip`, normalised into `out` (3, H, W); zeros to the right and below."""
     _normalise(picture, table, flip, out)
+
+
+def warm_up() -> None:
+    """Compile what is not yet compiled, so that worker processes find it on disk."""
+    picture = resize_crop(np.zeros((8, 8, 3), np.uint8), (4, 4), (0, 0), (4, 4))
+    normalise_into(picture, np.zeros((3, 256), np.float32), False, np.empty((3, 4, 4), np.float32))

@@ -118,9 +118,20 @@ def _predict_share(request: Request, model: Any) -> dict[str, Any]:
 
     settings, rank, world = request.settings, distributed.rank(), distributed.world_size()
     dataset = PetrDataset(request.val_store, request.root, request.model_config, training=False)
-    if not epoch_batches(np.arange(len(dataset)), settings.batch_size, False, rank, world, equal_steps=False):
+    if not epoch_batches(
+        np.arange(len(dataset)), settings.batch_size, drop_last=False, rank=rank, world_size=world, equal_steps=False
+    ):
         return {}
-    loader = Loader(dataset, settings.batch_size, 0, settings.num_workers, False, False, rank=rank, world_size=world)
+    loader = Loader(
+        dataset,
+        settings.batch_size,
+        0,
+        settings.num_workers,
+        shuffle=False,
+        drop_last=False,
+        rank=rank,
+        world_size=world,
+    )
     try:
         return evaluate.predict(model, loader.epoch(0), len(loader))
     finally:
