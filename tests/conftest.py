@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 # Two workers share two cores: libraries that start a thread pool per process only get in each other's way.
@@ -18,3 +20,39 @@ def keyframe_root() -> Path:
     if not root.exists():
         pytest.skip("no real nuScenes keyframe at ../shared/nuscenes-keyframe")
     return root
+
+
+def _made_once(name: str, tmp_path_factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` fills once for all of pytest's worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    with filelock.FileLock(str(folder) + ".lock"):
+        if not folder.exists():
+            making = folder.with_name(folder.name + ".making")
+            make(making)
+            making.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic nuScenes root (v1.0-mini): three scenes of four keyframes, one of them the validation split. Read only."""
+    from petrflow import synthetic
+
+    settings = {"scenes": 3, "keyframes": 4, "image_size": [320, 180], "sweeps": 2, "seed": 7, "workers": 1}
+    return _made_once(
+        "synthetic-root", tmp_path_factory, lambda folder: synthetic.generate(folder, settings, progress=False)
+    )
+
+
+@pytest.fixture(scope="session")
+def synthetic_stores(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The annotation stores of `synthetic_root` by split: train and val. Read only."""
+    from petrflow.annotations import build
+
+    def make(folder: Path) -> None:
+        for split in ("train", "val"):
+            build(synthetic_root, split, folder / f"{split}.arrow", progress=False)
+
+    folder = _made_once("synthetic-stores", tmp_path_factory, make)
+    return {split: folder / f"{split}.arrow" for split in ("train", "val")}
