@@ -196,7 +196,7 @@ class PetrDataset:
             older_times = keyframe.timestamp / 1e6 - np.asarray(previous.image_timestamps) / 1e6
             times = np.concatenate([times, older_times])
 
-        lidar2img = turn_matrices(self.settings, draws, [matrix for matrix, _ in matrices])
+        lidar2img = turn_matrices(draws, [matrix for matrix, _ in matrices])
         sample: Sample = {
             "img": out,
             "lidar2img": np.stack([matrix.astype(np.float32) for matrix in lidar2img]),

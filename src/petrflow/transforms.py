@@ -73,6 +73,9 @@ class Settings:
         height, width = (int(value) for value in _numbers(picture, "image_size", 2))
         divisor = int(picture.get("size_divisor", 32))
         mean, std = _numbers(picture, "mean", 3), _numbers(picture, "std", 3)
+        resize_limits = _pair(picture, "resize_lim", (0.47, 0.625))
+        if resize_limits[0] <= 0:
+            raise PetrflowError(f"input.resize_lim in the model file is {list(resize_limits)}: both must be above 0.")
         first, past_last = (int(value) for value in _numbers(picture, "sweep_range", 2, (3, 27)))
         if not 0 <= first < past_last:
             raise PetrflowError(
@@ -82,7 +85,7 @@ class Settings:
             class_names=tuple(model_config["class_names"]),
             image_size=(height, width),
             padded_size=(-(-height // divisor) * divisor, -(-width // divisor) * divisor),
-            resize_limits=_pair(picture, "resize_lim", (0.47, 0.625)),
+            resize_limits=resize_limits,
             bottom_limits=_pair(picture, "bot_pct_lim", (0.0, 0.0)),
             image_rotation=_pair(picture, "rot_lim", (0.0, 0.0)),
             random_flip=bool(picture.get("rand_flip", True)),
@@ -113,8 +116,10 @@ def _numbers(section: dict[str, Any], key: str, count: int, default: Any = None)
 
 
 def _pair(section: dict[str, Any], key: str, default: tuple[float, float]) -> tuple[float, float]:
-    low, high = _numbers(section, key, 2, default)
-    return float(low), float(high)
+    low, high = (float(value) for value in _numbers(section, key, 2, default))
+    if low > high:
+        raise PetrflowError(f"Key {key!r} in the model file is [{low}, {high}]: the first must not exceed the second.")
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,7 @@ def pad_intrinsics(intrinsics: FloatArray) -> FloatArray:
     return out
 
 
-def turn_matrices(settings: Settings, draws: Draws, lidar2img: list[NDArray[Any]]) -> list[NDArray[Any]]:
+def turn_matrices(draws: Draws, lidar2img: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Apply the scene's rotation and scale to projection matrices; stock rounds to single precision before each product."""
     if draws.scene_rotation is None or draws.scene_scale is None:
         return lidar2img
