@@ -13,13 +13,14 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from petrflow import distributed
 from petrflow.files import PetrflowError, atomic_path, human_bytes, read_json, remove, sha256_file, write_json
 
 log = logging.getLogger("petrflow.train")
@@ -123,6 +124,16 @@ class WriteCosts:
     background_seconds: float = 0.0
     nbytes: int = 0
 
+    def summary(self, training_seconds: float) -> dict[str, float]:
+        """Return the figures for ``provenance.json``; the share is of the seconds that training has taken so far."""
+        return {
+            "count": self.count,
+            "bytes_each": self.nbytes,
+            "seconds_training_waited": round(self.blocked_seconds, 3),
+            "seconds_written_beside_training": round(self.background_seconds, 3),
+            "share_of_training_time": round(self.blocked_seconds / max(training_seconds, 1e-9), 5),
+        }
+
 
 @dataclass
 class CheckpointFolder:
@@ -216,17 +227,20 @@ class CheckpointFolder:
 
     # ------------------------------------------------------------------------------------------------------------ writing
 
-    def save(self, snapshot: Snapshot, wait: bool = False) -> None:
-        """Write a checkpoint whose arrays nobody changes any more, in the background unless told to wait.
+    def save(self, take: Callable[[], Snapshot], wait: bool = False) -> None:
+        """Take a snapshot and write it, in the background unless told to wait; of several processes only the first writes.
 
         Where memory is short for the copy that the background needs while training goes on, the write is waited for.
         """
+        if distributed.rank() > 0:
+            return
         start = time.monotonic()
         self.finish()
+        snapshot = take()
         self._sequence += 1
         self._writer = threading.Thread(target=self._write, args=(snapshot, self._sequence), name="checkpoint")
         self._writer.start()
-        if wait or _available_memory() < 2 * snapshot.nbytes:
+        if wait or _available_memory() < snapshot.nbytes:
             self.finish()
         self.costs.blocked_seconds += time.monotonic() - start
 

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,22 @@ import paddle
 
 from petrflow import distributed
 from petrflow.checkpoint import CheckpointFolder
-from petrflow.files import PetrflowError, atomic_dir, lock, write_atomic, write_json
+from petrflow.files import PetrflowError, atomic_dir, lock, remove, write_atomic, write_json
 from petrflow.provenance import provenance
 from petrflow.schedule import learning_rate
 from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar
 from petrflow.training_parts import Parts, own_gpu, petrflow_parts, use_device
 from petrflow.training_request import Request, Settings, state_folder
-from petrflow.training_state import Progress, capture, deliverable_weights, restore, section
+from petrflow.training_state import (
+    Progress,
+    capture,
+    deliverable_weights,
+    machine,
+    make_optimizer,
+    report_machine,
+    restore,
+    section,
+)
 from petrflow.watch import EX_TEMPFAIL, Interrupted, Stopped, StopRequest, Watch
 
 log = logging.getLogger("petrflow.train")
@@ -57,34 +67,45 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
     PetrflowError
         The input, the state or the numbers do not allow to go on.
     """
-    settings = request.settings
-    device = use_device(settings)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
         if distributed.rank() == 0:
             held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
-        held.enter_context(own_gpu(device, settings, stop))
+        device = use_device(request.settings)
+        held.enter_context(own_gpu(device, request.settings, stop))
         distributed.initialize()
-        entry = held.enter_context(
-            provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule)
-        )
-        entry.device = device
-        parts = (make_parts or petrflow_parts)(request)
-        if stop and distributed.world_size() == 1:
-            raise Stopped(f"Stopped by {stop.signal_name} before the first step; run the same command again")
-        metrics = _train(request, parts, stop)
-    if distributed.rank() == 0:
-        write_atomic(request.out_dir / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
-    return metrics
+        with provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule) as record:
+            record.device = device
+            trained = _train(request, (make_parts or petrflow_parts)(request), stop)
+            record.record(training_seconds=round(trained.progress.seconds, 3), checkpoints=trained.costs)
+        if distributed.rank() == 0:
+            write_results(request, trained)
+        distributed.barrier()
+    return trained.metrics
 
 
-def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
+@dataclass
+class Trained:
+    """What is left when the last epoch is over."""
+
+    progress: Progress
+    scalars: Scalars
+    best: Mapping[str, np.ndarray] | None
+    last: Mapping[str, np.ndarray]
+    costs: dict[str, float]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds."""
+        progress = self.progress
+        figures = {"best": progress.best, "last": progress.metrics, "plans": progress.lengths}
+        return {**figures, "steps": progress.step, "epochs": progress.epoch}
+
+
+def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
     settings, model, loader = request.settings, parts.model, parts.loader
     rank, world = distributed.rank(), distributed.world_size()
-    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    optimizer = paddle.optimizer.AdamW(
-        settings.learning_rate, parameters=parameters, weight_decay=settings.weight_decay
-    )
+    optimizer = make_optimizer(model, settings)
     folder = CheckpointFolder(state_folder(request))
     progress, scalars, best = Progress(), Scalars(), None
 
@@ -92,10 +113,10 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
     snapshot = folder.load()
     if snapshot is not None:
         progress = restore(snapshot, model, optimizer)
-        progress.session += 1
         scalars = Scalars(snapshot.meta["tags"], section(snapshot, "records"))
         best = section(snapshot, "best") or None
         log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(loader))
+        report_machine(snapshot.meta["machine"])
     else:
         distributed.broadcast([*model.parameters(), *model.buffers()])
     total_steps = _plan(progress, settings, len(loader))
@@ -103,10 +124,8 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
         scalars.mirror(folder.folder / "visualdl")
 
     def save(wait: bool = False) -> None:
-        if rank == 0:
-            folder.save(
-                capture(model, optimizer, progress, scalars.arrays(), best=best, meta={"tags": scalars.tags}), wait
-            )
+        meta = {"tags": scalars.tags, "machine": machine()}
+        folder.save(lambda: capture(model, optimizer, progress, scalars.arrays(), best=best, meta=meta), wait)
         clock.saved = time.monotonic()
 
     # ---- train
@@ -123,15 +142,14 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
             losses = _step(model, optimizer, batch, settings=settings, progress=progress, watch=watch)
             progress.step += 1
             progress.batch += 1
-            seconds = clock.lap()
-            watch.check_time(progress.step, waited + seconds, waited, rate, batch["token"])
+            watch.check_time(progress.step, waited, clock.lap(), rate, batch["token"])
             progress.seconds = clock.total()
             bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
             bar.update()
             if progress.step % settings.log_interval == 0:
                 _log_window(scalars, progress, rate, clock.samples_per_second(settings, world))
             folder.check()
-            stopping, due = _agree(bool(stop), time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes)
+            stopping, due = _agree(stop.asked, time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes)
             if stopping or due:
                 save(wait=stopping)
             if stopping:
@@ -140,46 +158,24 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> dict[str, Any]:
 
         # ---- the epoch's end: here again if a kill came during the evaluation
         metrics = None
-        last = progress.epoch + 1 == settings.epochs
-        due = last or (progress.epoch + 1) % settings.save_interval == 0
+        due = (progress.epoch + 1) % settings.save_interval == 0 or progress.epoch + 1 == settings.epochs
         if due and settings.do_eval:
             save()
             metrics = _evaluate(parts, stop, folder, progress, total_steps)
             if metrics is not None and (progress.best is None or metrics["NDS"] > progress.best["NDS"]):
-                progress.best = {
-                    "NDS": metrics["NDS"],
-                    "epoch": progress.epoch + 1,
-                    "step": progress.step,
-                    "metrics": metrics,
-                }
+                progress.best = {"epoch": progress.epoch + 1, "step": progress.step, **metrics}
                 best = deliverable_weights(model, optimizer)
         _close_epoch(progress, scalars, metrics)
-        if due or last:
-            save(wait=last)
+        if due:
+            save()
         clock.lap()
+
     folder.finish()
     bar.close()
     scalars.close()
-    log.info(
-        "%d checkpoints of %.1f MB; training waited %.2f s for them, %.2f s of writing went on beside it",
-        folder.costs.count,
-        folder.costs.nbytes / 1e6,
-        folder.costs.blocked_seconds,
-        folder.costs.background_seconds,
+    return Trained(
+        progress, scalars, best, deliverable_weights(model, optimizer), folder.costs.summary(progress.seconds)
     )
-    metrics = {
-        "best": progress.best,
-        "last": progress.metrics,
-        "steps": progress.step,
-        "epochs": progress.epoch,
-        "plans": progress.lengths,
-    }
-    if rank == 0:
-        write_results(
-            request.out_dir, progress, scalars, metrics, last=deliverable_weights(model, optimizer), best=best
-        )
-    distributed.barrier()
-    return metrics
 
 
 def _step(
@@ -281,32 +277,29 @@ def _close_epoch(progress: Progress, scalars: Scalars, metrics: dict[str, Any] |
 
 
 def _log_window(scalars: Scalars, progress: Progress, rate: float, samples_per_second: float) -> None:
-    values = {f"Training/{name}": value / progress.window_steps for name, value in sorted(progress.window_sums.items())}
+    steps = max(1, progress.window_steps)  # every step of the window may have been skipped
+    values = {f"Training/{name}": value / steps for name, value in sorted(progress.window_sums.items())}
     scalars.add(
         progress.step, {"Training/learning_rate": rate, **values, TIMING + "samples_per_second": samples_per_second}
     )
     progress.window_sums, progress.window_steps = {}, 0
 
 
-def write_results(
-    out_dir: Path,
-    progress: Progress,
-    scalars: Scalars,
-    metrics: dict[str, Any],
-    *,
-    last: Mapping[str, np.ndarray],
-    best: Mapping[str, np.ndarray] | None,
-) -> None:
+def write_results(request: Request, trained: Trained) -> None:
     """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
     from petrflow.unpickle import save_pdparams
 
-    with atomic_dir(out_dir) as folder:
-        for name, weights in (("last_model", last), ("best_model", best or last)):
+    best = trained.best or trained.last
+    with atomic_dir(request.out_dir) as folder:
+        for name, weights in (("last_model", trained.last), ("best_model", best)):
             (folder / name).mkdir()
-            save_pdparams(folder / name / "model.pdparams", {key: weights[key] for key in last})
-        write_atomic(folder / "history.csv", history_csv(progress.history))
-        write_atomic(folder / "visualdl" / LOG_NAME, scalars.to_bytes())
-        write_json(folder / "metrics.json", metrics)
+            save_pdparams(folder / name / "model.pdparams", {key: weights[key] for key in trained.last})
+        write_atomic(folder / "history.csv", history_csv(trained.progress.history))
+        write_atomic(folder / "visualdl" / LOG_NAME, trained.scalars.to_bytes())
+        write_json(folder / "metrics.json", trained.metrics)
+        write_atomic(folder / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
+    for mirror in request.state_dir.glob("*/visualdl"):
+        remove(mirror)  # VisualDL would show every curve twice
 
 
 # ---------------------------------------------------------------------------------------------------------------- around the loop
@@ -376,18 +369,28 @@ def main(arguments: list[str] | None = None) -> int:
         "--request", type=Path, required=True, help="JSON written by petrflow.training_request.Request.write"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    distributed.end_with_parent()
+    _log_to_stderr()
+    code = 0
     try:
         train(Request.read(options.request))
     except Stopped as message:
         log.warning("%s", message)
-        return EX_TEMPFAIL
+        code = EX_TEMPFAIL
     except PetrflowError as error:
         log.error("%s", error)
-        return 1
-    return 0
+        code = 1
+    if distributed.world_size() > 1 and distributed.rank() == 0:
+        write_json(options.request.with_name("outcome.json"), {"code": code})
+    return code
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if distributed.rank() == 0 else logging.WARNING)
+    log.propagate = False  # Paddle has given the root logger a format of its own
 
 
 if __name__ == "__main__":

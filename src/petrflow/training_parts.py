@@ -141,7 +141,7 @@ def _predict_share(request: Request, model: Any) -> dict[str, Any]:
 def _write_share(path: Path, detections: dict[str, Any]) -> None:
     from petrflow.files import atomic_path
 
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for token, found in detections.items():
         arrays[f"{token}/boxes"] = np.asarray(found.boxes)
         arrays[f"{token}/scores"] = np.asarray(found.scores)
@@ -198,7 +198,7 @@ def own_gpu(device: str, settings: Settings, stop: StopRequest, folder: Path | N
                         error,
                     )
                     told = True
-                if stop:
+                if stop.asked:
                     raise Stopped(
                         f"Stopped by {stop.signal_name} while waiting for {device}; run the same command again"
                     ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from petrflow.checkpoint import Snapshot
+from petrflow.training_request import Settings
+
+log = logging.getLogger("petrflow.train")
 
 
 @dataclass
@@ -20,7 +25,6 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     """Batches seen of this epoch; all of them while its evaluation is under way."""
-    session: int = 0
     seconds: float = 0.0
     loss_scale: float = 2.0**15
     steps_since_overflow: int = 0
@@ -47,6 +51,52 @@ class Progress:
         self.window_steps += 1
 
 
+def make_optimizer(model: Any, settings: Settings) -> Any:
+    """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image network goes to low precision.
+
+    The head stays in float32, as upstream computes it; parameters in low precision keep a float32 master copy.
+    """
+    import paddle
+
+    trainable = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    optimizer = paddle.optimizer.AdamW(
+        settings.learning_rate,
+        parameters=trainable,
+        weight_decay=settings.weight_decay,
+        multi_precision=settings.amp == "O2",
+    )
+    if settings.amp == "O2" and paddle.get_device() != "cpu":
+        head = [model.pts_bbox_head] if hasattr(model, "pts_bbox_head") else []
+        paddle.amp.decorate(
+            models=model,
+            optimizers=optimizer,
+            level="O2",
+            dtype=settings.amp_dtype,
+            excluded_layers=[layer for part in head for layer in part.sublayers(include_self=True)],
+        )
+    return optimizer
+
+
+def machine() -> dict[str, Any]:
+    """Return what may change the last digits of a training without being asked for: device, threads, Paddle."""
+    import paddle
+
+    return {
+        "device": paddle.get_device(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count(),
+        "paddle": paddle.__version__,
+    }
+
+
+def report_machine(before: Mapping[str, Any]) -> None:
+    """Say in one line what is another than when the checkpoint was written."""
+    changes = [f"{key} {before.get(key)} -> {value}" for key, value in machine().items() if before.get(key) != value]
+    if changes:
+        log.warning(
+            "The checkpoint is from another machine (%s): the result may differ in its last digits", ", ".join(changes)
+        )
+
+
 def _parameter_names(model: Any) -> dict[str, str]:
     """Map Paddle's running names of parameters (``linear_7.w_0``, which depend on what was built before) to those of the state."""
     return {parameter.name: name for name, parameter in model.named_parameters()}
@@ -58,6 +108,7 @@ def _optimizer_entries(optimizer: Any, names: Mapping[str, str]) -> Iterator[tup
     masters = state.get("master_weights", {})
     for key, tensor in masters.items():
         yield f"master/{names[key]}", key, tensor
+    # A master weight's moments are named after it, and its name begins with the parameter's.
     longest_first = sorted(names, key=len, reverse=True)
     for key, tensor in state.items():
         if key in ("master_weights", "LR_Scheduler"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import signal
 import statistics
 import threading
@@ -34,35 +35,65 @@ class StopRequest:
     """SIGTERM and SIGINT as a flag that the loop reads between steps.
 
     Inside :meth:`interruptible` a signal raises :class:`Interrupted` at once instead: evaluation may take far longer than the
-    half minute that a preempted machine has, and nothing of it is needed.
+    half minute that a preempted machine has, and nothing of it is needed. A step that is not over ``patience`` seconds after the
+    signal is given up, by a thread, because Python itself sees no signal inside one long call: the last checkpoint stands.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 25.0) -> None:
         self.signal_name: str | None = None
+        self._patience = patience
+        self._answered = threading.Event()
         self._interruptible = False
         self._previous: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._previous_wakeup = -1
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._previous_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            threading.Thread(target=self._give_up, args=(self._pipe[0],), daemon=True, name="stop").start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)  # see petrflow.distributed
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._answered.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._previous_wakeup)
+            os.close(self._pipe[1])
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         first = self.signal_name is None
         self.signal_name = signal.Signals(number).name
         if self._interruptible:
             self._interruptible = False
+            self._answered.set()
             raise Interrupted
         if first:
             log.warning("%s: finishing this step, then writing a checkpoint", self.signal_name)
 
-    def __bool__(self) -> bool:
+    def _give_up(self, reader: int) -> None:
+        with contextlib.closing(os.fdopen(reader, "rb", buffering=0)) as pipe:
+            while received := pipe.read(1):
+                if received[0] in (signal.SIGTERM, signal.SIGINT):
+                    break
+            else:
+                return
+        if not self._answered.wait(self._patience):
+            text = f"The step under way is not over after {self._patience:.0f} s: giving it up. Run the same command again to go on"
+            log.error("%s from the last checkpoint", text)
+            os._exit(EX_TEMPFAIL)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come. The loop asks after each step: the answer means that it is about to write a checkpoint."""
+        if self.signal_name is not None:
+            self._answered.set()
         return self.signal_name is not None
 
     @contextlib.contextmanager
@@ -70,7 +101,7 @@ class StopRequest:
         """Let a signal, also one that has come already, end the body at once with :class:`Interrupted`."""
         self._interruptible = True
         try:
-            if self:
+            if self.asked:
                 raise Interrupted
             yield
         finally:
@@ -145,8 +176,9 @@ class Watch:
                     ", ".join(tokens),
                 )
 
-    def check_time(self, step: int, seconds: float, waited: float, rate: float, tokens: Sequence[str]) -> None:
-        """Report a step that took ``slow_factor`` times the median of those before; ``waited`` of it went into data."""
+    def check_time(self, step: int, waited: float, computed: float, rate: float, tokens: Sequence[str]) -> None:
+        """Report a step whose seconds of waiting for data and computing are ``slow_factor`` times the median of those before."""
+        seconds = waited + computed
         if len(self._seconds) >= 10:
             median = statistics.median(self._seconds)
             if seconds > self.slow_factor * median:
