@@ -10,11 +10,12 @@ from paddle3d.apis import manager
 
 import paddle3d.models  # noqa: F401  (fills the registries)
 from petrflow.files import PetrflowError
-from petrflow.model import attention, backbone, head, petr
+from petrflow.model import attention, backbone, head, neck, petr
 
 COMPONENTS = {
     "Petr3D": petr.PetrV2,
     "VoVNetCP": backbone.VoVNet,
+    "CPFPN": neck.Pyramid,
     "PETRHead": head.PetrV2Head,
     "PETRTransformer": attention.Transformer,
     "PETRDNTransformer": attention.DenoisingTransformer,

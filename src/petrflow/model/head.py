@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paddle
@@ -23,16 +23,15 @@ def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
     return F.linear(tokens, convolution.weight.flatten(1).t(), convolution.bias)
 
 
-def sine_embedding(position: Tensor, features: int, temperature: float = 10000.0) -> Tensor:
-    """Embed points (..., 3), each 0 to 1, as (..., 3 * features) sines and cosines in the order y, x, z."""
-    frequency = _frequencies(features, temperature)
-    angle = position.unsqueeze(-1) * (2 * math.pi) / paddle.to_tensor(frequency)
+def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
+    """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies, in the order y, x, z."""
+    angle = position.unsqueeze(-1) * (2 * math.pi) / frequencies
     even, odd = angle[..., 0::2].sin(), angle[..., 1::2].cos()
     x, y, z = paddle.stack([even, odd], axis=-1).flatten(-2).unbind(-2)
     return paddle.concat([y, x, z], axis=-1)
 
 
-def _frequencies(features: int, temperature: float) -> np.ndarray:
+def _frequencies(features: int, temperature: float = 10000.0) -> np.ndarray:
     index = np.arange(features)
     return (temperature ** (2 * (index // 2) / features)).astype("float32")
 
@@ -53,6 +52,7 @@ class PetrV2Head(petr_head.PETRHead):
     def __init__(self, embed_dims: int = 256, num_pred: int = 6, **arguments) -> None:
         self._sizes = (embed_dims, num_pred)
         super().__init__(**arguments)
+        self._constants: dict[str, Tensor] = {}
         # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a tensor reaches an exported
         # graph without data ("Tensor holds no memory" on loading); the losses below do without it.
         del self.pd_eps
@@ -66,6 +66,25 @@ class PetrV2Head(petr_head.PETRHead):
         # The parent sets 256 and 6 just before this hook; state_dict keys follow from these two.
         self.embed_dims, self.num_pred = self._sizes
         super()._init_layers()
+
+    def constant(self, name: str, make: Callable[[], np.ndarray]) -> Tensor:
+        """Return a constant tensor, made once."""
+        if name not in self._constants:
+            if not paddle.in_dynamic_mode():
+                raise RuntimeError(
+                    f"{name} is unknown while tracing: run the model once on inputs of this shape before"
+                )
+            self._constants[name] = paddle.to_tensor(make())
+        return self._constants[name]
+
+    def register_constants(self) -> None:
+        """Make buffers of the constants made so far, which an exported graph then carries; ``state_dict`` leaves them out.
+
+        Under PIR (Paddle 3.x) a tensor that is neither parameter nor buffer reaches an exported graph without its data:
+        saving dies with ``KeyError: 'generated_tensor_…'``, or loading with "Tensor holds no memory".
+        """
+        for name, tensor in self._constants.items():
+            self.register_buffer(name, tensor, persistable=False)
 
     # -- where tokens are -------------------------------------------------------------------------------------------
 
@@ -91,16 +110,27 @@ class PetrV2Head(petr_head.PETRHead):
         """
         batch, images = img2lidar.shape[:2]
         low, high = np.split(np.asarray(self.position_range, "float32"), 2)
-        points = paddle.to_tensor(self.frustum(height, width, pad_height, pad_width))
+        points = self.constant(
+            f"frustum_{height}_{width}_{pad_height}_{pad_width}",
+            lambda: self.frustum(height, width, pad_height, pad_width),
+        )
         matrix = img2lidar[:, :, :3, :].reshape([batch * images, 3, 4])
         points = paddle.matmul(points, matrix, transpose_y=True)
-        points = (points - paddle.to_tensor(low)) / paddle.to_tensor(high - low)
+        points = (points - self.constant("position_low", lambda: low)) / self.constant(
+            "position_size", lambda: high - low
+        )
         encoded = inverse_sigmoid(points.reshape([batch, images * height * width, self.depth_num * 3]))
         encoded.stop_gradient = True
         return pointwise(self.position_encoder[2], F.relu(pointwise(self.position_encoder[0], encoded)))
 
     def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
         """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
+        name = f"sines_{images}_{height}_{width}_{padding is not None}"
+        sines = self.constant(name, lambda: self.image_sines(images, height, width, padding))
+        return pointwise(self.adapt_pos3d[2], F.relu(pointwise(self.adapt_pos3d[0], sines)))
+
+    def image_sines(self, images: int, height: int, width: int, padding: np.ndarray | None) -> np.ndarray:
+        """Return (1, 2N * height * width, 3 * num_feats) float32, SinePositionalEncoding3D's numbers."""
         encoding = self.positional_encoding
         valid = np.ones((images, height, width), "float32") if padding is None else 1.0 - padding
         embeds = []
@@ -111,9 +141,7 @@ class PetrV2Head(petr_head.PETRHead):
                 embed = (embed + encoding.offset) / (last + encoding.eps) * encoding.scale
             angle = embed[..., None] / _frequencies(encoding.num_feats, encoding.temperature)
             embeds += [np.sin(angle[..., 0::2]), np.cos(angle[..., 1::2])]  # all sines, then all cosines
-        sines = np.concatenate(embeds, axis=-1).reshape(1, images * height * width, -1).astype("float32")
-        hidden = F.relu(pointwise(self.adapt_pos3d[0], paddle.to_tensor(sines)))
-        return pointwise(self.adapt_pos3d[2], hidden)
+        return np.concatenate(embeds, axis=-1).reshape(1, images * height * width, -1).astype("float32")
 
     def cell_padding(self, images: int, height: int, width: int, pad_shape: Sequence[int], image_shape: Sequence[int]):
         """Return (images, height, width) float32, 1 where a cell's image point is padding; None if nothing is padded."""
@@ -161,14 +189,18 @@ class PetrV2Head(petr_head.PETRHead):
             positions = positions * F.sigmoid(gate)
         padding = self.cell_padding(images, height, width, pad_shape, image_shape)
         positions = positions + self.image_embedding(images, height, width, padding)
-        cross_bias = None if padding is None else paddle.to_tensor(padding.reshape(1, 1, 1, -1) * np.float32(-1e9))
+        cross_bias = None
+        if padding is not None:
+            name = f"cross_bias_{images}_{height}_{width}"
+            cross_bias = self.constant(name, lambda: padding.reshape(1, 1, 1, -1) * np.float32(-1e9))
 
         reference, self_bias = self.reference_points.weight.unsqueeze(0), None
         if denoising is not None:
             reference = reference.expand([batch, -1, -1])
             reference = paddle.concat([paddle.to_tensor(denoising.reference), reference], axis=1)
             self_bias = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
-        query_pos = self.query_embedding(sine_embedding(reference, self.embed_dims // 2))
+        frequencies = self.constant("frequencies", lambda: _frequencies(self.embed_dims // 2))
+        query_pos = self.query_embedding(sine_embedding(reference, frequencies))
         decoded = self.transformer(tokens, positions, query_pos, self_bias, cross_bias)
         logits = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.cls_branches)])
         codes = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.reg_branches)])
@@ -179,7 +211,7 @@ class PetrV2Head(petr_head.PETRHead):
         low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
         centre = paddle.concat([codes[..., 0:2], codes[..., 4:5]], axis=-1)
         centre = F.sigmoid(centre + inverse_sigmoid(reference))
-        centre = centre * paddle.to_tensor(high - low) + paddle.to_tensor(low)
+        centre = centre * self.constant("range_size", lambda: high - low) + self.constant("range_low", lambda: low)
         # Upstream reshapes to [-1, 6]: six cameras and no other number.
         batch, images = timestamps.shape
         halves = timestamps.reshape([batch, 2, images // 2])
