@@ -64,7 +64,9 @@ def examine(root: Path, out: Path, stores: Mapping[str, Path] | None = None) -> 
     fails = [finding for finding in report["findings"] if finding["level"] == "fail"]
     if fails:
         sentences = " ".join(f"({number}) {finding['sentence']}" for number, finding in enumerate(fails, 1))
-        raise PetrflowError(f"The doctor advises against training on {root.name}: {sentences} See {out / 'doctor.txt'} and the pictures beside it.")
+        raise PetrflowError(
+            f"The doctor advises against training on {root.name}: {sentences} See {out / 'doctor.txt'} and the pictures beside it."
+        )
     return report
 
 
@@ -74,17 +76,38 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
     imported = read_json(root / "import.json") if (root / "import.json").exists() else {}
     kind = marker.get("kind", "nuscenes")
     names = next(iter(stores.values())).camera_names
-    keyframes = [store[index] for store in stores.values() for index in _spread(len(store), _FRAMES * len(store) // max(1, sum(map(len, stores.values()))))]
+    keyframes = [
+        store[index]
+        for store in stores.values()
+        for index in _spread(len(store), _FRAMES * len(store) // max(1, sum(map(len, stores.values()))))
+    ]
     labelled = [keyframe for keyframe in keyframes if len(keyframe.boxes)]
-    figures: dict[str, Any] = {"velocities": marker.get("has_velocity", "unknown"), "attributes": marker.get("has_attributes", "unknown")}
+    figures: dict[str, Any] = {
+        "velocities": marker.get("has_velocity", "unknown"),
+        "attributes": marker.get("has_attributes", "unknown"),
+    }
     cameras: dict[str, dict[str, Any]] = {}
     counts = {split: _class_counts(store) for split, store in stores.items()}
     fits: dict[int, np.ndarray] = {}
     findings = boxes.check_classes(counts, sorted(set(DETECTION_NAMES.values())), imported.get("unmapped", {}))
+    if imported.get("reread_as_column_major"):
+        findings.append(
+            Finding(
+                "warn",
+                "extrinsics",
+                "extrinsics are transposed against their rowMajor",
+                "external_layout: column_major",
+                "read so, as Xtreme1's viewer does",
+            )
+        )
     if labelled:
-        findings += calibration.check_projection(labelled, names, cameras)
-        findings += calibration.check_extrinsics(labelled, figures)
+        findings += calibration.check_extrinsics(
+            labelled, figures, np.array(imported.get("lidar_from_cloud", np.eye(4)))
+        )
         findings += _check_boxes(labelled, root, figures)
+        findings = _merge_units(findings)
+        explained = any(finding.level == "fail" for finding in findings)
+        findings += calibration.check_projection(labelled, names, cameras, explained)
         fits = _image_fits(labelled, root)
         order_findings, own = images.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
         # Boxes or calibrations that are wrong fit no image: the order of images can only be judged where they are right.
@@ -95,7 +118,9 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
     pictures = _draw(labelled, fits, root, names, out) if out is not None else []
     missing = [path for keyframe in keyframes for path in keyframe.image_paths if not (root / path).exists()]
     if missing:
-        findings.insert(0, Finding("fail", "files", f"{len(missing)} images are missing", "", f"{root / missing[0]} is the first"))
+        findings.insert(
+            0, Finding("fail", "files", f"{len(missing)} images are missing", "", f"{root / missing[0]} is the first")
+        )
     levels = {finding.level for finding in findings}
     return {
         "dataset": root.name,
@@ -117,11 +142,44 @@ def _check_boxes(keyframes: list[Keyframe], root: Path, figures: dict[str, Any])
     if any("are in" in finding.cause for finding in findings):
         return findings
     order = boxes.size_columns(keyframes)
-    upright = [replace(keyframe, boxes=keyframe.boxes[:, [0, 1, 2, *(3 + k for k in order), 6]]) for keyframe in keyframes]
-    findings += boxes.check_headings(upright, clouds, figures)
+    upright = [
+        replace(keyframe, boxes=keyframe.boxes[:, [0, 1, 2, *(3 + k for k in order), 6]]) for keyframe in keyframes
+    ]
+    headings = boxes.check_headings(upright, clouds, figures)
+    if sum(figures[boxes.VOTES]) < 10 and figures[boxes.MOVING] < 5:
+        headings += images.check_turned([upright[index] for index in _spread(len(upright), _IMAGES)], root)
+    findings += headings
     findings += boxes.check_places(upright, figures)
     findings += boxes.check_forward(keyframes, figures)
     return findings
+
+
+def _merge_units(findings: list[Finding]) -> list[Finding]:
+    """One setting where several quantities are in the same wrong unit."""
+    units = [finding for finding in findings if finding.setting.startswith("length_unit: ") and finding.level == "fail"]
+    wrong = {
+        part: finding.setting.split()[-1].strip("{}")
+        for finding in units
+        for part in ("boxes", "externals", "cloud")
+        if f"{part}:" in finding.setting
+    }
+    if len(units) < 2 or len(set(wrong.values())) != 1:
+        return findings
+    unit = next(iter(wrong.values()))
+    setting = (
+        f"length_unit: {unit}"
+        if len(wrong) == 3
+        else f"length_unit: {{{', '.join(f'{part}: {unit}' for part in sorted(wrong))}}}"
+    )
+    what = {"boxes": "boxes", "externals": "extrinsics", "cloud": "point clouds"}
+    merged = Finding(
+        "fail",
+        "units",
+        f"{', '.join(what[part] for part in sorted(wrong))} are in {unit}",
+        setting,
+        "; ".join(f.evidence for f in units),
+    )
+    return [finding for finding in findings if finding not in units] + [merged]
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -159,7 +217,9 @@ def _image_fits(keyframes: Sequence[Keyframe], root: Path) -> dict[int, np.ndarr
     return fits
 
 
-def _draw(keyframes: Sequence[Keyframe], fits: Mapping[int, np.ndarray], root: Path, names: Sequence[str], out: Path | None) -> list[str]:
+def _draw(
+    keyframes: Sequence[Keyframe], fits: Mapping[int, np.ndarray], root: Path, names: Sequence[str], out: Path | None
+) -> list[str]:
     """Write the frames whose labels fit their images best and worst; return the file names."""
     own = {index: float(np.nanmean(np.diag(fit))) for index, fit in fits.items() if np.isfinite(np.diag(fit)).any()}
     if not own or out is None:

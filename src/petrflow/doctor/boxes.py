@@ -19,22 +19,31 @@ TYPICAL = {
     "traffic_cone": (0.41, 0.41, 1.07), "barrier": (2.53, 0.5, 0.98),
 }  # fmt: skip
 _LONG = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle")
+VOTES, MOVING = "boxes that fit their points better (as given, turned by 90 degrees)", "moving boxes"
 _LIDAR_HEIGHT = 1.84
 # Difference of log sizes, summed over the axes, beyond which another order of axes is no accident.
 _CLEARLY = 0.5
 _UNITS = {"mm": 1000.0, "cm": 100.0}
 
 
-def check_classes(counts: Mapping[str, Mapping[str, int]], class_names: Sequence[str], unmapped: Mapping[str, int]) -> list[Finding]:
+def check_classes(
+    counts: Mapping[str, Mapping[str, int]], class_names: Sequence[str], unmapped: Mapping[str, int]
+) -> list[Finding]:
     """Count labels per class and split."""
     findings = []
-    known = {split: {name: count for name, count in table.items() if name in class_names} for split, table in counts.items()}
+    known = {
+        split: {name: count for name, count in table.items() if name in class_names} for split, table in counts.items()
+    }
     others = sorted({name for table in counts.values() for name in table} - set(class_names))
     if not sum(sum(table.values()) for table in known.values()):
-        example = next(iter(unmapped or {name: 0 for name in others}), "Car")
+        example = next(iter(unmapped or dict.fromkeys(others, 0)), "Car")
         return [
             Finding(
-                "fail", "classes", "no box has a class that training knows", f"class_map: {{{example}: car}}", f"names: {', '.join(others) or 'none'}"
+                "fail",
+                "classes",
+                "no box has a class that training knows",
+                f"class_map: {{{example}: car}}",
+                f"names: {', '.join(others) or 'none'}",
             )
         ]
     for split in ("train", "val"):
@@ -42,10 +51,22 @@ def check_classes(counts: Mapping[str, Mapping[str, int]], class_names: Sequence
             findings.append(Finding("fail", "classes", f"the {split} split holds no box of a trained class", "splits"))
     only_val = sorted(set(known.get("val", {})) - set(known.get("train", {})))
     if only_val and known.get("train"):
-        findings.append(Finding("warn", "classes", f"{', '.join(only_val)} in val but never in train: cannot be learned", "splits"))
+        findings.append(
+            Finding("warn", "classes", f"{', '.join(only_val)} in val but never in train: cannot be learned", "splits")
+        )
     if unmapped:
-        listing = ", ".join(f"{name} {count}" for name, count in sorted(unmapped.items(), key=lambda item: (-item[1], item[0])))
-        findings.append(Finding("warn", "classes", "boxes of unmapped class names are neither trained on nor scored", "class_map", listing))
+        listing = ", ".join(
+            f"{name} {count}" for name, count in sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
+        )
+        findings.append(
+            Finding(
+                "warn",
+                "classes",
+                "boxes of unmapped class names are neither trained on nor scored",
+                "class_map",
+                listing,
+            )
+        )
     return findings
 
 
@@ -71,10 +92,26 @@ def check_sizes(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
     figures["size against typical (1 is)"] = round(scale, 3)
     for unit, factor in _UNITS.items():
         if factor / 3 < scale < factor * 3:
-            return [Finding("fail", "sizes", f"boxes are in {unit}", _unit_setting(keyframes, unit), f"{scale:.0f} times the typical size")]
+            return [
+                Finding(
+                    "fail",
+                    "sizes",
+                    f"boxes are in {unit}",
+                    f"length_unit: {{boxes: {unit}}}",
+                    f"{scale:.0f} times the typical size",
+                )
+            ]
     findings = []
     if not 0.5 < scale < 2.0:
-        findings.append(Finding("warn", "sizes", "boxes are far from the size of their classes", "length_unit", f"{scale:.2f} times the typical size"))
+        findings.append(
+            Finding(
+                "warn",
+                "sizes",
+                "boxes are far from the size of their classes",
+                "length_unit",
+                f"{scale:.2f} times the typical size",
+            )
+        )
     orders = _order_misfits(medians, weights)
     best = min(orders, key=lambda order: orders[order])
     figures["size order misfit (as given, best)"] = [round(orders[0, 1, 2], 3), round(orders[best], 3)]
@@ -99,7 +136,9 @@ def size_columns(keyframes: Sequence[Keyframe]) -> tuple[int, ...]:
 
 def _weights(keyframes: Sequence[Keyframe], medians: Mapping[str, np.ndarray]) -> np.ndarray:
     """Weight of each class, (C,): its count, up to 200, so that one frequent class does not decide alone."""
-    counts = np.array([min(200, sum(keyframe.names.count(name) for keyframe in keyframes)) for name in medians], dtype=float)
+    counts = np.array(
+        [min(200, sum(keyframe.names.count(name) for keyframe in keyframes)) for name in medians], dtype=float
+    )
     return counts / counts.sum()
 
 
@@ -109,41 +148,54 @@ def _order_misfits(medians: Mapping[str, np.ndarray], weights: np.ndarray) -> di
     typical = np.log(np.array([TYPICAL[name] for name in medians]))
     scale = np.sum(weights[:, None] * (logs - typical)) / 3
     return {
-        order: float(np.sum(weights * np.abs(logs[:, list(order)] - typical - scale).sum(axis=1))) for order in itertools.permutations(range(3))
+        order: float(np.sum(weights * np.abs(logs[:, list(order)] - typical - scale).sum(axis=1)))
+        for order in itertools.permutations(range(3))
     }
 
 
-def _unit_setting(keyframes: Sequence[Keyframe], unit: str) -> str:
-    """Boxes alone, or everything: cameras hundreds of metres away are in that unit too."""
-    distance = float(np.median(np.linalg.norm(keyframes[0].lidar_from_camera[:, :3, 3], axis=1)))
-    return f"length_unit: {unit}" if distance > 30 else f"length_unit: {{boxes: {unit}}}"
-
-
-def check_headings(keyframes: Sequence[Keyframe], clouds: Mapping[int, np.ndarray], figures: dict[str, Any]) -> list[Finding]:
+def check_headings(
+    keyframes: Sequence[Keyframe], clouds: Mapping[int, np.ndarray], figures: dict[str, Any]
+) -> list[Finding]:
     """Do long sides lie along the points on them, and do moving things move the way they face?"""
     votes = np.array([0, 0])
     for index, points in clouds.items():
         votes += _side_votes(keyframes[index], points)
     turns = _motion_turns(keyframes)
-    figures["boxes that fit their points better (as given, turned by 90 degrees)"] = votes.tolist()
-    figures["moving boxes"] = len(turns)
+    figures[VOTES] = votes.tolist()
+    figures[MOVING] = len(turns)
     sideways_by_points = votes.sum() >= 10 and votes[1] > 1.5 * votes[0]
     along, across = (float(np.mean(np.abs(function(turns)))) if len(turns) else 0.0 for function in (np.cos, np.sin))
     sideways_by_motion = len(turns) >= 5 and across > 0.8 and along < 0.5
     if len(turns):
         figures["motion along the heading (mean cosine)"] = round(float(np.mean(np.cos(turns))), 3)
     if sideways_by_points or sideways_by_motion:
-        turn = float(np.degrees(np.arctan2(np.mean(np.sin(turns)), np.mean(np.cos(turns))))) if len(turns) >= 5 else None
+        turn = (
+            float(np.degrees(np.arctan2(np.mean(np.sin(turns)), np.mean(np.cos(turns))))) if len(turns) >= 5 else None
+        )
         sign = "90" if turn is None else ("90" if turn > 0 else "-90")
         evidence = f"turned by 90 degrees {votes[1]} boxes hold more of their points, as given {votes[0]}"
         if turn is None:
             evidence += "; nothing moves, so it may be -90 as well: look at the pictures"
         else:
             evidence += f"; things move {turn:.0f} degrees off their heading"
-        return [Finding("fail", "headings", "the yaw is off by 90 degrees: long sides lie across their points or motion", f"yaw_offset: {sign}", evidence)]
+        return [
+            Finding(
+                "fail",
+                "headings",
+                "the yaw is off by 90 degrees: long sides lie across their points or motion",
+                f"yaw_offset: {sign}",
+                evidence,
+            )
+        ]
     if len(turns) >= 5 and np.mean(np.cos(turns)) < -0.5:
         return [
-            Finding("fail", "headings", "things move backwards: the yaw is off by 180 degrees", "yaw_offset: 180", f"{len(turns)} moving boxes")
+            Finding(
+                "fail",
+                "headings",
+                "things move backwards: the yaw is off by 180 degrees",
+                "yaw_offset: 180",
+                f"{len(turns)} moving boxes",
+            )
         ]
     return _neighbours(keyframes, figures)
 
@@ -152,7 +204,11 @@ def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
     """(2,) counts of long boxes that hold clearly more points as given, and turned by 90 degrees about their centre."""
     boxes = keyframe.boxes
     ratio = boxes[:, 4] / np.maximum(boxes[:, 3], 1e-6)
-    long = np.isin(keyframe.names, list(TYPICAL)) & ((ratio > 1.5) | (ratio < 1 / 1.5)) & (np.hypot(boxes[:, 0], boxes[:, 1]) < 50)
+    long = (
+        np.isin(keyframe.names, list(TYPICAL))
+        & ((ratio > 1.5) | (ratio < 1 / 1.5))
+        & (np.hypot(boxes[:, 0], boxes[:, 1]) < 50)
+    )
     boxes = boxes[long].copy()
     # The ground's points say nothing about a heading: leave out the lowest fifth, and some paint outside for noise.
     boxes[:, 2] += 0.1 * boxes[:, 5]
@@ -162,7 +218,9 @@ def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
     turned[:, 6] += np.pi / 2
     given, other = points_in_boxes(points, boxes), points_in_boxes(points, turned)
     enough = given + other >= 8
-    return np.array([np.count_nonzero(enough & (given > 1.3 * other)), np.count_nonzero(enough & (other > 1.3 * given))])
+    return np.array(
+        [np.count_nonzero(enough & (given > 1.3 * other)), np.count_nonzero(enough & (other > 1.3 * given))]
+    )
 
 
 def _motion_turns(keyframes: Sequence[Keyframe]) -> np.ndarray:
@@ -191,7 +249,15 @@ def _neighbours(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
     figures["neighbouring vehicles parallel or square (1 is)"] = round(float(np.mean(agreements)), 3)
     if np.mean(agreements) > 0.1:
         return []
-    return [Finding("warn", "headings", "neighbouring vehicles head in unrelated directions: is the yaw in rad, about z?", "", f"{len(agreements)} pairs")]
+    return [
+        Finding(
+            "warn",
+            "headings",
+            "neighbouring vehicles head in unrelated directions: is the yaw in rad, about z?",
+            "",
+            f"{len(agreements)} pairs",
+        )
+    ]
 
 
 def check_places(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[Finding]:
@@ -205,15 +271,23 @@ def check_places(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list
     ground = float(np.median(bottoms))
     ranges = np.hypot(boxes[:, 0], boxes[:, 1])
     figures["median height of boxes' undersides in the lidar frame (m)"] = round(ground, 2)
-    figures["distance of boxes (m, median and 99 %)"] = [round(float(value), 1) for value in np.percentile(ranges, [50, 99])]
+    figures["distance of boxes (m, median and 99 %)"] = [
+        round(float(value), 1) for value in np.percentile(ranges, [50, 99])
+    ]
     sunk = int(np.count_nonzero(bottoms < ground - 3.0))
     if sunk > max(3, 0.02 * len(boxes)):
         findings.append(Finding("warn", "places", f"{sunk} boxes lie more than 3 m under the ground of the others"))
     if np.percentile(ranges, 50) > 150:
         findings.append(
-            Finding("fail", "places", "boxes are far beyond what cameras see: another unit or world coordinates", "length_unit", f"median {np.median(ranges):.0f} m")
+            Finding(
+                "fail",
+                "places",
+                "boxes are far beyond what cameras see: another unit or world coordinates",
+                "length_unit",
+                f"median {np.median(ranges):.0f} m",
+            )
         )
-    elif abs(ground + _LIDAR_HEIGHT) > 1.0:
+    elif abs(ground + _LIDAR_HEIGHT) > 1.3:
         findings.append(
             Finding(
                 "warn", "places", "the ground is not where nuScenes' lidar sees it, and published weights expect it there",
@@ -222,7 +296,9 @@ def check_places(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list
         )  # fmt: skip
     twins = sum(_twins(keyframe) for keyframe in keyframes)
     if twins:
-        findings.append(Finding("warn", "duplicates", f"{twins} boxes lie on another of their class (centres within 0.3 m)"))
+        findings.append(
+            Finding("warn", "duplicates", f"{twins} boxes lie on another of their class (centres within 0.3 m)")
+        )
     return findings
 
 
@@ -235,7 +311,9 @@ def _twins(keyframe: Keyframe) -> int:
     return count
 
 
-def check_clouds(keyframes: Sequence[Keyframe], clouds: Mapping[int, np.ndarray], figures: dict[str, Any]) -> list[Finding]:
+def check_clouds(
+    keyframes: Sequence[Keyframe], clouds: Mapping[int, np.ndarray], figures: dict[str, Any]
+) -> list[Finding]:
     """Does the point cloud fill the boxes that claim points?"""
     claimed = filled = 0
     reach = []
@@ -250,11 +328,27 @@ def check_clouds(keyframes: Sequence[Keyframe], clouds: Mapping[int, np.ndarray]
     figures["90 % of points within (m)"] = round(float(np.median(reach)), 1)
     if np.median(reach) > 1000:
         unit = "mm" if np.median(reach) > 3000 else "cm"
-        return [Finding("fail", "clouds", f"point clouds are in {unit}", f"length_unit: {{cloud: {unit}}}", f"90 % of points within {np.median(reach):.0f} m")]
+        return [
+            Finding(
+                "fail",
+                "clouds",
+                f"point clouds are in {unit}",
+                f"length_unit: {{cloud: {unit}}}",
+                f"90 % of points within {np.median(reach):.0f} m",
+            )
+        ]
     if claimed >= 20:
         figures["boxes with points that hold points"] = round(filled / claimed, 3)
         if filled < 0.5 * claimed:
-            return [Finding("warn", "clouds", "most boxes that claim points hold none: boxes and point clouds do not belong together", "", f"{filled} of {claimed}")]
+            return [
+                Finding(
+                    "warn",
+                    "clouds",
+                    "most boxes that claim points hold none: boxes and point clouds do not belong together",
+                    "",
+                    f"{filled} of {claimed}",
+                )
+            ]
     return []
 
 
@@ -273,4 +367,12 @@ def check_forward(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> lis
     figures["vehicle moves off its forward axis by (degrees)"] = round(mean, 1)
     if abs(mean) < 45:
         return []
-    return [Finding("warn", "poses", "the vehicle does not move the way its front camera looks", "forward", f"{mean:.0f} degrees off; or the poses are inverted")]
+    return [
+        Finding(
+            "warn",
+            "poses",
+            "the vehicle does not move the way its front camera looks",
+            "forward",
+            f"{mean:.0f} degrees off; or the poses are inverted",
+        )
+    ]

@@ -26,7 +26,9 @@ def boxes_inside(keyframe: Keyframe, camera_from_lidar: np.ndarray | None = None
         uv, depth = project(keyframe.boxes[:, :3], keyframe.intrinsics[camera], matrix)
         width, height = keyframe.image_sizes[camera]
         with np.errstate(invalid="ignore"):
-            inside[camera] = (depth > 0.5) & (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
+            inside[camera] = (
+                (depth > 0.5) & (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
+            )
     return inside
 
 
@@ -41,35 +43,56 @@ def _outwardness(camera_from_lidar: np.ndarray) -> float:
     return float(np.mean(np.sum(centers[:, :2] * camera_from_lidar[:, 2, :2], axis=1)))
 
 
-def _interpretations(camera_from_lidar: np.ndarray) -> dict[str, np.ndarray]:
-    """The extrinsics as given, and as they would be had they been written inverted, or with their rotation transposed."""
-    rotation, translation = camera_from_lidar[:, :3, :3], camera_from_lidar[:, :3, 3]
+def _interpretations(camera_from_lidar: np.ndarray, lidar_from_cloud: np.ndarray) -> dict[str, np.ndarray]:
+    """The extrinsics as given, and as they would be had they been written inverted, or with their rotation transposed.
+
+    A door may have turned the point cloud's axes into LIDAR_TOP's, (4, 4); what was written relates cameras to the cloud.
+    """
+    camera_from_cloud = camera_from_lidar @ lidar_from_cloud
+    rotation, translation = camera_from_cloud[:, :3, :3], camera_from_cloud[:, :3, 3]
+    cloud_from_lidar = invert_rigid(lidar_from_cloud)
     return {
         "as given": camera_from_lidar,
-        "inverse": invert_rigid(camera_from_lidar),
-        "rotation transposed": rigid(np.swapaxes(rotation, -1, -2), translation),
+        "inverse": invert_rigid(camera_from_cloud) @ cloud_from_lidar,
+        "rotation transposed": rigid(np.swapaxes(rotation, -1, -2), translation) @ cloud_from_lidar,
     }
 
 
 _ADVICE = {
-    "inverse": ("the extrinsics are inverted: they take camera to point cloud coordinates", "external_direction: camera_to_cloud"),
+    "inverse": (
+        "the extrinsics are inverted: they take camera to point cloud coordinates",
+        "external_direction: camera_to_cloud",
+    ),
     "rotation transposed": ("the rotations of the extrinsics are transposed", "external_rotation: transposed"),
 }
 
 
-def check_extrinsics(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[Finding]:
+def check_extrinsics(
+    keyframes: Sequence[Keyframe], figures: dict[str, Any], lidar_from_cloud: np.ndarray | None = None
+) -> list[Finding]:
     """Compare the extrinsics as given with how they would look inverted or transposed."""
+    lidar_from_cloud = np.eye(4) if lidar_from_cloud is None else lidar_from_cloud
     first = invert_rigid(keyframes[0].lidar_from_camera)
     centers = keyframes[0].lidar_from_camera[:, :3, 3]
     distance = float(np.median(np.linalg.norm(centers, axis=1)))
     scores = {}
-    for name, matrices in _interpretations(first).items():
+    for name, matrices in _interpretations(first, lidar_from_cloud).items():
         shares = [
-            float(boxes_inside(keyframe, _interpretations(invert_rigid(keyframe.lidar_from_camera))[name]).any(axis=0).mean())
+            float(
+                boxes_inside(
+                    keyframe, _interpretations(invert_rigid(keyframe.lidar_from_camera), lidar_from_cloud)[name]
+                )
+                .any(axis=0)
+                .mean()
+            )
             for keyframe in keyframes[:40]
             if len(keyframe.boxes)
         ]
-        scores[name] = (float(np.mean(uprightness(matrices))), float(np.mean(shares)) if shares else 0.0, _outwardness(matrices))
+        scores[name] = (
+            float(np.mean(uprightness(matrices))),
+            float(np.mean(shares)) if shares else 0.0,
+            _outwardness(matrices),
+        )
     figures["cameras upright (1 is)"] = round(scores["as given"][0], 3)
     figures["boxes seen by any camera"] = round(scores["as given"][1], 3)
     figures["cameras' distance from the lidar (m)"] = round(distance, 2)
@@ -83,11 +106,16 @@ def check_extrinsics(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> 
         )  # fmt: skip
     upright, seen, _ = scores["as given"]
     better = {
-        name: score for name, score in scores.items() if name != "as given" and score[0] > max(_UPRIGHT, upright + 0.3) and score[1] >= 0.7 * seen
+        name: score
+        for name, score in scores.items()
+        if name != "as given" and score[0] > max(_UPRIGHT, upright + 0.3) and score[1] >= 0.7 * seen
     }
     if upright < _UPRIGHT and better:
         # Both have the same rotations; only the right one puts front cameras in front and rear cameras behind.
-        likely = max(better, key=lambda name: (better[name][2] > 0.05, name == "inverse" and better[name][2] > 0.05, better[name][2]))
+        likely = max(better, key=lambda name: better[name][2] + (0.1 if name == "inverse" else 0.0))
+        figures["cameras sit towards where they look (m)"] = {
+            name: round(score[2], 3) for name, score in scores.items()
+        }
         cause, setting = _ADVICE[likely]
         evidence = (
             f"as given, cameras' downward axes point {np.degrees(np.arccos(np.clip(upright, -1, 1))):.0f} degrees off the ground's direction on "
@@ -104,8 +132,10 @@ def check_extrinsics(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> 
     return findings
 
 
-def check_projection(keyframes: Sequence[Keyframe], names: Sequence[str], cameras: dict[str, dict[str, Any]]) -> list[Finding]:
-    """Count, per camera, the boxes that land in its image."""
+def check_projection(
+    keyframes: Sequence[Keyframe], names: Sequence[str], cameras: dict[str, dict[str, Any]], explained: bool = False
+) -> list[Finding]:
+    """Count, per camera, the boxes that land in its image. `explained`: another check has found why they might not."""
     total = sum(len(keyframe.boxes) for keyframe in keyframes)
     counts = sum((boxes_inside(keyframe).sum(axis=1) for keyframe in keyframes), np.zeros(len(names), dtype=int))
     for name, count in zip(names, counts.tolist(), strict=True):
@@ -113,9 +143,13 @@ def check_projection(keyframes: Sequence[Keyframe], names: Sequence[str], camera
     if total and not counts.any():
         return [
             Finding(
-                "fail", "projection", "no box projects into any image: boxes and extrinsics are in different frames or units", "external_direction",
-                f"{total} boxes, {len(names)} cameras; external_direction, external_layout and length_unit are the settings to try",
+                "fail", "projection", "no box projects into any image: boxes and extrinsics are in different frames or units",
+                "" if explained else "external_direction: camera_to_cloud", f"{total} boxes, {len(names)} cameras",
             )
         ]  # fmt: skip
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
-    return [Finding("warn", "projection", f"no box projects into {', '.join(empty)}", "", "is its calibration right?")] if empty else []
+    return (
+        [Finding("warn", "projection", f"no box projects into {', '.join(empty)}", "", "is its calibration right?")]
+        if empty
+        else []
+    )

@@ -35,7 +35,11 @@ class Finding:
         """Cause, figures and remedy; other doors than xtreme1 have no settings, so the tables themselves are to blame."""
         remedy = ""
         if self.setting:
-            remedy = f" Set `{self.setting}` in the dataset's entry." if kind == "xtreme1" else " Correct the tables, and run again."
+            remedy = (
+                f" Set `{self.setting}` in the dataset's entry."
+                if kind == "xtreme1"
+                else " Correct the tables, and run again."
+            )
         evidence = f" ({self.evidence})" if self.evidence else ""
         return f"{self.cause}{evidence}.{remedy}"
 
@@ -50,7 +54,9 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines += ["", f"frames: {report['frames']}", "", "camera                boxes in the image  of boxes   images fit"]
     for name, camera in report["cameras"].items():
         fit = camera.get("image_fit")
-        lines.append(f"{name:22s}{camera['boxes_inside']:17d}{camera['share']:10.1%}   {'-' if fit is None else f'{fit:+.3f}'}")
+        lines.append(
+            f"{name:22s}{camera['boxes_inside']:17d}{camera['share']:10.1%}   {'-' if fit is None else f'{fit:+.3f}'}"
+        )
     lines += ["", "class                          train       val"]
     names = sorted({name for counts in report["classes"].values() for name in counts})
     for name in names:

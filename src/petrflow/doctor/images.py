@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,8 @@ from petrflow.geometry import box_corners, invert_rigid, project
 _WIDTH = 400
 # Where a contour is moved to for comparison, in pixels of the reduced image: far enough to leave the object's own edges.
 _SHIFTS = (-60, -45, -30, 30, 45, 60)
+# Frames, and per pair of cameras frames with contours, below which no verdict on the order of cameras is given.
+_FEWEST = 5
 _NEAREST, _FARTHEST = 2.0, 45.0
 
 
@@ -49,6 +52,46 @@ def image_fit(keyframe: Keyframe, root: Path) -> np.ndarray | None:
             if len(points) >= 40 and image is not None:
                 fit[i, j] = _stand_out(image, points)
     return fit
+
+
+def check_turned(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
+    """Without points and motion, ask the images: do contours of long boxes turned by 90 degrees fit them better than as they are?"""
+    gains = []
+    for keyframe in keyframes:
+        ratio = keyframe.boxes[:, 4] / np.maximum(keyframe.boxes[:, 3], 1e-6)
+        given = keyframe.boxes[(ratio > 1.5) | (ratio < 1 / 1.5)].copy()
+        turned = given.copy()
+        turned[:, 6] += np.pi / 2
+        fits = [_own_fit(replace(keyframe, boxes=boxes), root) for boxes in (given, turned)]
+        if None not in fits:
+            gains.append(float(fits[1] or 0.0) - float(fits[0] or 0.0))
+    if len(gains) < _FEWEST:
+        return []
+    gain, scatter = float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(len(gains)))
+    if gain < max(4.0 * scatter, 0.02):
+        return []
+    evidence = f"contours of long boxes stand out from the images by {gain:.3f} more when turned; it may be -90 as well: look at the pictures"
+    return [
+        Finding(
+            "fail",
+            "headings",
+            "the yaw is off by 90 degrees: long sides lie across the objects in the images",
+            "yaw_offset: 90",
+            evidence,
+        )
+    ]
+
+
+def _own_fit(keyframe: Keyframe, root: Path) -> float | None:
+    """How much box contours stand out from their own images, weighted by their length; None without contours."""
+    camera_from_lidar = invert_rigid(keyframe.lidar_from_camera)
+    total = weight = 0.0
+    for camera, path in enumerate(keyframe.image_paths):
+        points, ranks = _contours(keyframe, camera_from_lidar[camera], camera), _edge_ranks(root / path)
+        if ranks is not None and len(points):
+            total += len(points) * _stand_out(ranks, points)
+            weight += len(points)
+    return total / weight if weight else None
 
 
 def _edge_ranks(path: Path) -> np.ndarray | None:
@@ -127,17 +170,33 @@ def check_camera_order(
     # The gain of the better assignment, frame by frame: its mean must stand well clear of its own scatter.
     gains = np.nansum(stack[:, rows[moved], columns[moved]] - stack[:, moved, moved], axis=1) / len(moved)
     scatter = float(np.std(gains, ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
-    gain, own_fit, best_fit = float(np.mean(gains)), float(np.mean(mean[moved, moved])), float(np.mean(mean[rows[moved], columns[moved]]))
-    if gain < 3.0 * scatter or gain < 0.04 or own_fit > 0.4 * best_fit:
+    gain, own_fit, best_fit = (
+        float(np.mean(gains)),
+        float(np.mean(mean[moved, moved])),
+        float(np.mean(mean[rows[moved], columns[moved]])),
+    )
+    few = len(gains) < _FEWEST or min(number[rows[moved], columns[moved]]) < _FEWEST
+    if few or gain < 4.0 * scatter or gain < 0.04 or own_fit > 0.3 * best_fit:
         return [], own
     pairs = ", ".join(f"{names[columns[index]]}'s image fits {names[index]}'s calibration" for index in moved)
     evidence = f"box contours stand out from the images by {own_fit:+.3f} as given, {best_fit:+.3f} so; {pairs}"
-    return [Finding("fail", "camera order", "camera images are shuffled against their calibrations", _order_setting(names, columns, folders), evidence)], own
+    return [
+        Finding(
+            "fail",
+            "camera order",
+            "camera images are shuffled against their calibrations",
+            _order_setting(names, columns, folders),
+            evidence,
+        )
+    ], own
 
 
 def _order_setting(names: Sequence[str], columns: np.ndarray, folders: dict[str, dict[str, object]]) -> str:
     """`camera_order`: for each entry of camera_config, the folder whose images fit it."""
     if not all(name in folders for name in names):
         return "camera_order"
-    pairs = sorted((int(str(folders[name]["entry"])), str(folders[names[columns[index]]]["folder"])) for index, name in enumerate(names))
+    pairs = sorted(
+        (int(str(folders[name]["entry"])), str(folders[names[columns[index]]]["folder"]))
+        for index, name in enumerate(names)
+    )
     return f"camera_order: [{', '.join(folder for _, folder in pairs)}]"

@@ -28,9 +28,13 @@ def write_overlay(keyframe: Keyframe, root: Path, names: Sequence[str], path: Pa
         factor = _TILE_WIDTH / image.shape[1]
         image = cv2.resize(image, (_TILE_WIDTH, max(1, round(image.shape[0] * factor))), interpolation=cv2.INTER_AREA)
         # The table's intrinsics are for the table's size.
-        scale = np.diag([image.shape[1] / keyframe.image_sizes[camera, 0], image.shape[0] / keyframe.image_sizes[camera, 1], 1.0])
+        scale = np.diag(
+            [image.shape[1] / keyframe.image_sizes[camera, 0], image.shape[0] / keyframe.image_sizes[camera, 1], 1.0]
+        )
         colors = drawing.class_colors(keyframe.names)
-        drawing.draw_boxes(image, keyframe.boxes, scale @ keyframe.intrinsics[camera], camera_from_lidar[camera], colors, thickness=1)
+        drawing.draw_boxes(
+            image, keyframe.boxes, scale @ keyframe.intrinsics[camera], camera_from_lidar[camera], colors, thickness=1
+        )
         drawing.label(image, name)
         tiles.append(image)
     height = max(tile.shape[0] for tile in tiles)
@@ -38,7 +42,9 @@ def write_overlay(keyframe: Keyframe, root: Path, names: Sequence[str], path: Pa
     columns = min(_COLUMNS, len(tiles))
     while len(tiles) % columns:
         tiles.append(np.zeros_like(tiles[0]))
-    picture = np.concatenate([np.concatenate(tiles[row : row + columns], axis=1) for row in range(0, len(tiles), columns)])
+    picture = np.concatenate(
+        [np.concatenate(tiles[row : row + columns], axis=1) for row in range(0, len(tiles), columns)]
+    )
     bar = np.zeros((26, picture.shape[1], 3), dtype=np.uint8)
     drawing.label(bar, title)
     _, encoded = cv2.imencode(".jpg", np.concatenate([bar, picture]), [cv2.IMWRITE_JPEG_QUALITY, 88])
