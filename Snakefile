@@ -26,7 +26,7 @@ rule all:
 
 rule annotate_all:
     input:
-        expand(rules.annotate.output.store, dataset=USED_DATASETS, split=SPLITS),
+        expand("results/{dataset}/annotations/{split}.arrow", dataset=USED_DATASETS, split=SPLITS),
 
 
 rule classic_all:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -124,5 +127,21 @@ def rule_scripts() -> list[psutil.Process]:
     return found
 
 
-def check_machine(config: dict, models: dict) -> None:
-    """Print what this machine is good for, before the first stage starts."""
+def check_machine(config: dict[str, Any], models: dict[str, Any], python: str = sys.executable) -> bool:
+    """Print what this machine is good for, and say whether it can do what the config asks for.
+
+    Runs in a process of its own: asking Paddle means importing it, and it must be the Paddle that the stages will use.
+
+    Parameters
+    ----------
+    config, models : dict
+        The checked config with the runs that are about to start, and the path of each run's model file.
+    python : str
+        Interpreter of the environment in which the stages run.
+    """
+    source = str(Path(__file__).resolve().parents[1] / "src")
+    request = json.dumps({"config": config, "models": {run: str(path) for run, path in models.items()}})
+    search_path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": search_path, "PYTHONWARNINGS": "ignore"}
+    command = [python, str(Path(__file__).with_name("machine.py"))]
+    return subprocess.run(command, input=request, text=True, env=environment, check=False).returncode == 0

@@ -4,15 +4,16 @@ rule annotate:
     input:
         complete="data/{dataset}/.complete.json",
     output:
-        store="results/{dataset}/annotations/{split}.arrow",
+        train="results/{dataset}/annotations/train.arrow",
+        val="results/{dataset}/annotations/val.arrow",
     log:
-        "logs/{dataset}/annotate-{split}.log",
+        "logs/{dataset}/annotate.log",
     benchmark:
-        "results/{dataset}/benchmarks/annotate-{split}.tsv"
+        "results/{dataset}/benchmarks/annotate.tsv"
     conda:
         CPU_ENVIRONMENT
     message:
-        "Annotations of {wildcards.dataset}, {wildcards.split} split"
+        "Annotations of {wildcards.dataset}"
     script:
         "../scripts/annotate.py"
 

@@ -24,7 +24,7 @@ try:
         for run, entry in CONFIG["runs"].items()
     }
 except PetrflowError as error:
-    raise WorkflowError(f"The configuration has a mistake:\n{error}")
+    sys.exit(f"The configuration has a mistake.\n{error}")
 
 RUNS = list(CONFIG["runs"])
 SPLITS = ["train", "val"]
@@ -81,5 +81,14 @@ def gpus(wildcards):
     return 0 if schedule["device"] == "cpu" else schedule["devices"]
 
 
+EXPENSIVE = {"baseline", "train", "export", "demo"}
+
+
 onstart:
-    guard.check_machine(CONFIG, MODELS)
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in EXPENSIVE]
+    if jobs and workflow.local_exec:
+        runs = {job.wildcards.run: CONFIG["runs"][job.wildcards.run] for job in jobs}
+        uses_conda = "conda" in {str(method.name).lower() for method in workflow.deployment_settings.deployment_method}
+        python = f"{jobs[0].conda_env.address}/bin/python" if uses_conda else sys.executable
+        if not guard.check_machine(CONFIG | {"runs": runs}, MODELS, python):
+            sys.exit("Nothing was started.")

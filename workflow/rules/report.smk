@@ -10,7 +10,7 @@ rule report:
     output:
         report("results/report/index.html", caption="../report/report.rst", category="summary"),
     params:
-        runs=CONFIG["runs"],
+        runs={name: entry | {"schedule": settings.training_settings(entry)} for name, entry in CONFIG["runs"].items()},
     log:
         "logs/report.log",
     benchmark:
@@ -26,7 +26,7 @@ rule report:
 rule preflight:
     params:
         config=CONFIG,
-        models=MODELS,
+        models={run: str(path) for run, path in MODELS.items()},
     conda:
         ENVIRONMENT
     message:
@@ -43,6 +43,8 @@ rule doctor:
 rule doctor_dataset:
     input:
         complete="data/{dataset}/.complete.json",
+        train="results/{dataset}/annotations/train.arrow",
+        val="results/{dataset}/annotations/val.arrow",
     output:
         report="results/{dataset}/doctor/doctor.json",
     log:

@@ -1,9 +1,9 @@
-"""Build the annotation store of one split from a nuScenes root's tables."""
+"""Build the annotation stores of both splits from a nuScenes root's tables, which are read once."""
 
 from pathlib import Path
 
-from petrflow.annotations import build
+from petrflow.annotations import build_all
 from rule_job import rule_job
 
 with rule_job(snakemake):
-    build(Path(snakemake.input.complete).parent, snakemake.wildcards.split, Path(snakemake.output.store))
+    build_all(Path(snakemake.input.complete).parent, {split: Path(path) for split, path in snakemake.output.items()})

@@ -1,4 +1,4 @@
-"""Look at a data set's labels against its images, and say whether training on it makes sense."""
+"""Look at a data set's labels against its calibration and images, and say whether training on it makes sense."""
 
 from pathlib import Path
 
@@ -6,4 +6,5 @@ from petrflow.doctor import examine
 from rule_job import rule_job
 
 with rule_job(snakemake):
-    examine(Path(snakemake.input.complete).parent, Path(snakemake.output.report).parent)
+    stores = {"train": Path(snakemake.input.train), "val": Path(snakemake.input.val)}
+    examine(Path(snakemake.input.complete).parent, Path(snakemake.output.report).parent, stores)

@@ -1,4 +1,4 @@
-"""Fetch published weights, check their checksum and let nothing but arrays in."""
+"""Fetch published weights and check their checksum."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Turn an Xtreme1 export into a nuScenes root, and have the doctor look at it."""
+"""Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is built on it."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from rule_job import rule_job
 with rule_job(snakemake):
     root = Path(snakemake.output.complete).parent
     prepare(snakemake.params.dataset, root)
-    if snakemake.params.dataset.get("doctor", True):
-        examine(root, root / "doctor")
+    if snakemake.params.dataset["doctor"]:
+        examine(root, Path("results") / snakemake.wildcards.dataset / "doctor")
