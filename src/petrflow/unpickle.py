@@ -23,6 +23,7 @@ from petrflow.files import PetrflowError, atomic_path, disk_errors
 
 _DTYPE = re.compile(r"[<>|=]?([?bBhHiIlLqQefdgFD]|[biufc]\d{1,2}|[US]\d{1,9})")
 _NAME_TABLE = "StructuredToParameterName@@"
+_NO_PICKLE = "is not a complete pickle"
 _SLICE_TABLE = "UnpackBigParamInfor@@"
 
 
@@ -379,6 +380,8 @@ def load_pickle(path: Path) -> Any:
             f"{path} does not exist: check the path, or run the step that fetches or writes it."
         ) from error
     except _Refused as error:
+        if _what_it_is(path, size) != _NO_PICKLE:
+            raise PetrflowError(f"{path} {_what_it_is(path, size)}: delete it and fetch it again.") from None
         raise PetrflowError(
             f"{path} asks for {error}, which plain weights or annotations never need; nothing of it was run. "
             "Do not open it with pickle or paddle.load: get the file from its publisher again and compare its SHA-256."
@@ -403,7 +406,7 @@ def _what_it_is(path: Path, size: int) -> str:
         return "is a gzip archive"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself"
-    return "is not a complete pickle"
+    return _NO_PICKLE
 
 
 def load_pdparams(path: Path) -> dict[str, np.ndarray]:
