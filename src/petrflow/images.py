@@ -13,6 +13,7 @@ from petrflow.files import PetrflowError
 # The sample's pictures are as the file stores them: calibration knows nothing of an EXIF rotation.
 _FULL = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _HALF = cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION
+_START_OF_JPEG = b"\xff\xd8"
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -39,15 +40,15 @@ def read_image(path: Path, size: tuple[int, int], owner: str, half: bool = False
         raise PetrflowError(f"{path} ({owner}) is missing. Restore the file, then run again.") from None
     except OSError as error:
         raise PetrflowError(f"{path} ({owner}) cannot be read: {error}.") from None
+    # What a cut file lacks some decoders fill with grey, and only warn.
+    if data[:2].tobytes() == _START_OF_JPEG and _END_OF_JPEG not in data[-4096:].tobytes():
+        raise PetrflowError(
+            f"{path} ({owner}) is cut short: it ends after {data.size} bytes without a JPEG's end. Restore it."
+        )
     picture = cv2.imdecode(data, _HALF if half else _FULL) if data.size else None
     if picture is None:
         raise PetrflowError(
             f"{path} ({owner}) is no picture that can be decoded ({data.size} bytes). Restore the file."
-        )
-    # Decoders fill what a cut file lacks with grey and only warn.
-    if data[:2].tobytes() == b"\xff\xd8" and _END_OF_JPEG not in data[-4096:].tobytes():
-        raise PetrflowError(
-            f"{path} ({owner}) is cut short: it ends after {data.size} bytes without a JPEG's end. Restore it."
         )
     expected = ((size[1] + 1) // 2, (size[0] + 1) // 2) if half else (size[1], size[0])
     if picture.shape[:2] != expected:
