@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from petrflow import geometry
-from petrflow.annotations.roots import lookup
+from petrflow.annotations.arrays import take
+from petrflow.annotations.frames import number_of
 from petrflow.annotations.tables import Columns
 
 DETECTION_NAMES = {
@@ -35,89 +32,78 @@ VISIBILITY_LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
 _MAX_VELOCITY_SECONDS = 1.5
 
 
-def boxes_of(
-    tables: dict[str, Columns], samples: pa.Array, timestamps: np.ndarray, lidar_pose: np.ndarray
-) -> dict[str, Any]:
-    """Annotations of the keyframes, in table order within each: boxes and velocities in the keyframe's lidar frame."""
+def box_columns(
+    tables: dict[str, Columns], keyframe_rows: np.ndarray, keyframes: Columns
+) -> tuple[Columns, np.ndarray]:
+    """Annotations of some keyframes, in table order within each; and where each keyframe's begin and end: (K + 1,) int64."""
     annotation = tables["sample_annotation"]
-    keyframe = pc.fill_null(pc.index_in(annotation["sample_token"], value_set=samples), -1).to_numpy(
-        zero_copy_only=False
-    )
+    keyframe = number_of(keyframe_rows, len(tables["sample"]["timestamp"]))[annotation["sample_row"]]
     rows = np.flatnonzero(keyframe >= 0)
     rows = rows[np.argsort(keyframe[rows], kind="stable")]
     keyframe = keyframe[rows]
-    lidar_from_global = geometry.invert_rigid(
-        geometry.transform(lidar_pose[:, 7:10], lidar_pose[:, 10:14])
-        @ geometry.transform(lidar_pose[:, :3], lidar_pose[:, 3:7])
-    )
-    turn = geometry.quaternion_inverse(geometry.quaternion_multiply(lidar_pose[:, 10:14], lidar_pose[:, 3:7]))
-    centre = np.einsum("nij,nj->ni", lidar_from_global[keyframe, :3, :3], annotation["translation"][rows])
-    centre += lidar_from_global[keyframe, :3, 3]
-    yaw = geometry.quaternion_yaw_intrinsic(geometry.quaternion_multiply(turn[keyframe], annotation["rotation"][rows]))
-    velocity = np.concatenate([_velocities(tables, rows), np.zeros((len(rows), 1))], axis=1)
-    velocity = np.einsum("nij,nj->ni", lidar_from_global[keyframe, :2, :3], velocity)
-    names, name = _box_names(tables, rows)
-    attributes, attribute = _labels(annotation["attribute_tokens"], rows, tables["attribute"], "name", "attribute")
-    levels, level = _labels(annotation["visibility_token"], rows, tables["visibility"], "level", "visibility")
-    ranks = np.array([VISIBILITY_LEVELS.get(text, 0) for text in levels], dtype=np.int8)
-    lidar_points, radar_points = annotation["num_lidar_pts"][rows], annotation["num_radar_pts"][rows]
-    return {
-        "offset": np.concatenate([[0], np.cumsum(np.bincount(keyframe, minlength=len(samples)))]).astype(np.int64),
-        "token": pc.take(annotation["token"], pa.array(rows)),
-        "instance_token": pc.take(annotation["instance_token"], pa.array(rows)),
-        "box": np.concatenate([centre, annotation["size"][rows], yaw[:, None]], axis=1),
-        "velocity": velocity,
-        "name": name,
-        "names": names,
-        "attribute": attribute,
-        "attributes": attributes,
-        "visibility": ranks[level],
-        "num_lidar_pts": lidar_points.astype(np.int32),
-        "num_radar_pts": radar_points.astype(np.int32),
-        "valid": (lidar_points + radar_points > 0).astype(np.uint8),
+    points = np.stack([annotation["num_lidar_pts"][rows], annotation["num_radar_pts"][rows]], axis=1)
+    instance = annotation["instance_row"][rows]
+    boxes, velocities = _in_lidar_frame(tables, rows, keyframes["lidar_to_ego"], keyframes["ego_to_global"], keyframe)
+    columns = {
+        "token": take(annotation["token"], rows),
+        "instance_token": take(tables["instance"]["token"], instance),
+        "box": boxes,
+        "velocity": velocities,
+        "name": tables["instance"]["category_row"][instance].astype(np.int16),
+        "attribute": (annotation["attribute_row"][rows] + 1).astype(np.int16),
+        "visibility": _visibility(tables)[annotation["visibility_row"][rows]],
+        "num_lidar_pts": points[:, 0].astype(np.int32),
+        "num_radar_pts": points[:, 1].astype(np.int32),
+        "valid": (points.sum(axis=1) > 0).astype(np.uint8),
     }
+    counts = np.bincount(keyframe, minlength=len(keyframe_rows))
+    return columns, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _velocities(tables: dict[str, Columns], rows: np.ndarray) -> np.ndarray:
-    """Velocities (n, 2) in the global frame as the devkit's ``box_velocity`` has them; NaN where it has none."""
-    annotation, sample = tables["sample_annotation"], tables["sample"]
-    own = rows.astype(np.int32)
-    prev = lookup(
-        pc.take(annotation["prev"], pa.array(rows)), annotation["token"], "sample_annotation", "sample_annotation", True
+def box_labels(tables: dict[str, Columns]) -> dict[str, list[str]]:
+    """Texts behind the codes of :func:`box_columns`: ``names`` and ``attributes``, where code 0 is none."""
+    names = [DETECTION_NAMES.get(name, name) for name in tables["category"]["name"].to_pylist()]
+    return {"names": names, "attributes": ["", *tables["attribute"]["name"].to_pylist()]}
+
+
+def _visibility(tables: dict[str, Columns]) -> np.ndarray:
+    """Levels 1 to 4 of the rows of visibility.json, and 0 behind them for row -1."""
+    return np.array(
+        [*(VISIBILITY_LEVELS.get(level, 0) for level in tables["visibility"]["level"].to_pylist()), 0], dtype=np.int8
     )
-    following = lookup(
-        pc.take(annotation["next"], pa.array(rows)), annotation["token"], "sample_annotation", "sample_annotation", True
+
+
+def _in_lidar_frame(
+    tables: dict[str, Columns],
+    rows: np.ndarray,
+    lidar_to_ego: np.ndarray,
+    ego_to_global: np.ndarray,
+    keyframe: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (M, 7) and velocities (M, 2) of annotation ``rows`` in the lidar frame of their ``keyframe`` (M,)."""
+    annotation = tables["sample_annotation"]
+    lidar_from_global = geometry.invert_rigid(
+        geometry.transform(ego_to_global[:, :3], ego_to_global[:, 3:])
+        @ geometry.transform(lidar_to_ego[:, :3], lidar_to_ego[:, 3:])
     )
-    first, last = np.where(prev >= 0, prev, own), np.where(following >= 0, following, own)
-    sample_row = lookup(annotation["sample_token"], sample["token"], "sample_annotation", "sample")
+    turn = geometry.quaternion_inverse(geometry.quaternion_multiply(ego_to_global[:, 3:], lidar_to_ego[:, 3:]))
+    yaw = geometry.quaternion_yaw_intrinsic(geometry.quaternion_multiply(turn[keyframe], annotation["rotation"][rows]))
+    rotation = lidar_from_global[keyframe, :3, :3]
+    centre = (rotation @ annotation["translation"][rows, :, None])[..., 0] + lidar_from_global[keyframe, :3, 3]
+    velocity = (rotation[:, :2, :2] @ _global_velocities(tables, rows)[:, :, None])[..., 0]
+    return np.concatenate([centre, annotation["size"][rows], yaw[:, None]], axis=1), velocity
+
+
+def _global_velocities(tables: dict[str, Columns], rows: np.ndarray) -> np.ndarray:
+    """Velocities (M, 2) in the global frame as the devkit's ``box_velocity`` has them; NaN where it has none."""
+    annotation = tables["sample_annotation"]
+    before, after = annotation["prev_row"][rows], annotation["next_row"][rows]
+    first, last = np.where(before >= 0, before, rows), np.where(after >= 0, after, rows)
     # The devkit turns each timestamp into seconds before it subtracts, which costs 5e-7 of precision: equal figures need equal steps.
-    seconds = 1e-6 * sample["timestamp"]
-    elapsed = seconds[sample_row[last]] - seconds[sample_row[first]]
-    allowed = np.where((prev >= 0) & (following >= 0), 2 * _MAX_VELOCITY_SECONDS, _MAX_VELOCITY_SECONDS)
-    known = ((prev >= 0) | (following >= 0)) & (elapsed <= allowed)
+    seconds = 1e-6 * tables["sample"]["timestamp"]
+    elapsed = seconds[annotation["sample_row"][last]] - seconds[annotation["sample_row"][first]]
+    allowed = np.where((before >= 0) & (after >= 0), 2 * _MAX_VELOCITY_SECONDS, _MAX_VELOCITY_SECONDS)
+    known = ((before >= 0) | (after >= 0)) & (elapsed <= allowed)
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity = (annotation["translation"][last, :2] - annotation["translation"][first, :2]) / elapsed[:, None]
     return np.where(known[:, None], velocity, np.nan)
-
-
-def _box_names(tables: dict[str, Columns], rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-    instance, category = tables["instance"], tables["category"]
-    instance_row = lookup(
-        pc.take(tables["sample_annotation"]["instance_token"], pa.array(rows)),
-        instance["token"],
-        "sample_annotation",
-        "instance",
-    )
-    category_row = lookup(instance["category_token"], category["token"], "instance", "category")
-    known = [DETECTION_NAMES.get(name, name) for name in category["name"].to_pylist()]
-    names = sorted(set(known))
-    code = np.array([names.index(name) for name in known], dtype=np.int16)
-    return names, code[category_row[instance_row]]
-
-
-def _labels(
-    tokens: pa.Array, rows: np.ndarray, table: Columns, column: str, target: str
-) -> tuple[list[str], np.ndarray]:
-    """Texts ('' first) and the code (n,) int16 of each row among them; an empty token is 0."""
-    found = lookup(pc.take(tokens, pa.array(rows)), table["token"], "sample_annotation", target, optional=True)
-    return ["", *table[column].to_pylist()], (found + 1).astype(np.int16)

@@ -11,52 +11,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from petrflow.annotations import layout
-from petrflow.annotations.boxes import boxes_of
-from petrflow.annotations.frames import calibrations, camera_frames, keyframes_of, lidar_frames, renumber, walk_back
-from petrflow.annotations.roots import Root, camera_names, describe_root, lookup, read_tables
+from petrflow.annotations import boxes, frames, layout
+from petrflow.annotations.roots import Root, camera_names, describe_root, read_tables
 from petrflow.annotations.tables import Columns
 
 
 def assemble(
     root: Root, tables: dict[str, Columns], split: str, num_prev_keyframes: int, sweeps_per_keyframe: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Columns, dict[str, Any]]:
     """Join the tables into the columns and the metadata of one split's store (see docs/annotation-store.md)."""
     cameras = camera_names(root, tables)
-    keyframes, sample_rows = keyframes_of(root, tables, split)
-    samples = tables["sample"]["token"].take(pa.array(sample_rows))
-    frames, current = camera_frames(tables, samples, cameras)
-    previous = lookup(
-        pc.take(tables["sample"]["prev"], pa.array(sample_rows)), samples, "sample", "sample", optional=True
-    )
-    sweeps, sweep_count = walk_back(
+    keyframe_rows = frames.keyframes_of(root, tables, split)
+    before = tables["sample"]["prev_row"][keyframe_rows]
+    number = frames.number_of(keyframe_rows, len(tables["sample"]["timestamp"]))
+    frame_rows, current, frame_prev = frames.camera_frames_of(tables, keyframe_rows, cameras)
+    sweeps, counts = frames.walk_back(
         current,
-        frames.pop("prev"),
-        previous,
+        frame_prev,
+        np.where(before >= 0, number[before], -1),
         cameras,
         num_prev_keyframes=num_prev_keyframes,
         sweeps_per_keyframe=sweeps_per_keyframe,
     )
-    used, renumbered = renumber(current, sweeps, len(frames["timestamp"]))
-    offsets = np.concatenate([[0], np.cumsum(sweep_count)])
-    filled = np.arange(sweeps.shape[1]) < sweep_count[:, None]
-    lidar, lidar_pose = lidar_frames(tables, samples)
-    columns = {
-        **{f"keyframe.{name}": column for name, column in {**keyframes, **lidar}.items()},
-        "keyframe.camera_frame": renumbered[current],
-        "keyframe.sweep_offset": offsets.astype(np.int64),
-        "sweep.camera_frame": renumbered[sweeps[filled]],
-        **{f"camera_frame.{name}": _take(column, used) for name, column in frames.items()},
-        **calibrations(tables),
-        **{
-            f"box.{name}": column
-            for name, column in boxes_of(tables, samples, keyframes["timestamp"], lidar_pose).items()
+    used = frames.used_frames(current, sweeps, len(frame_rows))
+    renumbered = frames.number_of(used, len(frame_rows))
+    filled = np.arange(sweeps.shape[1]) < counts[:, None]
+    keyframes = frames.keyframe_columns(tables, keyframe_rows)
+    box_columns, box_offset = boxes.box_columns(tables, keyframe_rows, keyframes)
+    groups = {
+        "keyframe": {
+            **keyframes,
+            "camera_frame": renumbered[current],
+            "sweep_offset": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            "box_offset": box_offset,
         },
+        "sweep": {"camera_frame": renumbered[sweeps[filled]]},
+        "camera_frame": frames.camera_frame_columns(tables, frame_rows[used], keyframe_rows),
+        "calibration": frames.calibration_columns(tables),
+        "box": box_columns,
     }
-    columns["keyframe.box_offset"] = columns.pop("box.offset")
     metadata = {
         "version": root.version,
         "split": split,
@@ -64,14 +58,11 @@ def assemble(
         "cameras": list(cameras),
         "num_prev_keyframes": num_prev_keyframes,
         "sweeps_per_keyframe": sweeps_per_keyframe,
-        "names": columns.pop("box.names"),
-        "attributes": columns.pop("box.attributes"),
+        **boxes.box_labels(tables),
     }
-    return columns, metadata
-
-
-def _take(column: Any, rows: np.ndarray) -> Any:
-    return column[rows] if isinstance(column, np.ndarray) else pc.take(column, pa.array(rows))
+    return {
+        f"{group}.{name}": column for group, columns in groups.items() for name, column in columns.items()
+    }, metadata
 
 
 def build_all(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from petrflow.annotations.roots import LIDAR, Root, channels_of, lookup
+from petrflow.annotations.arrays import arrow, take, view
+from petrflow.annotations.roots import LIDAR, Root
 from petrflow.annotations.tables import Columns
 from petrflow.files import PetrflowError
 
@@ -17,12 +17,12 @@ _SWEEP_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "C
 """Order in which stock walks the cameras back in time; it matters where one camera's chain ends early."""
 
 
-def keyframes_of(root: Root, tables: dict[str, Columns], split: str) -> tuple[Columns, np.ndarray]:
-    """Keyframes of the split's scenes in time order, and their rows in sample.json."""
+def keyframes_of(root: Root, tables: dict[str, Columns], split: str) -> np.ndarray:
+    """Rows in sample.json of the keyframes of the split's scenes, ordered by time and then by token: (K,) int64."""
     if split not in root.splits:
         raise PetrflowError(f"{root.folder} defines no split '{split}': it has {', '.join(root.splits) or 'none'}.")
-    scene, sample = tables["scene"], tables["sample"]
-    names = scene["name"].to_pylist()
+    sample = tables["sample"]
+    names = tables["scene"]["name"].to_pylist()
     wanted = set(root.splits[split])
     if unknown := sorted(wanted - set(names)):
         raise PetrflowError(
@@ -30,67 +30,106 @@ def keyframes_of(root: Root, tables: dict[str, Columns], split: str) -> tuple[Co
             f"{len(wanted)} are missing): correct the split, or fetch the rest of the data set."
         )
     chosen = np.array([name in wanted for name in names], dtype=bool)
-    scene_rows = lookup(sample["scene_token"], scene["token"], "sample", "scene")
-    rows = np.flatnonzero(chosen[scene_rows])
-    order = pc.sort_indices(
-        pa.table({"timestamp": sample["timestamp"][rows], "token": pc.take(sample["token"], pa.array(rows))}),
-        sort_keys=[("timestamp", "ascending"), ("token", "ascending")],
+    rows = np.flatnonzero(chosen[sample["scene_row"]])
+    keys = pa.Table.from_arrays(
+        [arrow(sample["timestamp"][rows]), take(sample["token"], rows)], names=["timestamp", "token"]
     )
-    rows = rows[order.to_numpy()]
-    columns = {
-        "token": pc.take(sample["token"], pa.array(rows)),
+    return rows[view(pc.sort_indices(keys, sort_keys=[("timestamp", "ascending"), ("token", "ascending")]))]
+
+
+def number_of(rows: np.ndarray, total: int) -> np.ndarray:
+    """Invert a choice of rows: (total,) int32 with the place of every row in ``rows``, -1 for rows that were not chosen."""
+    numbers = np.full(total, -1, dtype=np.int32)
+    numbers[rows] = np.arange(len(rows), dtype=np.int32)
+    return numbers
+
+
+def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
+    """Columns of the keyframes ``rows``, those of their lidar frame and scene included."""
+    sample, scene, data, calibrated = (tables[name] for name in ("sample", "scene", "sample_data", "calibrated_sensor"))
+    number = number_of(rows, len(sample["timestamp"]))
+    lidar_rows = np.flatnonzero((data["camera"] < 0) & (number[data["sample_row"]] >= 0))
+    lidar = np.full(len(rows), -1, dtype=np.int64)
+    lidar[number[data["sample_row"][lidar_rows]]] = lidar_rows
+    if (lidar < 0).any():
+        token = sample["token"][int(rows[np.flatnonzero(lidar < 0)[0]])].as_py()
+        raise PetrflowError(
+            f"sample_data.json has no key frame of {LIDAR} for sample {token}: boxes are in its frame. Add the record (the file itself is "
+            "not needed), or take the scene out of the data set."
+        )
+    calibration = data["calibrated_sensor_row"][lidar]
+    return {
+        "token": take(sample["token"], rows),
         "timestamp": sample["timestamp"][rows],
-        "scene": np.unique(scene_rows[rows], return_inverse=True)[1].astype(np.int32),
-    }
-    used_scenes = pa.array(np.unique(scene_rows[rows]))
-    columns["scene_name"] = pc.take(pc.take(scene["name"], used_scenes), pa.array(columns["scene"]))
-    columns["scene_token"] = pc.take(pc.take(scene["token"], used_scenes), pa.array(columns["scene"]))
-    del columns["scene"]
-    return columns, rows
-
-
-def camera_frames(
-    tables: dict[str, Columns], samples: pa.Array, cameras: tuple[str, ...]
-) -> tuple[Columns, np.ndarray]:
-    """All camera frames of the keyframes' scenes, near in the file what is near in time, and the (K, N) frames of the keyframes."""
-    data = tables["sample_data"]
-    channels, _ = channels_of(tables)
-    camera_of = {name: k for k, name in enumerate(cameras)}
-    calibration = lookup(
-        data["calibrated_sensor_token"], tables["calibrated_sensor"]["token"], "sample_data", "calibrated_sensor"
-    )
-    camera = np.array([camera_of.get(channel, -1) for channel in channels], dtype=np.int32)[calibration]
-    keyframe = pc.fill_null(pc.index_in(data["sample_token"], value_set=samples), -1).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero((camera >= 0) & (keyframe >= 0))
-    rows = rows[np.lexsort((camera[rows], data["timestamp"][rows], keyframe[rows]))]
-    tokens = pc.take(data["token"], pa.array(rows))
-    pose = lookup(
-        pc.take(data["ego_pose_token"], pa.array(rows)), tables["ego_pose"]["token"], "sample_data", "ego_pose"
-    )
-    frames = {
-        "token": tokens,
-        "keyframe": keyframe[rows].astype(np.int32),
-        "camera": camera[rows],
-        "timestamp": data["timestamp"][rows],
-        "is_keyframe": data["is_key_frame"][rows].astype(np.uint8),
-        "path": pc.take(data["filename"], pa.array(rows)),
-        "size": np.stack([data["width"][rows], data["height"][rows]], axis=1).astype(np.int32),
-        "calibration": calibration[rows],
-        "ego_pose": np.concatenate(
-            [tables["ego_pose"]["translation"][pose], tables["ego_pose"]["rotation"][pose]], axis=1
+        "scene_name": take(scene["name"], sample["scene_row"][rows]),
+        "scene_token": take(scene["token"], sample["scene_row"][rows]),
+        "lidar_token": take(data["token"], lidar),
+        "lidar_path": take(data["filename"], lidar),
+        "lidar_to_ego": np.concatenate(
+            [calibrated["translation"][calibration], calibrated["rotation"][calibration]], axis=1
         ),
-        "prev": lookup(pc.take(data["prev"], pa.array(rows)), tokens, "sample_data", "sample_data", optional=True),
+        "ego_to_global": data["ego_pose"][lidar],
     }
-    current = np.full((len(samples), len(cameras)), -1, dtype=np.int32)
-    key = np.flatnonzero(frames["is_keyframe"])
-    current[frames["keyframe"][key], frames["camera"][key]] = key
+
+
+def camera_frames_of(
+    tables: dict[str, Columns], keyframe_rows: np.ndarray, cameras: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the camera frames of some keyframes' scenes.
+
+    Returns
+    -------
+    rows : (F,) int64
+        In sample_data, ordered by keyframe, time and camera: what is near in time is near in the file.
+    current : (K, N) int32
+        Numbers (places in ``rows``) of every keyframe's own frames.
+    previous : (F,) int32
+        Number of the frame before, of the same camera; -1 at the start.
+    """
+    data, sample = tables["sample_data"], tables["sample"]
+    keyframe = number_of(keyframe_rows, len(sample["timestamp"]))[data["sample_row"]]
+    rows = np.flatnonzero((data["camera"] >= 0) & (keyframe >= 0))
+    keyframe, camera = keyframe[rows], data["camera"][rows]
+    order = np.lexsort((camera, data["timestamp"][rows], keyframe))
+    rows, keyframe, camera = rows[order], keyframe[order], camera[order]
+    current = np.full((len(keyframe_rows), len(cameras)), -1, dtype=np.int32)
+    own = np.flatnonzero(data["is_key_frame"][rows])
+    current[keyframe[own], camera[own]] = own
     if (current < 0).any():
         row, column = np.argwhere(current < 0)[0]
         raise PetrflowError(
-            f"sample_data.json has no key frame of {cameras[column]} for sample {samples[int(row)].as_py()} ({int((current < 0).sum())} such "
-            "gaps): every keyframe needs an image of every camera. Take the camera or the scene out of the data set, or complete it."
+            f"sample_data.json has no key frame of {cameras[column]} for sample {sample['token'][int(keyframe_rows[row])].as_py()} "
+            f"({int((current < 0).sum())} such gaps): every keyframe needs an image of every camera. Take the camera or the scene out of "
+            "the data set, or complete it."
         )
-    return frames, current
+    before = data["prev_row"][rows]
+    previous = np.where(before >= 0, number_of(rows, len(data["timestamp"]))[before], -1)
+    return rows, current, previous
+
+
+def camera_frame_columns(tables: dict[str, Columns], rows: np.ndarray, keyframe_rows: np.ndarray) -> Columns:
+    """Columns of the camera frames ``rows``."""
+    data = tables["sample_data"]
+    return {
+        "token": take(data["token"], rows),
+        "keyframe": number_of(keyframe_rows, len(tables["sample"]["timestamp"]))[data["sample_row"][rows]],
+        "camera": data["camera"][rows].astype(np.int16),
+        "timestamp": data["timestamp"][rows],
+        "is_keyframe": data["is_key_frame"][rows].astype(np.uint8),
+        "path": take(data["filename"], rows),
+        "size": np.stack([data["width"][rows], data["height"][rows]], axis=1).astype(np.int32),
+        "calibration": data["calibrated_sensor_row"][rows],
+        "ego_pose": data["ego_pose"][rows],
+    }
+
+
+def calibration_columns(tables: dict[str, Columns]) -> Columns:
+    """Columns of all calibrated sensors."""
+    calibrated = tables["calibrated_sensor"]
+    return {
+        "camera_to_ego": np.concatenate([calibrated["translation"], calibrated["rotation"]], axis=1),
+        "intrinsic": calibrated["camera_intrinsic"].reshape(-1, 3, 3),
+    }
 
 
 def walk_back(
@@ -159,52 +198,9 @@ def walk_back(
     return sweeps[:, :, inverse], count
 
 
-def renumber(current: np.ndarray, sweeps: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frames that any keyframe uses, and (number,) their new numbers."""
+def used_frames(current: np.ndarray, sweeps: np.ndarray, number: int) -> np.ndarray:
+    """Return the numbers of the frames that any keyframe uses, in order."""
     flags = np.zeros(number + 1, dtype=bool)
     flags[current] = True
     flags[sweeps] = True  # -1 lands on the extra entry
-    used = np.flatnonzero(flags[:-1])
-    renumbered = np.full(number, -1, dtype=np.int32)
-    renumbered[used] = np.arange(len(used), dtype=np.int32)
-    return used, renumbered
-
-
-def lidar_frames(tables: dict[str, Columns], samples: pa.Array) -> tuple[Columns, np.ndarray]:
-    """Lidar columns of the keyframes, and the (K,) quaternions and poses in one (K, 14) array: lidar_to_ego, ego_to_global."""
-    data, calibrated = tables["sample_data"], tables["calibrated_sensor"]
-    channels, _ = channels_of(tables)
-    calibration = lookup(data["calibrated_sensor_token"], calibrated["token"], "sample_data", "calibrated_sensor")
-    keyframe = pc.fill_null(pc.index_in(data["sample_token"], value_set=samples), -1).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero((channels == LIDAR)[calibration] & (keyframe >= 0) & data["is_key_frame"])
-    lidar_row = np.full(len(samples), -1, dtype=np.int64)
-    lidar_row[keyframe[rows]] = rows
-    if (lidar_row < 0).any():
-        token = samples[int(np.flatnonzero(lidar_row < 0)[0])].as_py()
-        raise PetrflowError(
-            f"sample_data.json has no key frame of {LIDAR} for sample {token}: boxes are in its frame. Add the record (the file itself is "
-            "not needed), or take the scene out of the data set."
-        )
-    pose = lookup(
-        pc.take(data["ego_pose_token"], pa.array(lidar_row)), tables["ego_pose"]["token"], "sample_data", "ego_pose"
-    )
-    calibration = calibration[lidar_row]
-    columns = {
-        "lidar_token": pc.take(data["token"], pa.array(lidar_row)),
-        "lidar_path": pc.take(data["filename"], pa.array(lidar_row)),
-        "lidar_to_ego": np.concatenate(
-            [calibrated["translation"][calibration], calibrated["rotation"][calibration]], axis=1
-        ),
-        "ego_to_global": np.concatenate(
-            [tables["ego_pose"]["translation"][pose], tables["ego_pose"]["rotation"][pose]], axis=1
-        ),
-    }
-    return columns, np.concatenate([columns["lidar_to_ego"], columns["ego_to_global"]], axis=1)
-
-
-def calibrations(tables: dict[str, Columns]) -> dict[str, Any]:
-    calibrated = tables["calibrated_sensor"]
-    return {
-        "calibration.camera_to_ego": np.concatenate([calibrated["translation"], calibrated["rotation"]], axis=1),
-        "calibration.intrinsic": calibrated["camera_intrinsic"].reshape(-1, 3, 3),
-    }
+    return np.flatnonzero(flags[:-1])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from petrflow.annotations.arrays import arrow, view
 from petrflow.files import PetrflowError, atomic_path
 
 FORMAT = "petrflow-annotations"
@@ -40,12 +41,12 @@ def write(path: Path, columns: dict[str, Any], metadata: dict[str, Any]) -> None
 
 def _cell(column: Any) -> pa.Array:
     if isinstance(column, np.ndarray):
-        values = pa.array(np.ascontiguousarray(column).reshape(-1))
+        values = arrow(column)
         for size in reversed(column.shape[1:]):
             values = pa.FixedSizeListArray.from_arrays(values, size)
     else:
         values = column
-    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
+    return pa.LargeListArray.from_arrays(arrow(np.array([0, len(values)], dtype=np.int64)), values)
 
 
 class Texts:
@@ -117,4 +118,4 @@ def _uncell(cell: pa.Array) -> Any:
     while pa.types.is_fixed_size_list(values.type):
         shape.append(values.type.list_size)
         values = values.values
-    return values.to_numpy(zero_copy_only=True).reshape(shape)
+    return view(values).reshape(shape)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from petrflow.annotations.tables import BOOL, INT, LIST, MATRIX, TEXT, Columns, read_columns, vector
+from petrflow.annotations.arrays import arrow, take, text_lengths, valid, view
+from petrflow.annotations.tables import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
 from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file
 
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
@@ -20,7 +21,7 @@ CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "C
 LIDAR = "LIDAR_TOP"
 
 _POSE = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
-_TABLES: dict[str, dict[str, str | int]] = {
+_TABLES: dict[str, Kinds] = {
     "scene": {"token": TEXT, "name": TEXT},
     "sensor": {"token": TEXT, "channel": TEXT, "modality": TEXT},
     "calibrated_sensor": {**_POSE, "sensor_token": TEXT, "camera_intrinsic": MATRIX},
@@ -108,8 +109,18 @@ def describe_root(root: Path, version: str | None = None, splits: Mapping[str, S
     return Root(root, version, {key: list(names) for key, names in splits.items()}, mark, cameras)
 
 
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
 def read_tables(root: Root, progress: bool = True) -> dict[str, Columns]:
-    """Read what the stores need of all tables; sample_data only of cameras and of lidar keyframes."""
+    """Read what the stores need of all tables, with every token that refers to a row turned into that row's number.
+
+    Returns
+    -------
+    dict
+        Table name to columns. A column ``x_row`` holds int32 rows of table ``x``, -1 for none; ``sample_data`` holds only rows of the
+        root's cameras and lidar keyframes, with the column ``camera``: its place in :func:`camera_names`, -1 for the lidar.
+    """
     folder = root.folder / root.version
     total = sum((folder / f"{name}.json").stat().st_size for name in _TABLES if (folder / f"{name}.json").exists())
     scenes = read_columns(folder / "scene.json", _TABLES["scene"])
@@ -127,17 +138,85 @@ def read_tables(root: Root, progress: bool = True) -> dict[str, Columns]:
                 continue
             keep = _sample_data_filter(root, tables) if name == "sample_data" else None
             tables[name] = read_columns(folder / f"{name}.json", kinds, keep=keep, on_bytes=advance)
+            _resolve(root, tables, name)
     return tables
 
 
-def channels_of(tables: dict[str, Columns]) -> tuple[np.ndarray, np.ndarray]:
-    """Channel and modality of every calibrated sensor, as arrays of str."""
-    calibrated, sensor = tables["calibrated_sensor"], tables["sensor"]
-    rows = lookup(calibrated["sensor_token"], sensor["token"], "calibrated_sensor", "sensor")
-    return (
-        np.array(sensor["channel"].to_pylist(), dtype=object)[rows],
-        np.array(sensor["modality"].to_pylist(), dtype=object)[rows],
-    )
+# Table to its columns of tokens: column, table it refers to, whether it may be empty, name of the column of rows.
+_REFERENCES = {
+    "calibrated_sensor": [("sensor_token", "sensor", False)],
+    "instance": [("category_token", "category", False)],
+    "sample": [("scene_token", "scene", False), ("prev", "sample", True)],
+    "sample_data": [
+        ("sample_token", "sample", False),
+        ("calibrated_sensor_token", "calibrated_sensor", False),
+    ],
+    "sample_annotation": [
+        ("sample_token", "sample", False),
+        ("instance_token", "instance", False),
+        ("visibility_token", "visibility", True),
+        ("attribute_tokens", "attribute", True),
+        ("prev", "sample_annotation", True),
+        ("next", "sample_annotation", True),
+    ],
+}
+
+
+def _resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
+    """Replace the columns of tokens of a table that was just read by columns of rows."""
+    table = tables[name]
+    for column, target, optional in _REFERENCES.get(name, []):
+        rows = _lookup(table.pop(column), tables[target]["token"], name, target, optional)
+        table[f"{column if column in ('prev', 'next') else target}_row"] = rows
+    if name == "ego_pose":
+        # A pose is stored with the frame it belongs to; the table itself is the largest thing here, and goes.
+        data = tables["sample_data"]
+        rows = _lookup(data.pop("ego_pose_token"), table["token"], "sample_data", "ego_pose", False)
+        data["ego_pose"] = np.concatenate([table["translation"][rows], table["rotation"][rows]], axis=1)
+        del tables["ego_pose"]
+    elif name == "sample_data":
+        places = {channel: place for place, channel in enumerate(camera_names(root, tables))}
+        camera = np.array([places.get(channel, -1) for channel in _channels(tables)], dtype=np.int32)
+        table["camera"] = camera[table["calibrated_sensor_row"]]
+        # A lidar keyframe follows sweeps, which were not read.
+        rows = np.flatnonzero(table["camera"] >= 0)
+        table["prev_row"] = np.full(len(table["camera"]), -1, dtype=np.int32)
+        table["prev_row"][rows] = _lookup(take(table.pop("prev"), rows), table["token"], name, name, True)
+
+
+def _lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
+    """Return the row of every key in ``values``: (n,) int32. An empty key is -1 if ``optional``; a dangling one is an error."""
+    found = pc.index_in(keys, value_set=values)
+    known = valid(found)
+    dangling = ~known & (text_lengths(keys) > 0) if optional else ~known
+    if dangling.any():
+        token = keys[int(np.flatnonzero(dangling)[0])].as_py()
+        raise PetrflowError(
+            f"{table}.json refers to {target} '{token}', which {target}.json does not hold ({int(dangling.sum())} such references). The "
+            "tables are incomplete or of different versions: copy or extract the data set again."
+        )
+    return np.where(known, view(found), -1).astype(np.int32)
+
+
+def _channels(tables: dict[str, Columns]) -> list[str]:
+    """Channel of every calibrated sensor."""
+    names = tables["sensor"]["channel"].to_pylist()
+    return [names[row] for row in tables["calibrated_sensor"]["sensor_row"]]
+
+
+def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Table], np.ndarray]:
+    tokens = tables["calibrated_sensor"]["token"]
+    cameras = set(camera_names(root, tables))
+    channels = _channels(tables)
+    camera_tokens = tokens.filter(arrow(np.array([channel in cameras for channel in channels], dtype=bool)))
+    lidar_tokens = tokens.filter(arrow(np.array([channel == LIDAR for channel in channels], dtype=bool)))
+
+    def keep(rows: pa.Table) -> np.ndarray:
+        token = rows.column("calibrated_sensor_token").combine_chunks()
+        camera, lidar = (view(pc.is_in(token, value_set=wanted)) for wanted in (camera_tokens, lidar_tokens))
+        return camera | (lidar & view(rows.column("is_key_frame").combine_chunks()))
+
+    return keep
 
 
 def camera_names(root: Root, tables: dict[str, Columns]) -> tuple[str, ...]:
@@ -156,36 +235,3 @@ def camera_names(root: Root, tables: dict[str, Columns]) -> tuple[str, ...]:
     return tuple(
         [name for name in CAMERA_ORDER if name in names] + [name for name in names if name not in CAMERA_ORDER]
     )
-
-
-def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Table], pa.Array]:
-    channels, _ = channels_of(tables)
-    tokens = tables["calibrated_sensor"]["token"]
-    cameras = set(camera_names(root, tables))
-    camera_tokens = tokens.filter(pa.array([channel in cameras for channel in channels], pa.bool_()))
-    lidar_tokens = tokens.filter(pa.array([channel == LIDAR for channel in channels], pa.bool_()))
-
-    def keep(rows: pa.Table) -> pa.Array:
-        token = rows.column("calibrated_sensor_token")
-        return pc.or_(
-            pc.is_in(token, value_set=camera_tokens),
-            pc.and_(rows.column("is_key_frame"), pc.is_in(token, value_set=lidar_tokens)),
-        )
-
-    return keep
-
-
-def lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool = False) -> np.ndarray:
-    """Return the row of every key in ``values``: (n,) int32. An empty key is -1 if ``optional``; a dangling one is an error."""
-    rows = pc.fill_null(pc.index_in(keys, value_set=values), -1).to_numpy(zero_copy_only=False)
-    missing = rows < 0
-    if missing.any():
-        if optional:
-            missing &= pc.not_equal(keys, "").to_numpy(zero_copy_only=False)
-        if missing.any():
-            token = keys[int(np.flatnonzero(missing)[0])].as_py()
-            raise PetrflowError(
-                f"{table}.json refers to {target} '{token}', which {target}.json does not hold ({int(missing.sum())} such references). "
-                "The tables are incomplete or of different versions: copy or extract the data set again."
-            )
-    return rows.astype(np.int32)

@@ -1,30 +1,34 @@
 """nuScenes tables as columns: a table of any size is parsed block by block and never becomes Python objects.
 
 ``sample_data.json`` of trainval is over 1 GB of text. A block of it is cut at a record's end, laid out one record a line, and read by
-pyarrow's JSON reader, which parses on all cores, skips the fields that nobody asked for, and fills columns at once. benchmarks/README.md
-compares it with the other readers.
+pyarrow's JSON reader, which skips the fields that nobody asked for and fills columns at once, one block a core.
+benchmarks/README.md compares it with the other readers.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from petrflow.annotations.arrays import arrow, list_lengths, take, valid, view
 from petrflow.files import PetrflowError
 
 BLOCK_BYTES = 16 << 20
-# Where one record ends and the next begins. It may also occur inside a string or a nested list: a cut there fails to parse, and an
-# earlier one is tried.
+# Where one record ends and the next begins. It may also occur inside a string or a nested list: a cut there fails to parse, and the
+# block is parsed together with the next.
 _BOUNDARY = re.compile(rb"\}\s*,\s*\{")
 _WINDOW_BYTES = 64 << 10
+_MOST_BLOCKS_JOINED = 8
 
 Columns = dict[str, Any]
 """Column name to pyarrow.StringArray or numpy array, all of one length."""
@@ -41,6 +45,7 @@ _ARROW_TYPES = {
     LIST: pa.list_(pa.string()),
     MATRIX: pa.list_(pa.list_(pa.float64())),
 }
+Kinds = dict[str, str | int]
 
 
 def vector(size: int) -> int:
@@ -50,9 +55,9 @@ def vector(size: int) -> int:
 
 def read_columns(
     path: Path,
-    kinds: dict[str, str | int],
+    kinds: Kinds,
     *,
-    keep: Callable[[pa.Table], pa.Array] | None = None,
+    keep: Callable[[pa.Table], np.ndarray] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Columns:
     """Read some columns of a nuScenes table.
@@ -64,7 +69,7 @@ def read_columns(
     kinds : dict
         Column name to ``TEXT``, ``INT``, ``BOOL``, ``LIST``, ``MATRIX`` or ``vector(size)``.
     keep : callable, optional
-        Takes the rows of a block and says for each, as a boolean array, whether it is wanted.
+        Takes the rows of a block and says of each, as a (n,) bool array, whether it is wanted.
     on_bytes : callable, optional
         Called with the number of bytes of every block read.
 
@@ -79,33 +84,33 @@ def read_columns(
     PetrflowError
         The file is missing, cut off, not a JSON array, or a record lacks a field; the message names the file.
     """
-    schema = pa.schema(
-        [
-            (name, _ARROW_TYPES[kind] if isinstance(kind, str) else pa.list_(pa.float64()))
-            for name, kind in kinds.items()
-        ]
-    )
-    pieces: dict[str, list[Any]] = {name: [] for name in kinds}
-    first_row = 0
-    for rows in _read_blocks(path, schema, on_bytes):
-        count = rows.num_rows
-        _require_complete(path, rows, first_row)
-        wanted = rows.filter(keep(rows)) if keep is not None else rows
-        for name, kind in kinds.items():
-            column = wanted.column(name).combine_chunks()
-            if isinstance(column, pa.ChunkedArray):
-                column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-            pieces[name].append(_convert(path, column, name, kind))
-        first_row += count
-    return {name: _join(parts) for name, parts in pieces.items()}
+    path = Path(path)
+
+    def parse(text: bytes) -> Columns | None:
+        rows = _parse(text, kinds)
+        if rows is None:
+            return None
+        _require_complete(path, rows)
+        if keep is not None:
+            rows = rows.filter(arrow(keep(rows)))
+        return {name: _convert(path, _whole(rows.column(name)), name, kind) for name, kind in kinds.items()}
+
+    pieces = list(_parse_blocks(path, parse, on_bytes))
+    return {name: _join([piece[name] for piece in pieces]) for name in kinds}
 
 
-def _require_complete(path: Path, rows: pa.Table, first_row: int) -> None:
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.nulls(0, column.type)])
+
+
+def _require_complete(path: Path, rows: pa.Table) -> None:
     for name in rows.column_names:
         if rows.column(name).null_count:
-            row = first_row + pc.index(pc.is_null(rows.column(name)), True).as_py()
+            row = int(np.flatnonzero(~valid(_whole(rows.column(name))))[0])
+            known = [(other, value) for other, value in rows.slice(row, 1).to_pylist()[0].items() if value is not None]
             raise PetrflowError(
-                f"{path}: record {row} has no '{name}'. The table is not nuScenes' own or was damaged: copy or extract it again."
+                f"{path}: a record has no '{name}' (the one with {', '.join(f'{key} {value}' for key, value in known[:2])}). The table is "
+                "not nuScenes' own or was damaged: copy or extract it again."
             )
 
 
@@ -113,37 +118,59 @@ def _convert(path: Path, column: pa.Array, name: str, kind: str | int) -> Any:
     if kind == TEXT:
         return column
     if kind in (INT, BOOL):
-        return column.to_numpy(zero_copy_only=False)
-    if kind == LIST:
-        lengths = np.diff(column.offsets.to_numpy())
-        first = pa.array(column.offsets.to_numpy()[:-1], mask=lengths == 0)
-        return pc.fill_null(pc.take(column.values, first), "")
+        return view(column)
     if kind == MATRIX:
-        return np.array(
-            [np.ravel(rows or [[np.nan] * 3] * 3) for rows in column.to_pylist()], dtype=np.float64
-        ).reshape(-1, 9)
+        rows = [np.ravel(rows or [[np.nan] * 3] * 3) for rows in column.to_pylist()]
+        return np.array(rows, dtype=np.float64).reshape(-1, 9)
+    lengths = list_lengths(column)
+    if kind == LIST:
+        ends = np.cumsum(lengths)
+        texts = pa.concat_arrays([column.flatten(), _EMPTY_TEXT])
+        return take(texts, np.where(lengths > 0, ends - lengths, len(texts) - 1))
     size = int(kind)
-    lengths = np.diff(column.offsets.to_numpy())
     if (lengths != size).any():
         raise PetrflowError(
             f"{path}: '{name}' holds {int(lengths[lengths != size][0])} numbers in some record, not {size}. Copy or extract the table again."
         )
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    return view(column.flatten()).reshape(-1, size)
+
+
+_EMPTY_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.zeros(2, np.int32)), pa.py_buffer(b"")])
 
 
 def _join(parts: list[Any]) -> Any:
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    if sum(part.nbytes for part in parts) >= 2**31 - 1:  # offsets of 32 bits end here
-        parts = [part.cast(pa.large_string()) for part in parts]
-    return pa.concat_arrays(parts)
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else pa.concat_arrays(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------------ blocks
 
 
-def _read_blocks(path: Path, schema: pa.Schema, on_bytes: Callable[[int], None] | None) -> Iterator[pa.Table]:
-    """Yield the records block by block, at least one (possibly empty) block."""
+def _parse_blocks(
+    path: Path, parse: Callable[[bytes], Columns | None], on_bytes: Callable[[int], None] | None
+) -> Iterator[Columns]:
+    """Parse all blocks, as many at a time as there are cores, and yield them in the file's order."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    waiting: deque[tuple[bytes, bytes, Future[Columns | None]]] = deque()
+    broken, joined = b"", 0
+    with ThreadPoolExecutor(workers) as pool:
+        blocks = _blocks(path, on_bytes)
+        for text, separator in blocks:
+            waiting.append((text, separator, pool.submit(parse, text)))
+            while len(waiting) > (workers if separator else 0):
+                first, behind, future = waiting.popleft()
+                columns = parse(broken + first) if broken else future.result()
+                if columns is not None:
+                    yield columns
+                    broken, joined = b"", 0
+                elif behind and joined < _MOST_BLOCKS_JOINED:
+                    broken += first + behind
+                    joined += 1
+                else:
+                    raise _damaged(path, broken + first)
+
+
+def _blocks(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[tuple[bytes, bytes]]:
+    """Yield records in blocks: (text, what separates it from the next one, empty after the last)."""
     if not path.exists():
         raise PetrflowError(
             f"{path} is missing: a nuScenes root holds all of its tables in one folder. Copy or extract the data set again."
@@ -160,28 +187,35 @@ def _read_blocks(path: Path, schema: pa.Schema, on_bytes: Callable[[int], None] 
                     raise PetrflowError(f"{path} is not a JSON array of records. Copy or extract the data set again.")
                 pending = pending[1:]
                 started = True
-            for end, resume in _boundaries(pending):
-                rows = _parse(pending[:end], schema)
-                if rows is not None:
-                    pending = pending[resume:]
-                    yield rows
-                    break
-        yield _parse_end(path, pending.strip(), started, schema)
+            if boundary := _last_boundary(pending):
+                yield pending[: boundary.start() + 1], boundary.group()[1:-1]
+                pending = pending[boundary.end() - 1 :]
+    pending = pending.strip()
+    if not started or not pending.endswith(b"]"):
+        raise _damaged(path, pending + b" ")
+    yield pending[:-1], b""
 
 
-def _boundaries(text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield places to cut, last first: (end of one record, start of the next)."""
+def _last_boundary(text: bytes) -> re.Match[bytes] | None:
     stop = len(text)
     while stop > 0:
         start = max(0, stop - _WINDOW_BYTES)
-        for match in reversed(list(_BOUNDARY.finditer(text, start, min(stop + _WINDOW_BYTES, len(text))))):
-            if match.start() < stop:
-                yield match.start() + 1, match.end() - 1
+        last = None
+        for match in _BOUNDARY.finditer(text, start, min(stop + _WINDOW_BYTES, len(text))):
+            last = match
+        if last is not None:
+            return last
         stop = start
+    return None
 
 
-def _parse(text: bytes, schema: pa.Schema) -> pa.Table | None:
-    """Parse records separated by commas; None if they are not whole."""
+def _parse(text: bytes, kinds: Kinds) -> pa.Table | None:
+    """Parse records separated by commas; None if they are not whole or not of these kinds."""
+    schema = pa.schema(
+        [(name, _ARROW_TYPES[k] if isinstance(k, str) else pa.list_(pa.float64())) for name, k in kinds.items()]
+    )
+    if not text.strip():
+        return schema.empty_table()
     # A newline cannot stand inside a JSON string, so all of them may go; a replaced separator that did stand inside a string leaves two
     # lines with an odd number of quotes, which no parser takes.
     text = text.translate(None, b"\n\r")
@@ -190,32 +224,23 @@ def _parse(text: bytes, schema: pa.Schema) -> pa.Table | None:
     try:
         return pj.read_json(
             pa.BufferReader(lines),
+            read_options=pj.ReadOptions(use_threads=False, block_size=4 << 20),
             parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
     except pa.ArrowException:
-        return _parse_slowly(text, schema)
-
-
-def _parse_slowly(text: bytes, schema: pa.Schema) -> pa.Table | None:
-    """Parse what pyarrow's reader cannot take by lines: uneven separators, or separators inside strings."""
-    try:
+        pass
+    try:  # uneven separators, separators inside strings, or records longer than a block
         return pa.Table.from_pylist(orjson.loads(b"[" + text + b"]"), schema=schema)
     except (ValueError, AttributeError, TypeError, pa.ArrowException):
         return None
 
 
-def _parse_end(path: Path, text: bytes, started: bool, schema: pa.Schema) -> pa.Table:
-    """Parse the last records, up to the closing bracket."""
-    if started and text == b"]":
-        return schema.empty_table()
-    rows = _parse(text[:-1], schema) if started and text.endswith(b"]") else None
-    if rows is None:
+def _damaged(path: Path, text: bytes) -> PetrflowError:
+    try:
+        orjson.loads(b"[" + text + (b"]" if not text.endswith(b" ") else b""))
         reason = "a field holds something else than nuScenes puts there"
-        try:
-            orjson.loads(b"[" + text)
-        except ValueError as error:
-            reason = str(error)
-        raise PetrflowError(
-            f"{path} is cut off or damaged ({reason}). Copy or extract the data set again, and check that the disk was not full."
-        )
-    return rows
+    except ValueError as error:
+        reason = str(error)
+    return PetrflowError(
+        f"{path} is cut off or damaged ({reason}). Copy or extract the data set again, and check that the disk was not full."
+    )
