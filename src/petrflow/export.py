@@ -264,7 +264,9 @@ def to_onnx(folder: Path, inputs: list[Any], expected: list[Any]) -> dict[str, A
         import onnxruntime
     except ImportError:
         return {"written": True, "checked": False, "reason": "onnxruntime is not installed"}
-    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     outputs = [
         tuple(session.run(None, dict(zip(INPUTS, arrays, strict=True))))
