@@ -231,6 +231,7 @@ def _step(
     return means
 
 
+@paddle.no_grad()
 def _clip(parameters: list[Any], limit: float, scale: float) -> float:
     """Undo the loss scale and scale all gradients down to a common norm of at most ``limit``; return the norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -238,8 +239,9 @@ def _clip(parameters: list[Any], limit: float, scale: float) -> float:
     norm = float(paddle.sqrt(paddle.sum(squares)))
     factor = min(1.0, limit / norm) / scale if norm > 0.0 else 1.0 / scale
     if np.isfinite(norm) and factor != 1.0:
-        for gradient in gradients:
-            gradient.scale_(factor)
+        with paddle.no_grad():  # the gradients of some operations count as leaves that want gradients themselves
+            for gradient in gradients:
+                gradient.scale_(factor)
     return norm
 
 
