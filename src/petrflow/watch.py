@@ -23,6 +23,10 @@ EX_TEMPFAIL = 75
 """sysexits.h: a failure that going on later will cure."""
 
 
+PATIENCE = 25.0
+"""Seconds that a step may go on after a signal: a preempted machine has about thirty."""
+
+
 class Stopped(Exception):
     """Training was asked to stop and has left a checkpoint."""
 
@@ -35,13 +39,12 @@ class StopRequest:
     """SIGTERM and SIGINT as a flag that the loop reads between steps.
 
     Inside :meth:`interruptible` a signal raises :class:`Interrupted` at once instead: evaluation may take far longer than the
-    half minute that a preempted machine has, and nothing of it is needed. A step that is not over ``patience`` seconds after the
+    half minute that a preempted machine has, and nothing of it is needed. A step that is not over ``PATIENCE`` seconds after the
     signal is given up, by a thread, because Python itself sees no signal inside one long call: the last checkpoint stands.
     """
 
-    def __init__(self, patience: float = 25.0) -> None:
+    def __init__(self) -> None:
         self.signal_name: str | None = None
-        self._patience = patience
         self._answered = threading.Event()
         self._interruptible = False
         self._previous: dict[int, Any] = {}
@@ -84,8 +87,8 @@ class StopRequest:
                     break
             else:
                 return
-        if not self._answered.wait(self._patience):
-            text = f"The step under way is not over after {self._patience:.0f} s: giving it up. Run the same command again to go on"
+        if not self._answered.wait(PATIENCE):
+            text = f"The step under way is not over after {PATIENCE:.0f} s: giving it up. Run the same command again to go on"
             log.error("%s from the last checkpoint", text)
             os._exit(EX_TEMPFAIL)
 

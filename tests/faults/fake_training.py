@@ -5,6 +5,7 @@ Run as a script it is ``python -m petrflow.train`` with the fake parts: ``fake_t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from petrflow import distributed, train
+from petrflow import distributed, train, watch
 from petrflow.training_parts import Parts
 from petrflow.training_request import Request
 
@@ -35,6 +36,7 @@ class FakeModel(paddle.nn.Layer):
         self.second = paddle.nn.Linear(8, 3)
         self.noise = options.get("noise", 0.05)
         self.generator = np.random.default_rng(0)
+        self.steps, self.hang_at = 0, options.get("hang_at_step")
         if options.get("norm_eval"):
             self.norm.eval()
             self.norm.train = lambda: None
@@ -48,6 +50,10 @@ class FakeModel(paddle.nn.Layer):
         return self.second(self.dropout(paddle.nn.functional.relu(self.norm(self.first(image)))))
 
     def losses(self, batch: dict[str, Any]) -> dict[str, paddle.Tensor]:
+        self.steps += 1
+        if self.steps == self.hang_at:
+            # one long call that no signal interrupts, as one large operation of Paddle is
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
         image = batch["img"] + self.noise * self.generator.normal(size=batch["img"].shape).astype("float32")
         out = self.forward(paddle.to_tensor(image))
         target = paddle.to_tensor(np.stack([boxes.mean(axis=0)[:3] for boxes in batch["gt_bboxes_3d"]]))
@@ -99,6 +105,7 @@ def evaluate(model: FakeModel, options: dict[str, Any]) -> dict[str, Any]:
 def fake_parts(request: Request) -> Parts:
     """Build the fake parts, seeded as the real ones are."""
     options = request.model_config
+    watch.PATIENCE = options.get("patience", watch.PATIENCE)
     paddle.seed(request.settings.seed)
     return Parts(FakeModel(options), FakeLoader(request), lambda model: evaluate(model, options))
 
