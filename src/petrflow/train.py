@@ -26,11 +26,12 @@ from petrflow.provenance import provenance
 from petrflow.schedule import learning_rate
 from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar
 from petrflow.training_parts import Parts, own_gpu, petrflow_parts, use_device
-from petrflow.training_request import Request, Settings, state_folder
+from petrflow.training_request import Request, Settings
 from petrflow.training_state import (
     Progress,
     capture,
     deliverable_weights,
+    find_state,
     machine,
     make_optimizer,
     report_machine,
@@ -106,11 +107,10 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
     settings, model, loader = request.settings, parts.model, parts.loader
     rank, world = distributed.rank(), distributed.world_size()
     optimizer = make_optimizer(model, settings)
-    folder = CheckpointFolder(state_folder(request))
     progress, scalars, best = Progress(), Scalars(), None
 
     # ---- resume
-    snapshot = folder.load()
+    folder, snapshot = find_state(request)
     if snapshot is not None:
         progress = restore(snapshot, model, optimizer)
         scalars = Scalars(snapshot.meta["tags"], section(snapshot, "records"))
