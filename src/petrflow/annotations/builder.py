@@ -72,6 +72,7 @@ def build_all(
     num_prev_keyframes: int = 5,
     sweeps_per_keyframe: int = 5,
     progress: bool = True,
+    threads: int | None = None,
     version: str | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
@@ -87,11 +88,13 @@ def build_all(
         Length of the chain of previous camera frames: stock's ``--num_prev`` and ``--num_sweep``.
     progress : bool
         Show a bar of scenes on stderr.
+    threads : int, optional
+        Default: one per core. The stores' bytes do not depend on it.
     version, splits : optional
         See :func:`describe_root`.
     """
     described = describe_root(root, version, splits)
-    tables = read_tables(described, progress)
+    tables = read_tables(described, progress, threads)
     for split, path in outputs.items():
         columns, metadata = assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe)
         layout.write(Path(path), columns, metadata)
@@ -105,6 +108,7 @@ def build(
     num_prev_keyframes: int = 5,
     sweeps_per_keyframe: int = 5,
     progress: bool = True,
+    threads: int | None = None,
     version: str | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
@@ -115,6 +119,7 @@ def build(
         num_prev_keyframes=num_prev_keyframes,
         sweeps_per_keyframe=sweeps_per_keyframe,
         progress=progress,
+        threads=threads,
         version=version,
         splits=splits,
     )

@@ -112,7 +112,7 @@ def describe_root(root: Path, version: str | None = None, splits: Mapping[str, S
 # ------------------------------------------------------------------------------------------------------------------ tables
 
 
-def read_tables(root: Root, progress: bool = True) -> dict[str, Columns]:
+def read_tables(root: Root, progress: bool = True, threads: int | None = None) -> dict[str, Columns]:
     """Read what the stores need of all tables, with every token that refers to a row turned into that row's number.
 
     Returns
@@ -130,14 +130,14 @@ def read_tables(root: Root, progress: bool = True) -> dict[str, Columns]:
     style = "{l_bar}{bar}| {n:.0f}/{total} scenes [{elapsed}<{remaining}]"
     with tqdm(total=count, desc="annotate", unit="scene", disable=not progress, bar_format=style) as bar:
 
-        def advance(size: int) -> None:
+        def advance(size: float) -> None:
             bar.update(size * count / max(total, 1))
 
         for name, kinds in _TABLES.items():
             if name == "scene":
                 continue
             keep = _sample_data_filter(root, tables) if name == "sample_data" else None
-            tables[name] = read_columns(folder / f"{name}.json", kinds, keep=keep, on_bytes=advance)
+            tables[name] = read_columns(folder / f"{name}.json", kinds, keep=keep, on_bytes=advance, threads=threads)
             _resolve(root, tables, name)
     return tables
 
@@ -204,17 +204,17 @@ def _channels(tables: dict[str, Columns]) -> list[str]:
     return [names[row] for row in tables["calibrated_sensor"]["sensor_row"]]
 
 
-def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Table], np.ndarray]:
+def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[pa.RecordBatch], np.ndarray]:
     tokens = tables["calibrated_sensor"]["token"]
     cameras = set(camera_names(root, tables))
     channels = _channels(tables)
     camera_tokens = tokens.filter(arrow(np.array([channel in cameras for channel in channels], dtype=bool)))
     lidar_tokens = tokens.filter(arrow(np.array([channel == LIDAR for channel in channels], dtype=bool)))
 
-    def keep(rows: pa.Table) -> np.ndarray:
-        token = rows.column("calibrated_sensor_token").combine_chunks()
+    def keep(rows: pa.RecordBatch) -> np.ndarray:
+        token = rows.column("calibrated_sensor_token")
         camera, lidar = (view(pc.is_in(token, value_set=wanted)) for wanted in (camera_tokens, lidar_tokens))
-        return camera | (lidar & view(rows.column("is_key_frame").combine_chunks()))
+        return camera | (lidar & view(rows.column("is_key_frame")))
 
     return keep
 

@@ -1,34 +1,25 @@
-"""nuScenes tables as columns: a table of any size is parsed block by block and never becomes Python objects.
+"""nuScenes tables as columns: streamed from JSON by DuckDB, never as Python objects.
 
-``sample_data.json`` of trainval is over 1 GB of text. A block of it is cut at a record's end, laid out one record a line, and read by
-pyarrow's JSON reader, which skips the fields that nobody asked for and fills columns at once, one block a core.
-benchmarks/README.md compares it with the other readers.
+``sample_data.json`` of trainval is over 1 GB of text. DuckDB's reader parses it on all cores, skips the fields that nobody asked for and
+hands over Arrow batches, of which only the wanted rows are kept. benchmarks/README.md compares it with the other readers.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.json as pj
 
 from petrflow.annotations.arrays import arrow, list_lengths, take, valid, view
 from petrflow.files import PetrflowError
 
-BLOCK_BYTES = 16 << 20
-# Where one record ends and the next begins. It may also occur inside a string or a nested list: a cut there fails to parse, and the
-# block is parsed together with the next.
-_BOUNDARY = re.compile(rb"\}\s*,\s*\{")
-_WINDOW_BYTES = 64 << 10
-_MOST_BLOCKS_JOINED = 8
+_BATCH_ROWS = 65_536
+_SAMPLE_BYTES = 256 << 10
 
 Columns = dict[str, Any]
 """Column name to pyarrow.StringArray or numpy array, all of one length."""
@@ -38,6 +29,7 @@ LIST = "list"
 """First entry of a list of strings, '' when the list is empty."""
 MATRIX = "matrix"
 """Three rows of three numbers; NaN when the list is empty."""
+_SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", BOOL: "BOOLEAN", LIST: "VARCHAR[]", MATRIX: "DOUBLE[][]"}
 _ARROW_TYPES = {
     TEXT: pa.string(),
     INT: pa.int64(),
@@ -57,8 +49,9 @@ def read_columns(
     path: Path,
     kinds: Kinds,
     *,
-    keep: Callable[[pa.Table], np.ndarray] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    keep: Callable[[pa.RecordBatch], np.ndarray] | None = None,
+    on_bytes: Callable[[float], object] | None = None,
+    threads: int | None = None,
 ) -> Columns:
     """Read some columns of a nuScenes table.
 
@@ -69,15 +62,17 @@ def read_columns(
     kinds : dict
         Column name to ``TEXT``, ``INT``, ``BOOL``, ``LIST``, ``MATRIX`` or ``vector(size)``.
     keep : callable, optional
-        Takes the rows of a block and says of each, as a (n,) bool array, whether it is wanted.
+        Takes some rows and says of each, as a (n,) bool array, whether it is wanted.
     on_bytes : callable, optional
-        Called with the number of bytes of every block read.
+        Called now and then with the bytes read since the last call.
+    threads : int, optional
+        Default: one per core. The result does not depend on it.
 
     Returns
     -------
     Columns
-        ``TEXT`` and ``LIST``: pyarrow.StringArray; ``INT``: (n,) int64; ``BOOL``: (n,) bool; ``MATRIX``: (n, 9) float64;
-        ``vector``: (n, size) float64.
+        In the file's order. ``TEXT`` and ``LIST``: pyarrow.StringArray; ``INT``: (n,) int64; ``BOOL``: (n,) bool; ``MATRIX``: (n, 9)
+        float64; ``vector``: (n, size) float64.
 
     Raises
     ------
@@ -85,28 +80,85 @@ def read_columns(
         The file is missing, cut off, not a JSON array, or a record lacks a field; the message names the file.
     """
     path = Path(path)
+    length = _require_array(path)
+    bytes_a_row = _bytes_a_row(path) if on_bytes is not None else 0.0
+    reported = 0.0
+    schema = pa.schema(
+        [(name, _ARROW_TYPES[k] if isinstance(k, str) else pa.list_(pa.float64())) for name, k in kinds.items()]
+    )
+    pieces: dict[str, list[Any]] = {name: [] for name in kinds}
+    for batch in _batches(path, kinds, schema, threads):
+        _require_complete(path, batch)
+        rows = batch.filter(arrow(keep(batch))) if keep is not None else batch
+        for k, (name, kind) in enumerate(kinds.items()):
+            pieces[name].append(_convert(path, rows.column(k), name, kind))
+        if on_bytes is not None:
+            step = min(bytes_a_row * len(batch), length - reported)
+            on_bytes(step)
+            reported += step
+    if on_bytes is not None:
+        on_bytes(length - reported)
+    return {name: _join(parts) for name, parts in pieces.items()}
 
-    def parse(text: bytes) -> Columns | None:
-        rows = _parse(text, kinds)
-        if rows is None:
-            return None
-        _require_complete(path, rows)
-        if keep is not None:
-            rows = rows.filter(arrow(keep(rows)))
-        return {name: _convert(path, _whole(rows.column(name)), name, kind) for name, kind in kinds.items()}
 
-    pieces = list(_parse_blocks(path, parse, on_bytes))
-    return {name: _join([piece[name] for piece in pieces]) for name in kinds}
+def _require_array(path: Path) -> int:
+    """Check the two ends of a table, which the parser is lenient about, and return its length in bytes."""
+    if not path.exists():
+        raise PetrflowError(
+            f"{path} is missing: a nuScenes root holds all of its tables in one folder. Copy or extract the data set again."
+        )
+    length = path.stat().st_size
+    with path.open("rb") as handle:
+        head = handle.read(4096).lstrip()
+        handle.seek(max(0, length - 4096))
+        tail = handle.read().rstrip()
+    if head and not head.startswith(b"["):
+        raise PetrflowError(f"{path} is not a JSON array of records. Copy or extract the data set again.")
+    if not tail.endswith(b"]"):
+        raise _damaged(path, "it ends in the middle" if tail else "it is empty")
+    return length
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.nulls(0, column.type)])
+def _damaged(path: Path, reason: str) -> PetrflowError:
+    return PetrflowError(
+        f"{path} is cut off or damaged ({reason}). Copy or extract the data set again, and check that the disk was not full."
+    )
 
 
-def _require_complete(path: Path, rows: pa.Table) -> None:
-    for name in rows.column_names:
-        if rows.column(name).null_count:
-            row = int(np.flatnonzero(~valid(_whole(rows.column(name))))[0])
+def _bytes_a_row(path: Path) -> float:
+    """Estimate the length of a record from the first ones, for progress."""
+    with path.open("rb") as handle:
+        text = handle.read(_SAMPLE_BYTES)
+    return len(text) / max(1, len(re.findall(rb'"token"\s*:', text)))
+
+
+def _batches(path: Path, kinds: Kinds, schema: pa.Schema, threads: int | None) -> Iterator[pa.RecordBatch]:
+    """Yield the table batch by batch, at least one (possibly empty) batch."""
+    import duckdb  # only who builds a store needs it: loader workers stay light
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    types = {name: _SQL_TYPES[kind] if isinstance(kind, str) else "DOUBLE[]" for name, kind in kinds.items()}
+    described = ", ".join(f"'{name}': '{kind}'" for name, kind in types.items())
+    pattern = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")  # DuckDB takes the path for a pattern
+    chosen = ", ".join(f'"{name}"' for name in kinds)
+    query = f"SELECT {chosen} FROM read_json('{pattern}', format = 'array', columns = {{{described}}})"
+    config = {"threads": threads or cores, "preserve_insertion_order": True}
+    yielded = False
+    try:
+        with duckdb.connect(":memory:", config=config) as connection:
+            for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
+                yield batch.cast(schema) if batch.schema != schema else batch
+                yielded = True
+    except (duckdb.Error, OSError) as error:
+        raise _damaged(path, str(error).splitlines()[0].replace(f' in file "{path}"', "")) from None
+    if not yielded:
+        yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+
+
+def _require_complete(path: Path, rows: pa.RecordBatch) -> None:
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if column.null_count:
+            row = int(np.flatnonzero(~valid(column))[0])
             known = [(other, value) for other, value in rows.slice(row, 1).to_pylist()[0].items() if value is not None]
             raise PetrflowError(
                 f"{path}: a record has no '{name}' (the one with {', '.join(f'{key} {value}' for key, value in known[:2])}). The table is "
@@ -122,17 +174,18 @@ def _convert(path: Path, column: pa.Array, name: str, kind: str | int) -> Any:
     if kind == MATRIX:
         rows = [np.ravel(rows or [[np.nan] * 3] * 3) for rows in column.to_pylist()]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
-    lengths = list_lengths(column)
+    lengths, values = list_lengths(column), column.flatten()
     if kind == LIST:
         ends = np.cumsum(lengths)
-        texts = pa.concat_arrays([column.flatten(), _EMPTY_TEXT])
+        texts = pa.concat_arrays([values, _EMPTY_TEXT])
         return take(texts, np.where(lengths > 0, ends - lengths, len(texts) - 1))
     size = int(kind)
-    if (lengths != size).any():
+    if (lengths != size).any() or values.null_count:
+        found = int(lengths[lengths != size][0]) if (lengths != size).any() else "null among its"
         raise PetrflowError(
-            f"{path}: '{name}' holds {int(lengths[lengths != size][0])} numbers in some record, not {size}. Copy or extract the table again."
+            f"{path}: '{name}' holds {found} numbers in some record, not {size}. Copy or extract the table again."
         )
-    return view(column.flatten()).reshape(-1, size)
+    return view(values).reshape(-1, size)
 
 
 _EMPTY_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.zeros(2, np.int32)), pa.py_buffer(b"")])
@@ -140,107 +193,3 @@ _EMPTY_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.zeros
 
 def _join(parts: list[Any]) -> Any:
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else pa.concat_arrays(parts)
-
-
-# ------------------------------------------------------------------------------------------------------------------ blocks
-
-
-def _parse_blocks(
-    path: Path, parse: Callable[[bytes], Columns | None], on_bytes: Callable[[int], None] | None
-) -> Iterator[Columns]:
-    """Parse all blocks, as many at a time as there are cores, and yield them in the file's order."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    waiting: deque[tuple[bytes, bytes, Future[Columns | None]]] = deque()
-    broken, joined = b"", 0
-    with ThreadPoolExecutor(workers) as pool:
-        blocks = _blocks(path, on_bytes)
-        for text, separator in blocks:
-            waiting.append((text, separator, pool.submit(parse, text)))
-            while len(waiting) > (workers if separator else 0):
-                first, behind, future = waiting.popleft()
-                columns = parse(broken + first) if broken else future.result()
-                if columns is not None:
-                    yield columns
-                    broken, joined = b"", 0
-                elif behind and joined < _MOST_BLOCKS_JOINED:
-                    broken += first + behind
-                    joined += 1
-                else:
-                    raise _damaged(path, broken + first)
-
-
-def _blocks(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[tuple[bytes, bytes]]:
-    """Yield records in blocks: (text, what separates it from the next one, empty after the last)."""
-    if not path.exists():
-        raise PetrflowError(
-            f"{path} is missing: a nuScenes root holds all of its tables in one folder. Copy or extract the data set again."
-        )
-    with path.open("rb") as handle:
-        pending = b""
-        started = False
-        while block := handle.read(BLOCK_BYTES):
-            if on_bytes is not None:
-                on_bytes(len(block))
-            pending += block
-            if not started and (pending := pending.lstrip()):
-                if not pending.startswith(b"["):
-                    raise PetrflowError(f"{path} is not a JSON array of records. Copy or extract the data set again.")
-                pending = pending[1:]
-                started = True
-            if boundary := _last_boundary(pending):
-                yield pending[: boundary.start() + 1], boundary.group()[1:-1]
-                pending = pending[boundary.end() - 1 :]
-    pending = pending.strip()
-    if not started or not pending.endswith(b"]"):
-        raise _damaged(path, pending + b" ")
-    yield pending[:-1], b""
-
-
-def _last_boundary(text: bytes) -> re.Match[bytes] | None:
-    stop = len(text)
-    while stop > 0:
-        start = max(0, stop - _WINDOW_BYTES)
-        last = None
-        for match in _BOUNDARY.finditer(text, start, min(stop + _WINDOW_BYTES, len(text))):
-            last = match
-        if last is not None:
-            return last
-        stop = start
-    return None
-
-
-def _parse(text: bytes, kinds: Kinds) -> pa.Table | None:
-    """Parse records separated by commas; None if they are not whole or not of these kinds."""
-    schema = pa.schema(
-        [(name, _ARROW_TYPES[k] if isinstance(k, str) else pa.list_(pa.float64())) for name, k in kinds.items()]
-    )
-    if not text.strip():
-        return schema.empty_table()
-    # A newline cannot stand inside a JSON string, so all of them may go; a replaced separator that did stand inside a string leaves two
-    # lines with an odd number of quotes, which no parser takes.
-    text = text.translate(None, b"\n\r")
-    separator = _BOUNDARY.search(text)
-    lines = text.replace(separator.group(), b"}\n{") if separator else text
-    try:
-        return pj.read_json(
-            pa.BufferReader(lines),
-            read_options=pj.ReadOptions(use_threads=False, block_size=4 << 20),
-            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
-    except pa.ArrowException:
-        pass
-    try:  # uneven separators, separators inside strings, or records longer than a block
-        return pa.Table.from_pylist(orjson.loads(b"[" + text + b"]"), schema=schema)
-    except (ValueError, AttributeError, TypeError, pa.ArrowException):
-        return None
-
-
-def _damaged(path: Path, text: bytes) -> PetrflowError:
-    try:
-        orjson.loads(b"[" + text + (b"]" if not text.endswith(b" ") else b""))
-        reason = "a field holds something else than nuScenes puts there"
-    except ValueError as error:
-        reason = str(error)
-    return PetrflowError(
-        f"{path} is cut off or damaged ({reason}). Copy or extract the data set again, and check that the disk was not full."
-    )
