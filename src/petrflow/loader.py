@@ -185,23 +185,29 @@ class Loader:
             del batch
 
     def _by_workers(self, epoch: int, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
+        if self._pool is not None and self._pool.closed:  # a worker died; what it was to fill may still be referred to
+            self._slots = _Slots(self._slots.shape, self._slots.count)
+            self._pool = None
         if self._pool is None:
             self._pool = _Pool(self.dataset, self.seed, self.num_workers, self._slots)
-        pool = self._pool
+        pool, slots = self._pool, self._slots
         pool.drain()
         waiting: deque[_Pending] = deque()
         upcoming = iter(todo)
-        for _ in todo:
-            while len(waiting) <= self.prefetch and self._slots.free and (indices := next(upcoming, None)) is not None:
-                waiting.append(pool.submit(epoch, indices))
-            pending = waiting.popleft()
-            pool.complete(pending)
-            # A caller that keeps many batches gets copies at last, so that one part of the ring always goes round.
-            images = pending.images if waiting or self._slots.free else pending.images.copy()
-            batch = _collate(pending.samples, images[: len(pending.samples)])
-            del pending, images
-            yield batch
-            del batch
+        try:
+            for _ in todo:
+                while len(waiting) <= self.prefetch and slots.free and (indices := next(upcoming, None)) is not None:
+                    waiting.append(pool.submit(epoch, indices))
+                batch = pool.complete(waiting.popleft())
+                if isinstance(batch, WorkerFailure):
+                    raise batch.error()
+                # A caller that keeps many batches gets copies at last, so that one part of the ring always goes round.
+                if not waiting and not slots.free:
+                    batch["img"] = batch["img"].copy()
+                yield batch
+                del batch
+        finally:
+            waiting.clear()  # a caught exception keeps this frame, and must not keep the ring
 
 
 def _collate(samples: list[Sample], images: NDArray[np.float32]) -> Batch:
@@ -273,6 +279,7 @@ class _Pool:
         self._dataset = dataset
         self._slots = slots
         self._next_task = 0
+        self.closed = False
         warm_up()
         pairs = [socket.socketpair() for _ in range(num_workers + 1)]
         theirs = [pair[1].fileno() for pair in pairs]
@@ -311,13 +318,12 @@ class _Pool:
                 self._fail(worker)
         return pending
 
-    def complete(self, pending: _Pending) -> None:
-        """Wait until a batch is whole; raise what a worker met on the way."""
+    def complete(self, pending: _Pending) -> Batch | WorkerFailure:
+        """Wait until a batch is whole; return it, or the first thing that went wrong in it."""
         while pending.missing:
             self._receive()
-        for result in pending.samples:
-            if isinstance(result, WorkerFailure):
-                raise result.error()
+        failures = [result for result in pending.samples if isinstance(result, WorkerFailure)]
+        return failures[0] if failures else _collate(pending.samples, pending.images[: len(pending.samples)])
 
     def drain(self) -> None:
         """Wait for the end of what was asked for and is no longer wanted, as after an epoch that was left early."""
@@ -374,6 +380,7 @@ class _Pool:
         for worker in self._workers:
             worker.connection.close()
         self._workers = []
+        self.closed = True
         try:
             self._process.wait(_SECONDS_TO_STOP)
         except subprocess.TimeoutExpired:
