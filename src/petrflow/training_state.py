@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.checkpoint import Snapshot
-from petrflow.training_request import Settings
+from petrflow.checkpoint import CheckpointFolder, Snapshot
+from petrflow.training_request import Request, Settings, state_folder
 
 log = logging.getLogger("petrflow.train")
 
@@ -179,3 +179,25 @@ def restore(snapshot: Snapshot, model: Any, optimizer: Any) -> Progress:
         if name in stored:  # a parameter that has had no gradient yet has no accumulators either
             tensor.set_value(stored[name])
     return Progress(**snapshot.meta["progress"])
+
+
+def find_state(request: Request) -> tuple[CheckpointFolder, Snapshot | None]:
+    """Return where the checkpoints of a request are, and the newest of them.
+
+    A state that is past the last epoch now asked for cannot be shortened: it stays, and a state of its own is used beside it.
+    """
+    folder = CheckpointFolder(state_folder(request))
+    snapshot = folder.load()
+    if snapshot is None:
+        return folder, None
+    epochs, progress = request.settings.epochs, snapshot.meta["progress"]
+    if progress["epoch"] + (progress["batch"] > 0) <= epochs:
+        return folder, snapshot
+    shorter = CheckpointFolder(folder.folder.with_name(f"{folder.folder.name}-{epochs}-epochs"))
+    log.warning(
+        "epochs is %d and the state in %s has come further: it is set aside there, training uses %s",
+        epochs,
+        folder.folder,
+        shorter.folder,
+    )
+    return shorter, shorter.load()
