@@ -9,7 +9,9 @@ from petrflow.geometry import box_corners, boxes_from_xtreme1, boxes_to_xtreme1
 
 def test_boxes_come_back_the_same_after_a_round_trip() -> None:
     rng = np.random.default_rng(0)
-    boxes = np.concatenate([rng.normal(size=(50, 3)) * 20, rng.uniform(0.3, 9, size=(50, 3)), rng.uniform(-3.1, 3.1, size=(50, 1))], axis=1)
+    boxes = np.concatenate(
+        [rng.normal(size=(50, 3)) * 20, rng.uniform(0.3, 9, size=(50, 3)), rng.uniform(-3.1, 3.1, size=(50, 1))], axis=1
+    )
     np.testing.assert_allclose(boxes_from_xtreme1(*boxes_to_xtreme1(boxes)), boxes, atol=1e-12)
 
 

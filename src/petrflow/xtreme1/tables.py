@@ -266,6 +266,7 @@ class _Writer:
                 "rotation": rotations[index].tolist(), "prev": "", "next": "", "num_lidar_pts": count, "num_radar_pts": 0,
             }  # fmt: skip
             self.categories.add(category)
+            self.tables["sample_annotation"].append(row)
             linked = bool(track) and self.times_known
             annotations.setdefault((track if linked else f"alone {row['token']}", category), []).append(row)
 
@@ -284,7 +285,6 @@ class _Writer:
                     "first_annotation_token": rows[0]["token"], "last_annotation_token": rows[-1]["token"],
                 }
             )  # fmt: skip
-            self.tables["sample_annotation"] += rows
 
     # ---------------------------------------------------------------------------------------------------------------- tables
 
