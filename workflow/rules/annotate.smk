@@ -6,6 +6,7 @@ rule annotate:
     output:
         train="results/{dataset}/annotations/train.arrow",
         val="results/{dataset}/annotations/val.arrow",
+        provenance="results/{dataset}/annotations/provenance.json",
     log:
         "logs/{dataset}/annotate.log",
     benchmark:

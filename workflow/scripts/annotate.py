@@ -1,9 +1,12 @@
-"""Build the annotation stores of both splits from a nuScenes root's tables, which are read once."""
+"""Check a nuScenes root's images and build the annotation stores of both splits from its tables, which are read once."""
 
 from pathlib import Path
 
-from petrflow.annotations import build_all
+from petrflow.annotations import annotate
 from rule_job import rule_job
 
 with rule_job(snakemake):
-    build_all(Path(snakemake.input.complete).parent, {split: Path(path) for split, path in snakemake.output.items()})
+    annotate(
+        Path(snakemake.input.complete).parent,
+        {split: Path(snakemake.output[split]) for split in ("train", "val")},
+    )

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from petrflow.annotations.boxes import DETECTION_NAMES
-from petrflow.annotations.builder import build, build_all
+from petrflow.annotations.builder import annotate, build, build_all
+from petrflow.annotations.classic import write_classic
+from petrflow.annotations.images import check_images
 from petrflow.annotations.roots import CAMERA_ORDER
 from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
 
-__all__ = ["CAMERA_ORDER", "DETECTION_NAMES", "AnnotationStore", "CameraFrames", "Keyframe", "build", "build_all"]
+__all__ = [
+    "CAMERA_ORDER",
+    "DETECTION_NAMES",
+    "AnnotationStore",
+    "CameraFrames",
+    "Keyframe",
+    "annotate",
+    "build",
+    "build_all",
+    "check_images",
+    "write_classic",
+]

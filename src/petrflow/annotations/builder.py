@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from petrflow.annotations import boxes, frames, layout
+from petrflow.annotations.images import check_frames
 from petrflow.annotations.roots import Root, camera_names, describe_root, read_tables
 from petrflow.annotations.tables import Columns
+from petrflow.provenance import provenance
 
 
 def assemble(
@@ -65,18 +67,47 @@ def assemble(
     }, metadata
 
 
+def annotate(
+    root: Path,
+    outputs: Mapping[str, Path],
+    *,
+    full_image_check: bool = False,
+    progress: bool = True,
+    threads: int | None = None,
+) -> None:
+    """Make the annotate stage's outputs: check every image that a keyframe may use, build the stores, leave ``provenance.json``.
+
+    Parameters
+    ----------
+    root : Path
+        A nuScenes root that a door has finished.
+    outputs : mapping
+        Split name (``train``, ``val``) to the store's path, all in one folder.
+    full_image_check : bool
+        Decode every image instead of reading headers.
+    """
+    inputs: dict[str, str | Path] = {"tables": describe_root(root).fingerprint}
+    folder = Path(next(iter(outputs.values()))).parent
+    with provenance(folder / "provenance.json", inputs, {"full_image_check": full_image_check}) as record:
+        checked = build_all(
+            root, outputs, image_check="full" if full_image_check else "header", progress=progress, threads=threads
+        )
+        record.record(images_checked=checked)
+
+
 def build_all(
     root: Path,
     outputs: Mapping[str, Path],
     *,
+    image_check: Literal["none", "header", "full"] = "none",
     num_prev_keyframes: int = 5,
     sweeps_per_keyframe: int = 5,
     progress: bool = True,
     threads: int | None = None,
     version: str | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    """Build the stores of several splits from one reading of the tables.
+) -> int:
+    """Build the stores of several splits from one reading of the tables; return the number of images checked.
 
     Parameters
     ----------
@@ -84,6 +115,8 @@ def build_all(
         A nuScenes root.
     outputs : mapping
         Split name (``train``, ``val``) to the store's path.
+    image_check : str
+        ``none``; ``header``: every image file is there, whole, and of the size that the tables say; ``full``: it decodes, too.
     num_prev_keyframes, sweeps_per_keyframe : int
         Length of the chain of previous camera frames: stock's ``--num_prev`` and ``--num_sweep``.
     progress : bool
@@ -95,9 +128,14 @@ def build_all(
     """
     described = describe_root(root, version, splits)
     tables = read_tables(described, progress, threads)
-    for split, path in outputs.items():
-        columns, metadata = assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe)
+    stores = [assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe) for split in outputs]
+    del tables
+    checked = 0
+    if image_check != "none":
+        checked = check_frames(described.folder, stores, full=image_check == "full", progress=progress)
+    for path, (columns, metadata) in zip(outputs.values(), stores, strict=True):
         layout.write(Path(path), columns, metadata)
+    return checked
 
 
 def build(

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from petrflow.annotations.layout import Texts, read
+from petrflow.annotations import layout
 from petrflow.files import PetrflowError
 
 _HEAD_BYTES = 2048
@@ -97,13 +97,28 @@ def decode(path: Path) -> tuple[int, int]:
 def check_images(
     root: Path, store_paths: Sequence[Path], *, full: bool = False, progress: bool = True, threads: int | None = None
 ) -> int:
-    """Check every image file that some stores refer to: it is there, whole, and of the size that the tables say.
+    """Check every image file that some stores refer to; see :func:`check_frames`."""
+    return check_frames(
+        root, [layout.read(path) for path in store_paths], full=full, progress=progress, threads=threads
+    )
+
+
+def check_frames(
+    root: Path,
+    stores: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    *,
+    full: bool = False,
+    progress: bool = True,
+    threads: int | None = None,
+) -> int:
+    """Check that every image file is there, whole, and of the size that the tables say.
 
     Parameters
     ----------
     root : Path
         nuScenes root.
-    store_paths : sequence of Path
+    stores : sequence of (columns, metadata)
+        Columns ``camera_frame.*`` of stores, read or about to be written.
     full : bool
         Decode every image instead of reading its header and its end.
     threads : int, optional
@@ -121,45 +136,45 @@ def check_images(
     """
     root = Path(root)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    checked = 0
     faults: list[str] = []
-    total = sum(len(read(path)[0]["camera_frame.timestamp"]) for path in store_paths)
+    total = sum(len(columns["camera_frame.timestamp"]) for columns, _ in stores)
     with (
         ThreadPoolExecutor(threads or (cores if full else 4 * cores)) as pool,
         tqdm(total=total, desc="check images", unit="file", disable=not progress) as bar,
     ):
-        for path in store_paths:
-            columns, metadata = read(path)
-            count = len(columns["camera_frame.timestamp"])
-            batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-            for found, size in pool.map(
-                lambda rows, c=columns, m=metadata: _check_batch(root, c, m, rows, full), batches
-            ):
+        for columns, metadata in stores:
+            frames = _Frames(root, columns, metadata["cameras"])
+            for found, size in pool.map(lambda rows, f=frames: f.check(rows, full), frames.batches()):
                 faults += found
-                checked += size
                 bar.update(size)
     if faults:
         listed = "; ".join(faults[:_MOST_NAMED]) + ("; …" if len(faults) > _MOST_NAMED else "")
         raise PetrflowError(
-            f"{len(faults)} of {checked} images under {root} cannot be used: {listed}. "
+            f"{len(faults)} of {total} images under {root} cannot be used: {listed}. "
             "Copy or extract these files again, or take their scenes out of the splits."
         )
-    return checked
+    return total
 
 
-def _check_batch(
-    root: Path, columns: dict[str, Any], metadata: dict[str, Any], rows: range, full: bool
-) -> tuple[list[str], int]:
-    """Return the faults among some camera frames, as text, and how many were checked."""
-    paths: Texts = columns["camera_frame.path"]
-    names = paths.take(rows)
-    sizes = columns["camera_frame.size"][rows.start : rows.stop].tolist()
-    faults = []
-    for row, name, (width, height) in zip(rows, names, sizes, strict=True):
-        if fault := _fault(root / name, width, height, full):
-            token, camera = columns["camera_frame.token"][row], metadata["cameras"][columns["camera_frame.camera"][row]]
-            faults.append(f"{name} ({camera}, sample_data {token}): {fault}")
-    return faults, len(rows)
+class _Frames:
+    """Camera frames of one store, as far as their files are concerned."""
+
+    def __init__(self, root: Path, columns: dict[str, Any], cameras: Sequence[str]) -> None:
+        self.root, self.cameras = root, cameras
+        self.paths, self.tokens = (layout.texts(columns[f"camera_frame.{name}"]) for name in ("path", "token"))
+        self.sizes, self.camera = columns["camera_frame.size"], columns["camera_frame.camera"]
+
+    def batches(self) -> list[range]:
+        return [range(start, min(start + _BATCH, len(self.paths))) for start in range(0, len(self.paths), _BATCH)]
+
+    def check(self, rows: range, full: bool) -> tuple[list[str], int]:
+        """Return the faults among some frames, as text, and how many frames were checked."""
+        faults = []
+        sizes = self.sizes[rows.start : rows.stop].tolist()
+        for row, name, (width, height) in zip(rows, self.paths.take(rows), sizes, strict=True):
+            if fault := _fault(self.root / name, width, height, full):
+                faults.append(f"{name} ({self.cameras[self.camera[row]]}, sample_data {self.tokens[row]}): {fault}")
+        return faults, len(rows)
 
 
 def _fault(path: Path, width: int, height: int, full: bool) -> str:

@@ -73,6 +73,11 @@ class Texts:
         return [str(data[offsets[i] : offsets[i + 1]], "utf-8") for i in indices]
 
 
+def texts(column: pa.Array | Texts) -> Texts:
+    """Access strings one by one, whether they are about to be written or were read."""
+    return column if isinstance(column, Texts) else Texts(column)
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Map a store into memory: (columns as numpy arrays or :class:`Texts`, metadata). Nothing is copied.
 

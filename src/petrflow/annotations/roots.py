@@ -20,7 +20,7 @@ CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "C
 """Order of the cameras in Paddle3D's infos and loader."""
 LIDAR = "LIDAR_TOP"
 
-_POSE = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
+_POSE: Kinds = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
 _TABLES: dict[str, Kinds] = {
     "scene": {"token": TEXT, "name": TEXT},
     "sensor": {"token": TEXT, "channel": TEXT, "modality": TEXT},

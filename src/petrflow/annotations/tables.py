@@ -142,7 +142,7 @@ def _batches(path: Path, kinds: Kinds, schema: pa.Schema, threads: int | None) -
     pattern = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")  # DuckDB takes the path for a pattern
     chosen = ", ".join(f'"{name}"' for name in kinds)
     query = f"SELECT {chosen} FROM read_json('{pattern}', format = 'array', columns = {{{described}}})"
-    config = {"threads": threads or cores, "preserve_insertion_order": True}
+    config: dict[str, Any] = {"threads": threads or cores, "preserve_insertion_order": True}
     yielded = False
     try:
         with duckdb.connect(":memory:", config=config) as connection:
