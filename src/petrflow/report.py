@@ -67,7 +67,7 @@ def write_report(runs: Mapping[str, Path], out: Path, settings: Mapping[str, Any
 def _summary_table(runs: Mapping[str, Path]) -> str:
     rows = []
     for name, folder in runs.items():
-        before, after = _metrics(Path(folder) / "baseline"), _metrics(Path(folder) / "train")
+        before, after = _before_and_after(Path(folder))
         cells = [f'<a href="#{html.escape(name)}">{html.escape(name)}</a>']
         for metric in ("mAP", "NDS"):
             cells += [_figure(before, metric), _figure(after, metric)]
@@ -84,7 +84,7 @@ def _run_section(name: str, folder: Path, settings: Mapping[str, Any] | None) ->
             f'<p class="muted">data set {html.escape(str(settings.get("dataset")))}, model '
             f"{html.escape(str(settings.get('model')))}; {html.escape(schedule)}</p>"
         )
-    before, after = _metrics(folder / "baseline"), _metrics(folder / "train")
+    before, after = _before_and_after(folder)
     parts.append(_metrics_table(before, after))
     parts += [_notes(label, metrics) for label, metrics in (("baseline", before), ("trained", after))]
     if before or after:
@@ -93,9 +93,7 @@ def _run_section(name: str, folder: Path, settings: Mapping[str, Any] | None) ->
         )
     history = folder / "train" / "history.csv"
     if history.is_file():
-        parts.append(
-            _figure_tag(curves_figure(pd.read_csv(history)), "loss, learning rate and metrics over iterations")
-        )
+        parts.append(_figure_tag(curves_figure(pd.read_csv(history)), "losses and metrics over training steps"))
     parts.append(_export_note(folder / "export" / "parity.json"))
     frames = sorted((folder / "demo" / "frames").glob("*.jpg"))
     if frames:
@@ -106,9 +104,12 @@ def _run_section(name: str, folder: Path, settings: Mapping[str, Any] | None) ->
     return "".join(parts)
 
 
-def _metrics(stage: Path) -> dict[str, Any] | None:
-    path = stage / "metrics.json"
-    return read_json(path) if path.is_file() else None
+def _before_and_after(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the baseline's metrics and those of the best model; None for a stage that is absent or did not evaluate."""
+    baseline, trained = folder / "baseline" / "metrics.json", folder / "train" / "metrics.json"
+    before = read_json(baseline) if baseline.is_file() else None
+    after = read_json(trained).get("best") if trained.is_file() else None
+    return before, after
 
 
 def _figure(metrics: Mapping[str, Any] | None, name: str) -> str:
@@ -149,9 +150,9 @@ def _notes(label: str, metrics: Mapping[str, Any] | None) -> str:
 def _export_note(path: Path) -> str:
     if not path.is_file():
         return ""
-    parity = read_json(path)
-    pairs = ", ".join(f"{key} {value:.2e}" for key, value in parity.items() if isinstance(value, float))
-    return f'<p class="muted">Export against the eager model: {html.escape(pairs)}</p>' if pairs else ""
+    differences = read_json(path)["max_relative_difference"]
+    pairs = ", ".join(f"{key} {value:.1e}" for key, value in differences.items())
+    return f'<p class="muted">Export against the eager model, largest relative difference: {html.escape(pairs)}</p>'
 
 
 def _costs(folder: Path) -> str:
@@ -190,17 +191,16 @@ def per_class_figure(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
 
 
 def curves_figure(history: pd.DataFrame) -> plt.Figure:
-    """Draw the curves of a ``history.csv``: total and part losses, learning rate, and metrics where they were computed.
+    """Draw the curves of a ``history.csv``: mean losses of each epoch, and metrics where they were computed.
 
     Parameters
     ----------
     history : DataFrame
-        One row a logged iteration with ``iteration`` and any of ``loss``, ``loss_cls``, ``loss_bbox``, ``learning_rate``,
-        ``mAP``, ``NDS``.
+        One row an epoch with ``step`` and any of ``total_loss``, ``loss_cls``, ``loss_bbox``, ``mAP``, ``NDS``.
     """
     panels: list[tuple[str, Sequence[str]]] = [
-        ("loss", ["loss", "loss_cls", "loss_bbox"]),
-        ("learning rate", ["learning_rate"]),
+        ("loss of all decoder layers", ["total_loss"]),
+        ("loss of the last decoder layer", ["loss_cls", "loss_bbox"]),
         ("validation", ["mAP", "NDS"]),
     ]
     shown = [(title, [c for c in columns if c in history and history[c].notna().any()]) for title, columns in panels]
@@ -210,11 +210,11 @@ def curves_figure(history: pd.DataFrame) -> plt.Figure:
     )
     for axis, (title, columns) in zip(axes[0], shown, strict=False):
         for column in columns:
-            values = history[["iteration", column]].dropna()
-            marker = "o" if title == "validation" else None
-            axis.plot(values["iteration"], values[column], label=column, marker=marker, markersize=3, linewidth=1.2)
+            values = history[["step", column]].dropna()
+            marker = "o" if len(values) < 30 else None
+            axis.plot(values["step"], values[column], label=column, marker=marker, markersize=3, linewidth=1.2)
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("iteration")
+        axis.set_xlabel("step")
         axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -31,10 +31,8 @@ def _metrics(mean_ap: float, not_available: list[str] | None = None) -> dict[str
 def _run(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> Path:
     for stage, metrics in (("baseline", before), ("train", after)):
         (folder / stage).mkdir(parents=True)
-        (folder / stage / "metrics.json").write_text(json.dumps(metrics))
-    history = pd.DataFrame(
-        {"iteration": [10, 20], "loss": [3.0, 2.0], "learning_rate": [1e-4, 5e-5], "NDS": [None, 0.4]}
-    )
+        (folder / stage / "metrics.json").write_text(json.dumps({"best": metrics} if stage == "train" else metrics))
+    history = pd.DataFrame({"epoch": [1, 2], "step": [10, 20], "total_loss": [3.0, 2.0], "NDS": [None, 0.4]})
     history.to_csv(folder / "train" / "history.csv", index=False)
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks" / "train.tsv").write_text("s\th:m:s\tmax_rss\n12.5\t0:00:12\t345.6\n")
