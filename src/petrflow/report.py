@@ -185,6 +185,7 @@ def per_class_figure(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
         range(len(names)), [name if name in known else f"{name}\n(none in split)" for name in names], rotation=20
     )
     axes.set_ylabel("average precision")
+    axes.set_ylim(0.0, max(0.1, axes.get_ylim()[1]))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
