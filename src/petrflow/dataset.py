@@ -34,8 +34,8 @@ from petrflow.transforms import (
 
 Sample = dict[str, Any]
 
-# With fast_decode, pictures resized by more than this are decoded at full size: from half size they would be blurred.
-HALF_SIZE_UP_TO = 0.65
+# With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for a quarter of the work.
+LARGEST_ENLARGEMENT = 1.3
 
 
 class Frames(Protocol):
@@ -64,7 +64,7 @@ class PetrDataset:
         (a detection class, at least one lidar or radar point, inside the point cloud range), from which nothing
         can be learnt; stock Paddle3D puts a random other keyframe in their place.
     fast_decode : bool
-        Decode pictures at half size where the crop needs no more. Faster, and not the same pixels.
+        Decode pictures at half size or less where the model's input needs no more. Faster, and not the same pixels.
     store : object, optional
         An opened store to use in place of `store_path`; it must be picklable if workers are to load from it.
     """
@@ -224,6 +224,11 @@ class PetrDataset:
                 return frames
         return None
 
+    def _reduction(self, resized: int, width: int) -> int:
+        """Return the fraction to decode at, for a picture `width` px wide that will be `resized` px wide."""
+        fitting = (fraction for fraction in (8, 4, 2) if resized * fraction <= LARGEST_ENLARGEMENT * width)
+        return next(fitting, 1) if self.fast_decode else 1
+
     def _write_pictures(
         self, frames: Frames, draws: Draws, out: NDArray[np.float32], token: str, dtype: Any = np.float64
     ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -241,7 +246,7 @@ class PetrDataset:
                 self.root / path,
                 (width, height),
                 f"camera {self.store.camera_names[camera]} of sample {token}",
-                half=self.fast_decode and plan.resized[0] <= HALF_SIZE_UP_TO * width,
+                self._reduction(plan.resized[0], width),
             )
             final_height, final_width = self.settings.image_size
             picture = resize_crop(picture, plan.resized, plan.origin, (final_width, final_height))

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from petrflow.files import PetrflowError
 
 # The sample's pictures are as the file stores them: calibration knows nothing of an EXIF rotation.
-_FULL = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_HALF = cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION
+_FLAGS = {
+    1: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
 _START_OF_JPEG = b"\xff\xd8"
 _END_OF_JPEG = b"\xff\xd9"
 
 
-def read_image(path: Path, size: tuple[int, int], owner: str, half: bool = False) -> NDArray[np.uint8]:
+def read_image(path: Path, size: tuple[int, int], owner: str, reduction: int = 1) -> NDArray[np.uint8]:
     """Decode a picture.
 
     Parameters
@@ -27,12 +31,12 @@ def read_image(path: Path, size: tuple[int, int], owner: str, half: bool = False
         What the file must have.
     owner : str
         Whose picture it is, for messages.
-    half : bool
-        Decode at half the size (libjpeg does so at a lower price).
+    reduction : 1, 2, 4 or 8
+        Decode at that fraction of the size, which costs libjpeg less.
 
     Returns
     -------
-    (height, width, 3) uint8, BGR; half of both, rounded up, if `half`
+    (height, width, 3) uint8, BGR; both divided by `reduction` and rounded up
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
@@ -45,16 +49,17 @@ def read_image(path: Path, size: tuple[int, int], owner: str, half: bool = False
         raise PetrflowError(
             f"{path} ({owner}) is cut short: it ends after {data.size} bytes without a JPEG's end. Restore it."
         )
-    picture = cv2.imdecode(data, _HALF if half else _FULL) if data.size else None
+    picture = cv2.imdecode(data, _FLAGS[reduction]) if data.size else None
     if picture is None:
         raise PetrflowError(
             f"{path} ({owner}) is no picture that can be decoded ({data.size} bytes). Restore the file."
         )
-    expected = ((size[1] + 1) // 2, (size[0] + 1) // 2) if half else (size[1], size[0])
+    expected = (-(-size[1] // reduction), -(-size[0] // reduction))
     if picture.shape[:2] != expected:
         height, width = picture.shape[:2]
+        fraction = f" at 1/{reduction} of its size" if reduction > 1 else ""
         raise PetrflowError(
-            f"{path} ({owner}) is {width}x{height} px{' at half size' if half else ''}, but the tables say {size[0]}x{size[1]}. "
+            f"{path} ({owner}) is {width}x{height} px{fraction}, but the tables say {size[0]}x{size[1]}. "
             "Correct the tables or the file."
         )
     return np.asarray(picture, dtype=np.uint8)

@@ -93,7 +93,7 @@ class FakeStore:
         return self.keyframes[index]
 
 
-def write_pictures(folder: Path, count: int, size: tuple[int, int] = (1600, 900), seed: int = 0) -> list[str]:
+def write_pictures(folder: Path, count: int, size: tuple[int, int] = (1600, 900), seed: int = 0, noise: float = 8) -> list[str]:
     """Write `count` JPEGs with edges, gradients and noise; return their names."""
     rng = np.random.default_rng(seed)
     width, height = size
@@ -104,7 +104,7 @@ def write_pictures(folder: Path, count: int, size: tuple[int, int] = (1600, 900)
         for _ in range(20):
             left, top = int(rng.integers(width)), int(rng.integers(height))
             picture[top : top + height // 6, left : left + width // 8] = rng.integers(0, 256, 3)
-        picture = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+        picture = np.clip(picture + rng.normal(0, noise, picture.shape), 0, 255).astype(np.uint8)
         names.append(f"{seed}-{number}.jpg")
         assert cv2.imwrite(str(folder / names[-1]), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
     return names
