@@ -1,0 +1,310 @@
+"""Preflight and device policy, judged on what machines of many kinds answered."""
+
+from __future__ import annotations
+
+import copy
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from petrflow import machine as machine_module
+from petrflow.device import PaddleAnswer, ask_paddle, check_paddle_version, gpu_problem, refuse_slow_cpu, select_device
+from petrflow.files import PetrflowError
+from petrflow.machine import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
+from petrflow.preflight import Row, disk_need, judge, require, table
+
+RECORDED: dict[str, dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parent / "recorded" / "nvidia_smi.yaml").read_text()
+)
+GB = 10**9
+CPU_BUILD = PaddleAnswer("3.3.1")
+# The form of a GPU build's answer (its list of kernels is an example, not a record of a wheel).
+CUDA_126 = PaddleAnswer("3.3.1", "12.6", 1, ("NVIDIA A100-SXM4-80GB",), ((8, 0),), (75, 80, 86, 89, 90))
+MACHINE = Machine(
+    "3.11.9", 16, 64 * GB, None, 16 * GB, 1_790_000_000.0, 1_780_000_000.0, {"data": 900 * GB, "results": 100 * GB}
+)
+MINI = {
+    "datasets": {"mini": {"kind": "nuscenes", "version": "v1.0-mini", "source": "https://x/v1.0-mini.tgz"}},
+    "runs": {
+        "full": {
+            "dataset": "mini",
+            "model": "big",
+            "schedule": {"epochs": 100, "batch_size": 2, "num_workers": 4, "device": "auto"},
+        }
+    },
+}
+BIG = {
+    "full": {"model": {"backbone": {"type": "VoVNetCP", "spec_name": "V-99-eSE"}}, "input": {"image_size": [320, 800]}}
+}
+
+
+def smi(name: str) -> SmiAnswer:
+    return parse_nvidia_smi(**RECORDED[name])
+
+
+def config(**schedule: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(MINI)
+    changed["runs"]["full"]["schedule"].update(schedule)  # type: ignore[index]
+    return changed
+
+
+def row(rows: list[Row], subject: str) -> Row:
+    return next(entry for entry in rows if entry.subject == subject)
+
+
+# ------------------------------------------------------------------------------------------------------------------ nvidia-smi
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "memory", "capability"),
+    [
+        ("h200", 1, 143771 << 20, (9, 0)),
+        ("eight_a100", 8, 81920 << 20, (8, 0)),
+        ("rtx_4090", 1, 24564 << 20, (8, 9)),
+        ("t4", 1, 15360 << 20, (7, 5)),
+        ("no_compute_cap", 1, 32510 << 20, None),
+        ("partitioned", 1, None, (8, 0)),
+        ("not_supported", 1, None, (9, 0)),
+    ],
+)
+def test_what_nvidia_smi_says_of_gpus_is_understood(name: str, count: int, memory: int | None, capability: Any) -> None:
+    answer = smi(name)
+    assert len(answer.gpus) == count
+    assert answer.gpus[0].memory_total == memory
+    assert answer.gpus[0].capability == capability
+    assert answer.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_devices", "No devices were found: the driver runs but sees no GPU"),
+        ("driver_not_loaded", "the driver is not loaded; `sudo modprobe nvidia`"),
+        ("version_mismatch", "reboot, or reload its kernel modules"),
+        ("library_missing", "start the container with `--gpus all`"),
+        ("silent", "ended with code 255 and no words"),
+        ("nonsense", "nvidia-smi says"),
+    ],
+)
+def test_what_nvidia_smi_complains_of_comes_with_a_remedy(name: str, says: str) -> None:
+    assert smi(name).gpus == ()
+    assert says in smi(name).problem
+
+
+def test_a_lost_gpu_beside_a_good_one_is_reported_and_the_good_one_kept() -> None:
+    answer = smi("one_of_two_lost")
+    assert len(answer.gpus) == 1
+    assert "fell off the bus" in answer.problem
+    rows = judge(config(), BIG, CUDA_126, answer, MACHINE)
+    assert row(rows, "GPU").verdict == "wrong"
+
+
+def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+
+def test_nvidia_smi_is_really_called_and_an_old_one_without_compute_cap_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = 'case "$1" in *compute_cap*) echo "Field \\"compute_cap\\" is not a valid field to query."; exit 2;; *) echo "0, Tesla K80, 11441, 11000, 440.33.01";; esac'
+    fake_smi(tmp_path, monkeypatch, old)
+    answer = ask_nvidia_smi()
+    assert answer.gpus[0].name == "Tesla K80"
+    assert answer.gpus[0].capability is None
+
+
+def test_a_missing_a_hanging_and_a_broken_nvidia_smi_are_answers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "is not installed" in ask_nvidia_smi().problem
+    fake_smi(tmp_path, monkeypatch, "exec sleep 5")
+    assert "the driver hangs" in ask_nvidia_smi(timeout=0.2).problem
+    (tmp_path / "nvidia-smi").write_bytes(b"\x7fELF broken")
+    assert "cannot be started" in ask_nvidia_smi().problem
+
+
+def test_a_raised_oserror_of_subprocess_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object, **_more: object) -> None:
+        raise OSError(8, "Exec format error")
+
+    monkeypatch.setattr(machine_module.shutil, "which", lambda _name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(subprocess, "run", broken)
+    assert "Exec format error" in ask_nvidia_smi().problem
+
+
+# ------------------------------------------------------------------------------------------------------------------ devices
+
+
+def test_a_usable_gpu_is_taken_and_cpu_is_taken_when_asked_for() -> None:
+    assert select_device("auto", CUDA_126) == "gpu:0"
+    assert select_device("gpu", CUDA_126) == "gpu:0"
+    assert select_device("cpu", CUDA_126) == "cpu"
+    with pytest.raises(PetrflowError, match="use auto, cpu or gpu"):
+        select_device("tpu", CUDA_126)
+
+
+UNUSABLE = {
+    "a CPU build": (CPU_BUILD, r"is the CPU build.*environment: gpu-cuda126"),
+    "no GPU in sight": (
+        PaddleAnswer("3.3.1", "12.6"),
+        r"sees no GPU: check `nvidia-smi`, CUDA_VISIBLE_DEVICES.*--gpus all",
+    ),
+    "a driver too old": (
+        PaddleAnswer("3.3.1", "12.6", error="OSError: (External) CUDA error(35)"),
+        r"cannot use the GPU \(OSError.*CUDA error\(35\)\)",
+    ),
+    "Paddle missing": (PaddleAnswer(error="ModuleNotFoundError: No module named 'paddle'"), "not installed"),
+    "a card newer than the build": (
+        PaddleAnswer("2.6.2", "11.8", 1, ("NVIDIA H100 80GB HBM3",), ((9, 0),), (70, 75, 80)),
+        r"H100.* compute capability 9\.0, and this Paddle 2\.6\.2 \(CUDA 11\.8\) has kernels for 7\.0, 7\.5, 8\.0 only",
+    ),
+    "a card older than the build": (
+        PaddleAnswer("3.3.1", "12.6", 1, ("GeForce GTX 1080 Ti",), ((6, 1),), (75, 80, 86, 89, 90)),
+        r"6\.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_gpu_without_a_usable_gpu_is_an_error_that_names_the_fix_and_auto_says_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer, says = UNUSABLE[name]
+    with pytest.raises(PetrflowError, match=says):
+        select_device("gpu", answer)
+    assert select_device("auto", answer) == "cpu"
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("device: auto takes the CPU.")
+
+
+def test_kernels_serve_later_cards_of_their_generation_only() -> None:
+    def usable(capability: tuple[int, int]) -> bool:
+        return not gpu_problem(PaddleAnswer("2.6.2", "11.8", 1, ("x",), (capability,), (70, 75, 80)))
+
+    assert [usable(card) for card in ((7, 0), (7, 5), (8, 0), (8, 6), (8, 9))] == [True] * 5
+    assert [usable(card) for card in ((6, 1), (9, 0), (12, 0))] == [False] * 3
+
+
+def test_the_installed_paddle_answers_without_raising() -> None:
+    answer = ask_paddle()
+    assert answer.version
+    assert answer.device_count == 0 or answer.cuda_build
+
+
+def test_a_large_long_run_is_not_started_on_a_cpu_by_accident() -> None:
+    full = {"parameters": 85_170_000, "epochs": 100, "samples": 323}
+    with pytest.raises(PetrflowError, match=r"85 M parameters for 100 epochs.*days on this CPU.*schedule\.device: cpu"):
+        refuse_slow_cpu("cpu", "auto", **full)
+    refuse_slow_cpu("cpu", "cpu", **full)  # told to
+    refuse_slow_cpu("cpu", "auto", **full, allow=True)
+    refuse_slow_cpu("gpu:0", "auto", **full)
+    refuse_slow_cpu("cpu", "auto", parameters=85_170_000, epochs=1, samples=2)  # a smoke test
+    refuse_slow_cpu("cpu", "auto", parameters=8_400_000, epochs=100, samples=323)
+
+
+def test_versions_that_cannot_work_are_refused_and_untested_ones_are_named() -> None:
+    assert check_paddle_version("3.3.1") == ""
+    assert "older" in check_paddle_version("2.6.2")
+    assert "newer" in check_paddle_version("3.4.0")
+    with pytest.raises(PetrflowError, match="too old"):
+        check_paddle_version("2.5.1")
+    with pytest.raises(PetrflowError, match="not installed"):
+        check_paddle_version("")
+    for version in ("3.1.0", "3.2.2", "3.3.1"):
+        with pytest.raises(PetrflowError, match=r"corrupts memory.*FLAGS_use_stride_kernel=0"):
+            check_paddle_version(version, stride_kernel_off=False)
+    check_paddle_version("3.0.0", stride_kernel_off=False)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the table
+
+
+def test_a_fit_machine_has_nothing_wrong() -> None:
+    rows = judge(config(device="gpu"), BIG, CUDA_126, smi("eight_a100"), MACHINE)
+    assert {entry.verdict for entry in rows} == {"ok"}
+    assert len([entry for entry in rows if entry.subject.startswith("GPU")]) == 8
+    require(rows)
+    text = table(rows)
+    assert "GPU 7" in text
+    assert "80.0 GB" in text
+    assert "Clock" in text
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if not parse_nvidia_smi(**RECORDED[name]).gpus])
+def test_gpu_asked_for_and_none_there_is_wrong_with_the_remedy(name: str) -> None:
+    rows = judge(config(device="gpu"), BIG, PaddleAnswer("3.3.1", "12.6"), smi(name), MACHINE)
+    assert row(rows, "GPU").verdict == "wrong"
+    assert row(rows, "run full").verdict == "wrong"
+    with pytest.raises(PetrflowError, match="cannot do what the config asks for"):
+        require(rows)
+
+
+def test_auto_without_a_gpu_refuses_the_full_model_and_takes_it_when_told_to() -> None:
+    rows = judge(config(), BIG, CPU_BUILD, SmiAnswer(problem="nvidia-smi is not installed"), MACHINE)
+    assert row(rows, "GPU").verdict == "note"
+    assert row(rows, "run full").verdict == "wrong"
+    assert row(judge(config(allow_slow_cpu=True), BIG, CPU_BUILD, SmiAnswer(), MACHINE), "run full").verdict == "note"
+    assert row(judge(config(), {"full": {}}, CPU_BUILD, SmiAnswer(), MACHINE), "run full").verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "verdict", "says"),
+    [
+        ("v100_old_driver", "Driver", "wrong", "needs driver 525.60 or newer"),
+        ("v100_old_driver", "GPU 0", "wrong", "7.0"),
+        ("gtx_1080_ti", "GPU 0", "wrong", "compute capability 6.1"),
+        ("rtx_5090", "GPU 0", "wrong", "compute capability 12.0"),
+        ("busy", "GPU 0", "note", "another program holds"),
+        ("t4", "GPU 0", "ok", ""),
+        ("partitioned", "GPU 0", "ok", ""),
+        ("h200", "GPU 0", "ok", ""),
+    ],
+)
+def test_each_card_is_judged_by_driver_kernels_and_memory(name: str, subject: str, verdict: str, says: str) -> None:
+    found = row(judge(config(), BIG, CUDA_126, smi(name), MACHINE), subject)
+    assert found.verdict == verdict
+    assert says in found.remedy
+
+
+def test_a_small_host_is_told_what_is_small() -> None:
+    small = Machine("3.11.2", 2, 16 * GB, 4 * GB, 64 << 20, 0.0, 1_780_000_000.0, {"data": 3 * GB, "results": 1 * GB})
+    rows = judge(config(), BIG, CUDA_126, smi("h200"), small)
+    assert "num_workers is 4" in row(rows, "CPU").remedy
+    assert "the container's limit" in row(rows, "Memory").found
+    assert "--shm-size=" in row(rows, "/dev/shm").remedy
+    assert row(rows, "Disk data").verdict == "wrong"
+    assert "mini 7.5 GB" in row(rows, "Disk data").remedy
+    assert row(rows, "Disk results").verdict == "wrong"
+    assert "timedatectl" in row(rows, "Clock").remedy
+
+
+def test_disk_needs_follow_the_source(tmp_path: Path) -> None:
+    remote = {"kind": "nuscenes", "version": "v1.0-trainval", "source": {"file": "urls.txt"}}
+    assert disk_need(remote, complete=False) == 650 * GB
+    assert disk_need({**remote, "remove_archives": True}, complete=False) < 400 * GB
+    assert disk_need({**remote, "source": str(tmp_path)}, complete=False) == 0
+    assert disk_need(remote, complete=True) == 0
+    assert 10 * 10**6 < disk_need({"kind": "synthetic"}, complete=False) < 300 * 10**6
+
+
+def test_another_python_is_wrong_and_this_machine_can_be_asked() -> None:
+    assert (
+        row(
+            judge(config(), BIG, CPU_BUILD, SmiAnswer(), Machine("3.12.1", 1, GB, None, None, 2.0, 1.0)), "Python"
+        ).verdict
+        == "wrong"
+    )
+    here = ask_machine([Path("data")])
+    assert here.cores >= 1
+    assert here.memory_total > GB // 2
+    assert here.free["data"] > 0
