@@ -28,6 +28,7 @@ __all__ = ["Finding", "diagnose", "examine"]
 
 # Frames looked at, evenly over the data set: boxes are cheap, clouds and images are not.
 _FRAMES, _CLOUDS, _IMAGES = 1500, 40, 30
+_IMAGES_OF_THE_SICK = 6
 
 
 def examine(root: Path, out: Path, stores: Mapping[str, Path] | None = None) -> dict[str, Any]:
@@ -108,10 +109,11 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
         findings = _merge_units(findings)
         explained = any(finding.level == "fail" for finding in findings)
         findings += calibration.check_projection(labelled, names, cameras, explained)
-        fits = _image_fits(labelled, root)
+        # Boxes or calibrations that are wrong fit no image: the order of images can be judged only where they are right.
+        sound = not any(finding.level == "fail" for finding in findings)
+        fits = _image_fits(labelled, root, _IMAGES if sound else _IMAGES_OF_THE_SICK)
         order_findings, own = images.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
-        # Boxes or calibrations that are wrong fit no image: the order of images can only be judged where they are right.
-        if not any(finding.level == "fail" for finding in findings):
+        if sound:
             findings += order_findings
         for name, fit in zip(names, own.tolist(), strict=True):
             cameras[name]["image_fit"] = None if np.isnan(fit) else round(fit, 4)
@@ -207,9 +209,9 @@ def _clouds(keyframes: Sequence[Keyframe], root: Path) -> dict[int, np.ndarray]:
     return clouds
 
 
-def _image_fits(keyframes: Sequence[Keyframe], root: Path) -> dict[int, np.ndarray]:
+def _image_fits(keyframes: Sequence[Keyframe], root: Path, most: int) -> dict[int, np.ndarray]:
     fits = {}
-    chosen = _spread(len(keyframes), _IMAGES)
+    chosen = _spread(len(keyframes), most)
     for index in tqdm(chosen, desc="doctor", unit="frame", file=sys.stderr, disable=len(chosen) < 10):
         fit = images.image_fit(keyframes[index], root)
         if fit is not None:
