@@ -169,10 +169,12 @@ def _run_rows(
         device = "cpu" if requested == "cpu" or (requested == "auto" and problem) else "gpu"
         parameters = parameters_of(models.get(name, {}))
         version = config.get("datasets", {}).get(entry.get("dataset"), {}).get("version", "")
+        samples = int(entry.get("samples") or DATASET_SAMPLES.get(version, 323))
+        image_size = (models.get(name, {}).get("input") or {}).get("image_size", (320, 800))
         try:
             refuse_slow_cpu(
-                device, requested, parameters=parameters, epochs=int(schedule.get("epochs", 24)), samples=DATASET_SAMPLES.get(version, 323),
-                cores=machine.cores, allow=bool(schedule.get("allow_slow_cpu")),
+                device, requested, parameters=parameters, epochs=int(schedule.get("epochs", 24)), samples=samples,
+                image_size=(int(image_size[0]), int(image_size[1])), cores=machine.cores, allow=bool(schedule.get("allow_slow_cpu")),
             )  # fmt: skip
         except PetrflowError as error:
             rows.append(Row(f"run {name}", f"device: {requested}, on the CPU", "wrong", str(error)))
@@ -334,5 +336,29 @@ def require(rows: Iterable[Row]) -> None:
 def main(config: Mapping[str, Any], models: Mapping[str, Any]) -> None:
     """Print the table; raise when something is wrong."""
     rows = preflight(config, models)
+    print(table(rows), file=sys.stderr, flush=True)
+    require(rows)
+
+
+def gate(
+    schedule: Mapping[str, Any], model_config: Mapping[str, Any], results: Path, samples: int | None = None
+) -> None:
+    """Look at the machine before a run's expensive stages, where there is something to lose: a GPU asked for, or a large model.
+
+    Parameters
+    ----------
+    schedule, model_config : the run's schedule and parsed model file
+    results : folder that the stage writes under
+    samples : samples a pass when the stage trains, None when it only evaluates: slow, but it ends
+
+    Raises
+    ------
+    PetrflowError
+        the machine cannot do it, or `auto` would start weeks of work on a CPU
+    """
+    if schedule.get("device") != "gpu" and parameters_of(model_config) < LARGE_MODEL_PARAMETERS:
+        return
+    plan = {**schedule, "allow_slow_cpu": samples is None or bool(schedule.get("allow_slow_cpu"))}
+    rows = preflight({"runs": {"here": {"schedule": plan, "samples": samples}}}, {"here": model_config}, [results])
     print(table(rows), file=sys.stderr, flush=True)
     require(rows)

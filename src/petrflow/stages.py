@@ -9,6 +9,7 @@ from typing import Any
 
 from petrflow.config import load_yaml
 from petrflow.files import PetrflowError
+from petrflow.preflight import gate
 from petrflow.provenance import provenance
 
 
@@ -44,8 +45,9 @@ def baseline(
     from petrflow.evaluate import evaluate, format_table
     from petrflow.model import build_model, load_weights
 
-    device = _use_device(schedule)
     model_config = load_yaml(model_file)
+    gate(schedule, model_config, out_dir)
+    device = _use_device(schedule)
     inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
     with provenance(out_dir / "provenance.json", inputs, {"seed": schedule["seed"]}) as record:
         record.device = device
@@ -87,12 +89,19 @@ def train(request_path: Path, **request: Any) -> int:
     PetrflowError
         When a process ended in any other way.
     """
+    from petrflow.annotations import AnnotationStore
     from petrflow.distributed import launch
     from petrflow.training_request import Request
     from petrflow.watch import EX_TEMPFAIL
 
     if isinstance(request["model_config"], Path):
         request["model_config"] = load_yaml(request["model_config"])
+    gate(
+        request["schedule"],
+        request["model_config"],
+        request["out_dir"],
+        samples=len(AnnotationStore.open(request["train_store"])),
+    )
     schedule = {key: value for key, value in request["schedule"].items() if key != "allow_slow_cpu"}
     schedule["amp"] = schedule.get("amp") or None
     Request(**{**request, "schedule": schedule}).write(request_path)
@@ -102,7 +111,9 @@ def train(request_path: Path, **request: Any) -> int:
     return code
 
 
-def export(model_file: Path, weights: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any]) -> None:
+def export(
+    model_file: Path, weights: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any]
+) -> None:
     """Export trained weights as a static model and compare it with the eager one on samples of a split."""
     from petrflow import export as exporting
 
@@ -114,14 +125,24 @@ def export(model_file: Path, weights: Path, store_path: Path, root: Path, out_di
 
 
 def demo(
-    model_file: Path, exported: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any], settings: Mapping[str, Any]
+    model_file: Path,
+    exported: Path,
+    store_path: Path,
+    root: Path,
+    out_dir: Path,
+    schedule: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> None:
     """Run an exported model over a scene and draw what it finds."""
     from petrflow.demo import demo as draw_scene
     from petrflow.export import ExportedModel
 
     device = _use_device(schedule)
-    inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "exported model": exported / "parity.json"}
+    inputs: dict[str, str | Path] = {
+        "model file": model_file,
+        "annotations": store_path,
+        "exported model": exported / "parity.json",
+    }
     with provenance(out_dir / "provenance.json", inputs, dict(settings)) as record:
         record.device = device
         draw_scene(

@@ -16,7 +16,7 @@ from petrflow import machine as machine_module
 from petrflow.device import PaddleAnswer, ask_paddle, check_paddle_version, gpu_problem, refuse_slow_cpu, select_device
 from petrflow.files import PetrflowError
 from petrflow.machine import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
-from petrflow.preflight import Row, disk_need, judge, require, table
+from petrflow.preflight import Row, disk_need, gate, judge, require, table
 
 RECORDED: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "recorded" / "nvidia_smi.yaml").read_text()
@@ -308,3 +308,25 @@ def test_another_python_is_wrong_and_this_machine_can_be_asked() -> None:
     assert here.cores >= 1
     assert here.memory_total > GB // 2
     assert here.free["data"] > 0
+
+
+def test_the_gate_before_expensive_stages_asks_only_where_there_is_something_to_lose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = []
+
+    def ask() -> PaddleAnswer:
+        asked.append(1)
+        return CPU_BUILD
+
+    monkeypatch.setattr("petrflow.preflight.ask_paddle", ask)
+    schedule = MINI["runs"]["full"]["schedule"]  # type: ignore[index]
+    gate(schedule, {}, tmp_path, samples=323)
+    assert not asked
+    with pytest.raises(PetrflowError, match="would take roughly"):
+        gate(schedule, BIG["full"], tmp_path, samples=323)
+    assert "run here" in capsys.readouterr().err
+    gate(schedule, BIG["full"], tmp_path)  # an evaluation is slow, but it ends
+    gate({**schedule, "device": "cpu"}, BIG["full"], tmp_path, samples=323)
+    with pytest.raises(PetrflowError, match="is the CPU build"):
+        gate({**schedule, "device": "gpu"}, {}, tmp_path)
