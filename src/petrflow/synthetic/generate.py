@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 from tqdm import tqdm
 
 from petrflow import files
 from petrflow.files import PetrflowError
+from petrflow.synthetic.pool import run_scenes
 from petrflow.synthetic.rig import CAMERA_NAMES
-from petrflow.synthetic.scene import make_scene
 from petrflow.synthetic.tables import TABLE_NAMES, fixed_tables
 
 DEFAULTS: dict[str, Any] = {
@@ -43,18 +41,38 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     for key in sorted(set(settings) - set(DEFAULTS) - _OTHER_KEYS):
         raise PetrflowError(f"The synthetic data set has no setting {key!r}; it has: {', '.join(sorted(DEFAULTS))}.")
     merged = {**DEFAULTS, **{key: value for key, value in settings.items() if key in DEFAULTS}}
-    merged["sweeps"] = {True: 5, False: 0}.get(merged["sweeps"], merged["sweeps"]) if isinstance(merged["sweeps"], bool) else merged["sweeps"]
-    for key, low, high in (("scenes", 2, 8000), ("keyframes", 1, 400), ("sweeps", 0, 24), ("jpeg_quality", 30, 100), ("seed", 0, 2**31)):
+    merged["sweeps"] = (
+        {True: 5, False: 0}.get(merged["sweeps"], merged["sweeps"])
+        if isinstance(merged["sweeps"], bool)
+        else merged["sweeps"]
+    )
+    for key, low, high in (
+        ("scenes", 2, 8000),
+        ("keyframes", 1, 400),
+        ("sweeps", 0, 24),
+        ("jpeg_quality", 30, 100),
+        ("seed", 0, 2**31),
+    ):
         value = merged[key]
         if not isinstance(value, int) or not low <= value <= high:
-            raise PetrflowError(f"The synthetic setting {key!r} is {value!r}; give a whole number from {low} to {high}.")
+            raise PetrflowError(
+                f"The synthetic setting {key!r} is {value!r}; give a whole number from {low} to {high}."
+            )
     for key, least, most in (("density", 0.0, 4.0), ("max_range", 5.0, 100.0)):
         value = merged[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise PetrflowError(f"The synthetic setting {key!r} is {value!r}; give a number from {least:g} to {most:g}.")
+            raise PetrflowError(
+                f"The synthetic setting {key!r} is {value!r}; give a number from {least:g} to {most:g}."
+            )
     size = merged["image_size"]
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(isinstance(v, int) and 32 <= v <= 4096 for v in size):
-        raise PetrflowError(f"The synthetic setting 'image_size' is {size!r}; give [width, height] in pixels, each from 32 to 4096.")
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 2
+        or not all(isinstance(v, int) and 32 <= v <= 4096 for v in size)
+    ):
+        raise PetrflowError(
+            f"The synthetic setting 'image_size' is {size!r}; give [width, height] in pixels, each from 32 to 4096."
+        )
     return merged
 
 
@@ -83,39 +101,44 @@ def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str
         value = wanted[part]
         if isinstance(value, str):
             if value not in known:
-                raise PetrflowError(f"The {part} split {value!r} is not one of the devkit's: {', '.join(sorted(known))}; or give a list of scene names.")
+                raise PetrflowError(
+                    f"The {part} split {value!r} is not one of the devkit's: {', '.join(sorted(known))}; or give a list of scene names."
+                )
             listed = [name for name in names if name in known[value]]
             if part == "train":  # scenes that no official split knows are there to learn from
-                listed = [name for name in names if name in listed or (not any(name in v for v in known.values()) and name not in chosen["val"])]
+                listed = [
+                    name
+                    for name in names
+                    if name in listed or (not any(name in v for v in known.values()) and name not in chosen["val"])
+                ]
         else:
             listed = list(value)
             for name in listed:
                 if name not in names:
-                    raise PetrflowError(f"The {part} split names {name!r}, which this synthetic set does not have; it has {', '.join(names[:12])}.")
+                    raise PetrflowError(
+                        f"The {part} split names {name!r}, which this synthetic set does not have; it has {', '.join(names[:12])}."
+                    )
         if not listed:
-            raise PetrflowError(f"The {part} split {value!r} holds none of this synthetic set's scenes: {', '.join(names[:12])}.")
+            raise PetrflowError(
+                f"The {part} split {value!r} holds none of this synthetic set's scenes: {', '.join(names[:12])}."
+            )
         chosen[part] = listed
     return {"train": chosen["train"], "val": chosen["val"]}
 
 
-def _make_all(names: list[str], settings: dict[str, Any], root: Path, workers: int, progress: bool) -> list[dict[str, list[dict]]]:
-    """Rows of all scenes in the order of `names`, made by `workers` processes."""
-    bar = tqdm(total=len(names), desc="synthetic scenes", unit="scene", disable=not progress)
-    rows: list[dict[str, list[dict]]] = [{} for _ in names]
-    if workers == 1:
-        for index, name in enumerate(names):
-            rows[index] = make_scene(name, settings, root)
-            bar.update()
+def _make_all(
+    names: list[str], settings: dict[str, Any], root: Path, workers: int, progress: bool
+) -> list[dict[str, list[dict]]]:
+    """Rows of all scenes in the order of `names`, made in this process or in `workers` others."""
+    made: Iterable[tuple[str, dict[str, list[dict]]]]
+    if workers > 1:
+        made = run_scenes(names, settings, root, workers)
     else:
-        # Forked, not spawned: a spawned worker would run the caller's main script again.
-        fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(workers, mp_context=fork, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            futures = {pool.submit(make_scene, name, settings, root): index for index, name in enumerate(names)}
-            for future in as_completed(futures):
-                rows[futures[future]] = future.result()
-                bar.update()
-    bar.close()
-    return rows
+        from petrflow.synthetic.scene import make_scene  # here, because Numba takes a second to import
+
+        made = ((name, make_scene(name, settings, root)) for name in names)
+    rows = dict(tqdm(made, total=len(names), desc="synthetic scenes", unit="scene", disable=not progress))
+    return [rows[name] for name in names]
 
 
 def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool = True) -> dict[str, Any]:
@@ -126,7 +149,9 @@ def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool 
     merged = _checked(dict(settings or {}))
     names = scene_names(merged["scenes"])
     splits = split_scenes(names, merged["splits"])
-    scene_settings = {key: merged[key] for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality")}
+    scene_settings = {
+        key: merged[key] for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality")
+    }
     scene_settings["image_size"] = tuple(merged["image_size"])
     workers = min(merged["workers"] or len(os.sched_getaffinity(0)), len(names))
     with files.atomic_dir(Path(root)) as folder:
@@ -154,7 +179,9 @@ def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool 
             },
             "has_velocity": merged["keyframes"] > 1,
             "has_attributes": True,
-            "fingerprint": files.fingerprint({"tables": hashes, "settings": {k: v for k, v in merged.items() if k != "workers"}}),
+            "fingerprint": files.fingerprint(
+                {"tables": hashes, "settings": {k: v for k, v in merged.items() if k != "workers"}}
+            ),
         }
         files.write_json(folder / ".complete.json", complete)
     return complete

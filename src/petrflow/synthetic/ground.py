@@ -14,7 +14,9 @@ LEVELS = 6
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 
-def _strip(image: np.ndarray, drive: Drive, s: np.ndarray, low: float, high: float, color: tuple[int, int, int] | int) -> None:
+def _strip(
+    image: np.ndarray, drive: Drive, s: np.ndarray, low: float, high: float, color: tuple[int, int, int] | int
+) -> None:
     """Paint the strip between offsets `low` and `high` over consecutive distances `s`, piece by piece, so that bends fold over harmlessly."""
     left, _ = drive.point(s, high)
     right, _ = drive.point(s, low)
@@ -31,7 +33,9 @@ def _dashes(image: np.ndarray, drive: Drive, d: float, dash: float, gap: float, 
 
 def _grain(rng: np.random.Generator, shape: tuple[int, int], cell: int, amplitude: float) -> np.ndarray:
     """Smooth brightness noise (H, W) float32 around 1, with features of `cell` pixels."""
-    small = rng.uniform(1 - amplitude, 1 + amplitude, size=(shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
+    small = rng.uniform(1 - amplitude, 1 + amplitude, size=(shape[0] // cell + 2, shape[1] // cell + 2)).astype(
+        np.float32
+    )
     return cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
@@ -74,12 +78,20 @@ def paint(rng: np.random.Generator, drive: Drive, layout: RoadLayout) -> tuple[G
         start = rng.uniform(-10.0, drive.length + 20.0)
         for d in np.arange(right + 0.5, left - 0.6, 1.1):
             _strip(image, drive, np.array([start, start + 1.5, start + 3.0]), d, d + 0.55, white)
-    grain = _grain(rng, (height, width), 40, 0.08) * _grain(rng, (height, width), 7, 0.07) * _grain(rng, (height, width), 2, 0.06)
+    grain = (
+        _grain(rng, (height, width), 40, 0.08)
+        * _grain(rng, (height, width), 7, 0.07)
+        * _grain(rng, (height, width), 2, 0.06)
+    )
     cv2.multiply(image, cv2.merge([grain, grain, grain]), dst=image, dtype=cv2.CV_8U)
     mask = np.zeros((height, width), dtype=np.uint8)
     _strip(mask, drive, s, walk_right, walk_left, 255)
     levels = [image]
     for _ in range(LEVELS - 1):
         coarser = levels[-1]
-        levels.append(cv2.resize(coarser, (max(1, coarser.shape[1] // 2), max(1, coarser.shape[0] // 2)), interpolation=cv2.INTER_AREA))
+        levels.append(
+            cv2.resize(
+                coarser, (max(1, coarser.shape[1] // 2), max(1, coarser.shape[0] // 2)), interpolation=cv2.INTER_AREA
+            )
+        )
     return Ground(tuple(levels), RESOLUTION), np.where(mask > 127, 255, 0).astype(np.uint8)[::-1]

@@ -9,7 +9,9 @@ from petrflow.synthetic.render import Faces
 
 BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
 COLUMNS = 600  # per turn
-SPARSE_EVERY = 4  # columns; returns from the ground and from scenery are thinned: they make most of a sweep and tell little
+SPARSE_EVERY = (
+    4  # columns; returns from the ground and from scenery are thinned: they make most of a sweep and tell little
+)
 MAX_RANGE = 70.0  # m
 
 
@@ -60,7 +62,11 @@ def _cast(vertices, counts, normals, starts, chosen, rotations, translations, be
                     inside = True
                     for k in range(n):
                         j = (k + 1) % n
-                        ex, ey, ez = points[j, 0] - points[k, 0], points[j, 1] - points[k, 1], points[j, 2] - points[k, 2]
+                        ex, ey, ez = (
+                            points[j, 0] - points[k, 0],
+                            points[j, 1] - points[k, 1],
+                            points[j, 2] - points[k, 2],
+                        )
                         wx, wy, wz = qx - points[k, 0], qy - points[k, 1], qz - points[k, 2]
                         if nx * (ey * wz - ez * wy) + ny * (ez * wx - ex * wz) + nz * (ex * wy - ey * wx) < 0.0:
                             inside = False
@@ -88,7 +94,9 @@ def sweep(
     chosen = np.nonzero(distance - radii < MAX_RANGE)[0]
     cos, sin = np.cos(yaws[chosen]), np.sin(yaws[chosen])
     zero, one = np.zeros_like(cos), np.ones_like(cos)
-    turned = np.stack([np.stack([cos, -sin, zero], -1), np.stack([sin, cos, zero], -1), np.stack([zero, zero, one], -1)], axis=-2)
+    turned = np.stack(
+        [np.stack([cos, -sin, zero], -1), np.stack([sin, cos, zero], -1), np.stack([zero, zero, one], -1)], axis=-2
+    )
     best = np.full((COLUMNS, len(BEAMS)), MAX_RANGE)
     hit = np.full((COLUMNS, len(BEAMS)), -1, dtype=np.int64)
     _cast(

@@ -95,7 +95,22 @@ def _row_span(px, py, m, y):  # noqa: ANN001, ANN202
 
 @njit(cache=True)
 def _raster(  # noqa: ANN202, PLR0913
-    vertices, counts, normals, starts, chosen, rotations, translations, sun_camera, ground_camera, up_camera, camera, inverse_depth, face_at, stamp, shadow, covered
+    vertices,
+    counts,
+    normals,
+    starts,
+    chosen,
+    rotations,
+    translations,
+    sun_camera,
+    ground_camera,
+    up_camera,
+    camera,
+    inverse_depth,
+    face_at,
+    stamp,
+    shadow,
+    covered,
 ):  # noqa: ANN001
     """Fill the depth and face buffers (sampled grid) with the chosen objects; mark their shadows; count the samples each covers alone.
 
@@ -204,8 +219,32 @@ def _ground_color(x, y, blur, mosaic, widths, heights, starts, resolution, out):
 
 @njit(cache=True)
 def _resolve(  # noqa: ANN202, PLR0913, PLR0915
-    inverse_depth, face_at, shadow, owner, colors, materials, face_rgb, face_origin, face_along, rotation, position, camera,
-    mosaic, widths, heights, level_starts, resolution, sun, ambient, strength, zenith, horizon, haze, image, instance, seen
+    inverse_depth,
+    face_at,
+    shadow,
+    owner,
+    colors,
+    materials,
+    face_rgb,
+    face_origin,
+    face_along,
+    rotation,
+    position,
+    camera,
+    mosaic,
+    widths,
+    heights,
+    level_starts,
+    resolution,
+    sun,
+    ambient,
+    strength,
+    zenith,
+    horizon,
+    haze,
+    image,
+    instance,
+    seen,
 ):  # noqa: ANN001
     """Turn the buffers into a picture (H, W, 3) uint8 and an instance picture (H, W); count the samples each object keeps."""
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -242,7 +281,9 @@ def _resolve(  # noqa: ANN202, PLR0913, PLR0915
                                     ground[a] = ground[a] * sky_sun * fade + horizon[a] * (1.0 - fade)
                             else:
                                 up = min(1.0, max(0.0, slope * 2.2))
-                                cloud = 0.5 + 0.5 * np.sin(3.1 * ray[0] / norm + 2.0 * np.sin(5.0 * slope + 1.3 * ray[1] / norm))
+                                cloud = 0.5 + 0.5 * np.sin(
+                                    3.1 * ray[0] / norm + 2.0 * np.sin(5.0 * slope + 1.3 * ray[1] / norm)
+                                )
                                 for a in range(3):
                                     ground[a] = horizon[a] + (zenith[a] - horizon[a]) * up + 14.0 * cloud * up
                         dim = 1.0
@@ -266,8 +307,14 @@ def _resolve(  # noqa: ANN202, PLR0913, PLR0915
                     material = materials[f]
                     red, green, blue = face_rgb[f, 0], face_rgb[f, 1], face_rgb[f, 2]
                     if material != FLAT and material != GLOW:
-                        wx, wy, wz = position[0] + depth * ray[0], position[1] + depth * ray[1], position[2] + depth * ray[2]
-                        along = (wx - face_origin[f, 0]) * face_along[f, 0] + (wy - face_origin[f, 1]) * face_along[f, 1]
+                        wx, wy, wz = (
+                            position[0] + depth * ray[0],
+                            position[1] + depth * ray[1],
+                            position[2] + depth * ray[2],
+                        )
+                        along = (wx - face_origin[f, 0]) * face_along[f, 0] + (wy - face_origin[f, 1]) * face_along[
+                            f, 1
+                        ]
                         if material == WINDOWS:
                             cu, cv = along / 2.6, wz / 2.9
                             pu, pv = cu - np.floor(cu), cv - np.floor(cv)
@@ -323,7 +370,9 @@ class Renderer:
         shade = np.where(self.faces.materials == GLOW, 1.0, bounced + self.light.strength * direct)
         return self.faces.colors * shade[:, None]
 
-    def draw(self, view: View, centres: np.ndarray, yaws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def draw(
+        self, view: View, centres: np.ndarray, yaws: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draw the scene with its objects at `centres` (N, 3) m and `yaws` (N,) rad.
 
         Returns the picture (H, W, 3) uint8 in OpenCV's colour order, the picture of object indices (H, W) int32 with -1 for ground and sky, and for
@@ -332,7 +381,9 @@ class Renderer:
         faces, light = self.faces, self.light
         cos, sin = np.cos(yaws), np.sin(yaws)
         zero, one = np.zeros_like(cos), np.ones_like(cos)
-        rotations = np.stack([np.stack([cos, -sin, zero], -1), np.stack([sin, cos, zero], -1), np.stack([zero, zero, one], -1)], axis=-2)
+        rotations = np.stack(
+            [np.stack([cos, -sin, zero], -1), np.stack([sin, cos, zero], -1), np.stack([zero, zero, one], -1)], axis=-2
+        )
         to_camera = view.rotation.T
         in_camera = (centres - view.position) @ view.rotation
         # Behind the camera or outside the picture's cone, shadows included: not worth drawing.

@@ -48,7 +48,9 @@ def euler_matrix(angles: np.ndarray) -> np.ndarray:
 def make_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> list[Sensor]:
     """Draw one vehicle's calibration for images of `image_size` (width, height) pixels."""
     width, height = image_size
-    optical = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # camera x right, y down, z forward -> ego
+    optical = np.array(
+        [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
+    )  # camera x right, y down, z forward -> ego
     sensors = []
     for channel, (position, direction, focal, _) in _CAMERAS.items():
         angles = np.radians(rng.uniform(-0.6, 0.6, size=2).tolist() + [direction + rng.uniform(-1.2, 1.2)])

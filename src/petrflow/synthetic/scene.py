@@ -97,7 +97,18 @@ class _Recorder:
         self.logfile = f"{simulation.vehicle}-{date:%Y-%m-%d-%H-%M-%S}+0000"
         self.date = f"{date:%Y-%m-%d}"
         self.rows: dict[str, list[dict]] = {
-            n: [] for n in ("log", "map", "calibrated_sensor", "scene", "sample", "sample_data", "ego_pose", "instance", "sample_annotation")
+            n: []
+            for n in (
+                "log",
+                "map",
+                "calibrated_sensor",
+                "scene",
+                "sample",
+                "sample_data",
+                "ego_pose",
+                "instance",
+                "sample_annotation",
+            )
         }
         self.channels: dict[str, list[dict]] = {channel: [] for channel in (*CAMERA_NAMES, LIDAR_NAME)}
 
@@ -106,10 +117,23 @@ class _Recorder:
         return (timestamp - self.start) * 1e-6
 
     def calibration(self) -> None:
-        log = {"token": token(*self.base, "log"), "logfile": self.logfile, "vehicle": self.sim.vehicle, "date_captured": self.date, "location": "synthetic"}
+        log = {
+            "token": token(*self.base, "log"),
+            "logfile": self.logfile,
+            "vehicle": self.sim.vehicle,
+            "date_captured": self.date,
+            "location": "synthetic",
+        }
         self.rows["log"].append(log)
         filename = f"maps/{token(*self.base, 'map')}.png"
-        self.rows["map"].append({"token": token(*self.base, "map"), "log_tokens": [log["token"]], "category": "semantic_prior", "filename": filename})
+        self.rows["map"].append(
+            {
+                "token": token(*self.base, "map"),
+                "log_tokens": [log["token"]],
+                "category": "semantic_prior",
+                "filename": filename,
+            }
+        )
         _write(self.root / filename, _encode(".png", self.sim.drivable, []))
         for channel, sensor in self.sim.rig.items():
             self.rows["calibrated_sensor"].append(
@@ -131,7 +155,14 @@ class _Recorder:
         row_token = token(*self.base, "sample_data", channel, timestamp)
         position, angles = self.sim.world.drive.ego_pose(self.seconds(timestamp))
         rotation = geometry.matrix_to_quaternion(euler_matrix(angles))
-        self.rows["ego_pose"].append({"token": row_token, "timestamp": timestamp, "rotation": rotation.tolist(), "translation": position.tolist()})
+        self.rows["ego_pose"].append(
+            {
+                "token": row_token,
+                "timestamp": timestamp,
+                "rotation": rotation.tolist(),
+                "translation": position.tolist(),
+            }
+        )
         width, height = self.sim.settings.image_size if camera else (0, 0)
         row = {
             "token": row_token,
@@ -261,4 +292,3 @@ def make_scene(name: str, settings: dict[str, Any], root: Path) -> dict[str, lis
     for k in range(simulation.settings.keyframes):
         recorder.keyframe(k)
     return recorder.finish()
-

@@ -146,11 +146,23 @@ def _wheels(mesh: Mesh, half: Half, xs: tuple[float, ...], radius: float) -> Non
 
 def car(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
     a, b, c = half
-    paint = _pick(rng, [(235, 235, 235), (150, 155, 160), (60, 62, 66), (170, 30, 32), (36, 62, 140), (88, 100, 112), (40, 92, 64)])
+    paint = _pick(
+        rng,
+        [(235, 235, 235), (150, 155, 160), (60, 62, 66), (170, 30, 32), (36, 62, 140), (88, 100, 112), (40, 92, 64)],
+    )
     e = 0.012
     waist = -c + 1.08 * c
-    mesh.frustum((-a + e, a - e, -b + 0.03, b - 0.03), (-a + 0.1, a - 0.15, -b + 0.06, b - 0.06), -c + 0.28, waist, paint)
-    mesh.frustum((-0.78 * a, 0.46 * a, -b + 0.09, b - 0.09), (-0.56 * a, 0.12 * a, -b + 0.25, b - 0.25), waist, c, GLASS, roof=paint)
+    mesh.frustum(
+        (-a + e, a - e, -b + 0.03, b - 0.03), (-a + 0.1, a - 0.15, -b + 0.06, b - 0.06), -c + 0.28, waist, paint
+    )
+    mesh.frustum(
+        (-0.78 * a, 0.46 * a, -b + 0.09, b - 0.09),
+        (-0.56 * a, 0.12 * a, -b + 0.25, b - 0.25),
+        waist,
+        c,
+        GLASS,
+        roof=paint,
+    )
     _wheels(mesh, half, (-0.62 * a, 0.62 * a), 0.33)
     _lights(mesh, half, (-c + 0.62, -c + 0.84))
 
@@ -162,14 +174,33 @@ def truck(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
     split = a - 2.05
     e = 0.012
     mesh.box((-a + e, a - 0.3), (-b + 0.2, b - 0.2), (-c + 0.5, -c + 0.8), DARK)
-    mesh.frustum((split + 0.15, a - e, -b + 0.06, b - 0.06), (split + 0.15, a - 0.25, -b + 0.1, b - 0.1), -c + 0.45, 0.62 * c, cab)
+    mesh.frustum(
+        (split + 0.15, a - e, -b + 0.06, b - 0.06),
+        (split + 0.15, a - 0.25, -b + 0.1, b - 0.1),
+        -c + 0.45,
+        0.62 * c,
+        cab,
+    )
     glass = 0.05 * c
     mesh.face(
-        np.array([[a - 0.1, -b + 0.2, glass], [a - 0.1, b - 0.2, glass], [a - 0.2, b - 0.22, 0.52 * c], [a - 0.2, -b + 0.22, 0.52 * c]]), GLASS, np.array([1.0, 0, 0])
+        np.array(
+            [
+                [a - 0.1, -b + 0.2, glass],
+                [a - 0.1, b - 0.2, glass],
+                [a - 0.2, b - 0.22, 0.52 * c],
+                [a - 0.2, -b + 0.22, 0.52 * c],
+            ]
+        ),
+        GLASS,
+        np.array([1.0, 0, 0]),
     )
     for side in (-1.0, 1.0):
         y = side * (b - 0.055)
-        mesh.face(np.array([[a - 1.2, y, glass], [a - 0.45, y, glass], [a - 0.45, y, 0.5 * c], [a - 1.2, y, 0.5 * c]]), GLASS, np.array([0, side, 0.0]))
+        mesh.face(
+            np.array([[a - 1.2, y, glass], [a - 0.45, y, glass], [a - 0.45, y, 0.5 * c], [a - 1.2, y, 0.5 * c]]),
+            GLASS,
+            np.array([0, side, 0.0]),
+        )
     mesh.box((-a + e, split), (-b, b), (-c + 0.8, c), cargo)
     _wheels(mesh, half, (a - 1.0, -a + 1.0, -a + 2.1), 0.48)
     _lights(mesh, half, (-c + 0.55, -c + 0.8), inner=0.6)
@@ -187,7 +218,11 @@ def bus(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
         edges = np.linspace(-a + 0.25, a - 0.25, count + 1)
         for x0, x1 in zip(edges[:-1] + 0.07, edges[1:] - 0.07, strict=True):
             y = side * b
-            mesh.face(np.array([[x0, y, band[0]], [x1, y, band[0]], [x1, y, band[1]], [x0, y, band[1]]]), GLASS, np.array([0, side, 0.0]))
+            mesh.face(
+                np.array([[x0, y, band[0]], [x1, y, band[0]], [x1, y, band[1]], [x0, y, band[1]]]),
+                GLASS,
+                np.array([0, side, 0.0]),
+            )
     for x, side, low in ((a, 1.0, -0.25 * c), (-a, -1.0, 0.1 * c)):
         quad = np.array([[x, -0.88 * b, low], [x, 0.88 * b, low], [x, 0.88 * b, 0.6 * c], [x, -0.88 * b, 0.6 * c]])
         mesh.face(quad, GLASS, np.array([side, 0, 0]))
@@ -205,13 +240,25 @@ def trailer(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
     mesh.box((-a + 0.3, a - 0.6), (-b + 0.5, b - 0.5), (-c + 0.85, -c + 1.15), DARK)
     for side in (-1.0, 1.0):  # a red and white reflector line and upright ribs set it apart from a truck's smooth body
         y = side * b
-        mesh.face(np.array([[-a + 0.05, y, -c + 1.15], [a - 0.05, y, -c + 1.15], [a - 0.05, y, -c + 1.4], [-a + 0.05, y, -c + 1.4]]), (214, 70, 40), np.array([0, side, 0.0]))
+        mesh.face(
+            np.array(
+                [[-a + 0.05, y, -c + 1.15], [a - 0.05, y, -c + 1.15], [a - 0.05, y, -c + 1.4], [-a + 0.05, y, -c + 1.4]]
+            ),
+            (214, 70, 40),
+            np.array([0, side, 0.0]),
+        )
         for x in np.arange(-a + 0.8, a - 0.4, 1.25):
-            mesh.face(np.array([[x, y, -c + 1.5], [x + 0.16, y, -c + 1.5], [x + 0.16, y, c - 0.1], [x, y, c - 0.1]]), tuple(0.55 * v for v in body), np.array([0, side, 0.0]))
+            mesh.face(
+                np.array([[x, y, -c + 1.5], [x + 0.16, y, -c + 1.5], [x + 0.16, y, c - 0.1], [x, y, c - 0.1]]),
+                tuple(0.55 * v for v in body),
+                np.array([0, side, 0.0]),
+            )
     for y0 in (-0.7 * b, 0.62 * b):
         mesh.box((a - 2.0, a - 1.8), (y0, y0 + 0.16), (-c, -c + 1.15), (90, 90, 94))
     _wheels(mesh, half, (-a + 0.9, -a + 2.0, -a + 3.1), 0.48)
-    quad = np.array([[-a, -0.92 * b, -c + 1.2], [-a, 0.92 * b, -c + 1.2], [-a, 0.92 * b, -c + 1.45], [-a, -0.92 * b, -c + 1.45]])
+    quad = np.array(
+        [[-a, -0.92 * b, -c + 1.2], [-a, 0.92 * b, -c + 1.2], [-a, 0.92 * b, -c + 1.45], [-a, -0.92 * b, -c + 1.45]]
+    )
     mesh.face(quad, TAILLIGHT, np.array([-1.0, 0, 0]), GLOW)
 
 
@@ -221,34 +268,88 @@ def construction_vehicle(mesh: Mesh, half: Half, rng: np.random.Generator) -> No
     back, front = -a + 0.012, 0.35 * a
     for side in (-1.0, 1.0):
         y = (side * b, side * (b - 0.55))
-        mesh.frustum((back + 0.15, front, min(y), max(y)), (back, front + 0.15, min(y), max(y)), -c, -c + 0.75, DARK, roof=(60, 60, 62))
+        mesh.frustum(
+            (back + 0.15, front, min(y), max(y)),
+            (back, front + 0.15, min(y), max(y)),
+            -c,
+            -c + 0.75,
+            DARK,
+            roof=(60, 60, 62),
+        )
     mesh.box((back, front - 0.2), (-b + 0.12, b - 0.12), (-c + 0.75, -0.05 * c), yellow)
-    mesh.frustum((-0.35 * a, front - 0.1, 0.0, b - 0.2), (-0.3 * a, front - 0.35, 0.05, b - 0.25), -0.05 * c, 0.85 * c, GLASS, roof=yellow)
+    mesh.frustum(
+        (-0.35 * a, front - 0.1, 0.0, b - 0.2),
+        (-0.3 * a, front - 0.35, 0.05, b - 0.25),
+        -0.05 * c,
+        0.85 * c,
+        GLASS,
+        roof=yellow,
+    )
     # The boom rises from the body, bends over and ends in a bucket at the front of the box.
     w = 0.18
-    mesh.frustum((0.0, 0.25 * a, -w - 0.4, w - 0.4), (0.45 * a, 0.62 * a, -w - 0.4, w - 0.4), -0.05 * c, c - 0.02, yellow)
-    mesh.frustum((0.86 * a, a - 0.03, -w - 0.4, w - 0.4), (0.5 * a, 0.62 * a, -w - 0.4, w - 0.4), -0.45 * c, c - 0.02, yellow)
-    mesh.frustum((0.72 * a, a, -0.55 * b - 0.2, 0.55 * b - 0.2), (0.8 * a, a - 0.02, -0.5 * b - 0.2, 0.5 * b - 0.2), -c + 0.12, -0.4 * c, (84, 80, 72))
+    mesh.frustum(
+        (0.0, 0.25 * a, -w - 0.4, w - 0.4), (0.45 * a, 0.62 * a, -w - 0.4, w - 0.4), -0.05 * c, c - 0.02, yellow
+    )
+    mesh.frustum(
+        (0.86 * a, a - 0.03, -w - 0.4, w - 0.4), (0.5 * a, 0.62 * a, -w - 0.4, w - 0.4), -0.45 * c, c - 0.02, yellow
+    )
+    mesh.frustum(
+        (0.72 * a, a, -0.55 * b - 0.2, 0.55 * b - 0.2),
+        (0.8 * a, a - 0.02, -0.5 * b - 0.2, 0.5 * b - 0.2),
+        -c + 0.12,
+        -0.4 * c,
+        (84, 80, 72),
+    )
     for side in (-1.0, 1.0):
-        mesh.face(np.array([[back - 0.012, side * 0.5 * b, -0.3 * c], [back - 0.012, side * 0.8 * b, -0.3 * c], [back - 0.012, side * 0.8 * b, -0.15 * c], [back - 0.012, side * 0.5 * b, -0.15 * c]]), TAILLIGHT, np.array([-1.0, 0, 0]), GLOW)
+        mesh.face(
+            np.array(
+                [
+                    [back - 0.012, side * 0.5 * b, -0.3 * c],
+                    [back - 0.012, side * 0.8 * b, -0.3 * c],
+                    [back - 0.012, side * 0.8 * b, -0.15 * c],
+                    [back - 0.012, side * 0.5 * b, -0.15 * c],
+                ]
+            ),
+            TAILLIGHT,
+            np.array([-1.0, 0, 0]),
+            GLOW,
+        )
 
 
-def _person(mesh: Mesh, x: float, low: float, high: float, width: float, depth: float, top: Color, legs: Color, stride: float) -> None:
+def _person(
+    mesh: Mesh, x: float, low: float, high: float, width: float, depth: float, top: Color, legs: Color, stride: float
+) -> None:
     """A standing figure between z=`low` and `high`; faces look forward (x), hair shows from behind."""
     h = high - low
     hip, neck = low + 0.47 * h, low + 0.84 * h
     for side in (-1.0, 1.0):
         y = sorted((side * 0.06 * width, side * 0.5 * width))
         shift = side * stride
-        mesh.frustum((x + shift - 0.3 * depth, x + shift + 0.3 * depth, y[0], y[1]), (x - 0.35 * depth, x + 0.35 * depth, y[0], y[1]), low, hip, legs, skip="bt")
-    mesh.frustum((x - 0.42 * depth, x + 0.42 * depth, -0.58 * width, 0.58 * width), (x - 0.42 * depth, x + 0.42 * depth, -0.8 * width, 0.8 * width), hip, neck, top)
+        mesh.frustum(
+            (x + shift - 0.3 * depth, x + shift + 0.3 * depth, y[0], y[1]),
+            (x - 0.35 * depth, x + 0.35 * depth, y[0], y[1]),
+            low,
+            hip,
+            legs,
+            skip="bt",
+        )
+    mesh.frustum(
+        (x - 0.42 * depth, x + 0.42 * depth, -0.58 * width, 0.58 * width),
+        (x - 0.42 * depth, x + 0.42 * depth, -0.8 * width, 0.8 * width),
+        hip,
+        neck,
+        top,
+    )
     mesh.box((x - 0.05, x + 0.36 * depth), (-0.27 * width, 0.27 * width), (neck, high - 0.05 * h), SKIN)
     mesh.box((x - 0.4 * depth, x + 0.05), (-0.3 * width, 0.3 * width), (neck + 0.03 * h, high), (44, 32, 26))
 
 
 def pedestrian(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
     a, b, c = half
-    top = _pick(rng, [(200, 60, 70), (60, 90, 170), (90, 140, 90), (220, 214, 200), (150, 80, 160), (60, 60, 66), (190, 120, 50)])
+    top = _pick(
+        rng,
+        [(200, 60, 70), (60, 90, 170), (90, 140, 90), (220, 214, 200), (150, 80, 160), (60, 60, 66), (190, 120, 50)],
+    )
     legs = _pick(rng, [(40, 44, 70), (60, 52, 46), (30, 30, 34)])
     _person(mesh, 0.0, -c, c, b / 0.8, 0.95 * a, top, legs, stride=0.35 * a)
 

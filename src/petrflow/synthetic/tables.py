@@ -36,7 +36,12 @@ _ATTRIBUTES = {
     "vehicle.parked": "Parked.",
     "vehicle.stopped": "Not moving, but not parked.",
 }
-_VISIBILITIES = {"1": ("v0-40", "0 to 40 %"), "2": ("v40-60", "40 to 60 %"), "3": ("v60-80", "60 to 80 %"), "4": ("v80-100", "80 to 100 %")}
+_VISIBILITIES = {
+    "1": ("v0-40", "0 to 40 %"),
+    "2": ("v40-60", "40 to 60 %"),
+    "3": ("v60-80", "60 to 80 %"),
+    "4": ("v80-100", "80 to 100 %"),
+}
 
 
 def token(*parts: object) -> str:
@@ -52,8 +57,12 @@ def visibility_token(share: float) -> str:
 def fixed_tables() -> dict[str, list[dict]]:
     """The tables that do not depend on the scenes."""
     return {
-        "category": [{"token": token("category", n), "name": n, "description": text} for n, text in _CATEGORIES.items()],
-        "attribute": [{"token": token("attribute", n), "name": n, "description": text} for n, text in _ATTRIBUTES.items()],
+        "category": [
+            {"token": token("category", n), "name": n, "description": text} for n, text in _CATEGORIES.items()
+        ],
+        "attribute": [
+            {"token": token("attribute", n), "name": n, "description": text} for n, text in _ATTRIBUTES.items()
+        ],
         "visibility": [
             {"token": level, "level": name, "description": f"{text} of the object's pixels are seen in the six images."}
             for level, (name, text) in _VISIBILITIES.items()

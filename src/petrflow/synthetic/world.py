@@ -93,7 +93,14 @@ def _poses(drive: Drive, things: list[Thing], times: np.ndarray) -> tuple[np.nda
 # ------------------------------------------------------------------------------------------------------------ keeping apart
 
 
-def _overlap(xy: np.ndarray, yaw: np.ndarray, half: np.ndarray, others_xy: np.ndarray, others_yaw: np.ndarray, others_half: np.ndarray) -> bool:
+def _overlap(
+    xy: np.ndarray,
+    yaw: np.ndarray,
+    half: np.ndarray,
+    others_xy: np.ndarray,
+    others_yaw: np.ndarray,
+    others_half: np.ndarray,
+) -> bool:
     """Whether a rectangle's track (T, 2), (T,), half sizes (2,) touches any of the tracks (T, N, 2), (T, N), (N, 2)."""
     delta = others_xy - xy[:, None]
     reach = np.hypot(*half) + np.hypot(others_half[:, 0], others_half[:, 1])
@@ -129,7 +136,7 @@ class _Placer:
         self._path_half = np.broadcast_to(np.array(_EGO_HALF), (len(yaw), 2))
 
     def add(self, *things: Thing, margin: float = 0.25) -> bool:
-        """Add all of `things`, which may stand close to one another, or none."""
+        """Add all of `things` or none; among themselves they may stand closer than `margin` m, but not touch."""
         centre, yaw = _poses(self.drive, list(things), self.times)
         halves = np.array([[o.size[1] / 2, o.size[0] / 2] for o in things])
         for i in range(len(things)):
@@ -137,6 +144,8 @@ class _Placer:
             if _overlap(centre[:, i, :2], yaw[:, i], half, self._path_xy, self._path_yaw, self._path_half):
                 return False
             if self.things and _overlap(centre[:, i, :2], yaw[:, i], half, self._xy, self._yaw, self._half):
+                return False
+            if i and _overlap(centre[:, i, :2], yaw[:, i], halves[i] + 0.03, centre[:, :i, :2], yaw[:, :i], halves[:i]):
                 return False
         self.things.extend(things)
         self._xy = np.concatenate([self._xy, centre[..., :2]], axis=1)
@@ -192,14 +201,18 @@ class _Populator:
                 if proposal and self.placer.add(*proposal):
                     break
 
-    def fixed(self, model: str, category: str, s: float, d: float, turn: float, attribute: str = "", velocity: float = 0.0) -> Thing:
+    def fixed(
+        self, model: str, category: str, s: float, d: float, turn: float, attribute: str = "", velocity: float = 0.0
+    ) -> Thing:
         """Something off the lanes, at (s, d), turned `turn` rad from the road's direction, walking at `velocity` m/s where it looks."""
         xy, yaw = self.drive.point(np.array(s), d)
         heading = float(yaw) + turn
         direction = np.array([np.cos(heading), np.sin(heading)])
         # s is where it should be at a random moment of the scene, not at its start.
         xy = xy - direction * velocity * self.rng.uniform(0.0, self.duration)
-        return Thing(model, category, _size(self.rng, model), attribute, xy=xy, velocity=direction * velocity, yaw=heading)
+        return Thing(
+            model, category, _size(self.rng, model), attribute, xy=xy, velocity=direction * velocity, yaw=heading
+        )
 
     def lane(self) -> tuple[float, float]:
         """A traffic lane's middle (d) and direction (+1 with the ego vehicle, -1 against it)."""
@@ -208,7 +221,9 @@ class _Populator:
         lanes += [((i + 1) * layout.lane, -1.0) for i in range(layout.left_lanes)]
         return lanes[int(self.rng.integers(len(lanes)))]
 
-    def driving(self, model: str, category: str, low: float, high: float, attribute: str = "vehicle.moving", edge: bool = False) -> list[Thing]:
+    def driving(
+        self, model: str, category: str, low: float, high: float, attribute: str = "vehicle.moving", edge: bool = False
+    ) -> list[Thing]:
         """Something in a traffic lane (at its edge if `edge`), between `low` and `high` m/s."""
         d, direction = self.lane()
         if edge:
@@ -217,7 +232,19 @@ class _Populator:
         speed = direction * self.rng.uniform(low, high)
         moment = self.rng.uniform(0.0, self.duration)
         s0 = float(self.drive.ego_distance(moment) + self.rng.triangular(-45.0, 4.0, 45.0) - speed * moment)
-        return [Thing(model, category, _size(self.rng, model), attribute, True, s0, d, speed, yaw=0.0 if direction > 0 else np.pi)]
+        return [
+            Thing(
+                model,
+                category,
+                _size(self.rng, model),
+                attribute,
+                True,
+                s0,
+                d,
+                speed,
+                yaw=0.0 if direction > 0 else np.pi,
+            )
+        ]
 
     def parked_d(self, width: float) -> tuple[float, float]:
         """Middle of a parking strip and the heading of what parks there."""
@@ -262,32 +289,92 @@ class _Populator:
         d = side * lanes * layout.lane if lanes else side * (abs(layout.right_edge) + 1.6)
         s = self.along()
         length = rng.uniform(12.0, 20.0)
-        things = [self.fixed("construction_vehicle", "vehicle.construction", s, d, rng.uniform(-0.5, 0.5) + rng.choice([0.0, np.pi]), "vehicle.stopped")]
+        things = [
+            self.fixed(
+                "construction_vehicle",
+                "vehicle.construction",
+                s,
+                d,
+                rng.uniform(-0.2, 0.2) + rng.choice([0.0, np.pi]),
+                "vehicle.stopped",
+            )
+        ]
         row = np.arange(-length / 2, length / 2 + 0.1, rng.uniform(2.9, 3.4))
-        inner = d - side * 1.95
+        inner = d - side * 2.0
         for k, along in enumerate(row):
             if k % 3 == 2:
-                things.append(self.fixed("traffic_cone", "movable_object.trafficcone", s + along, inner, rng.uniform(-0.3, 0.3)))
+                things.append(
+                    self.fixed("traffic_cone", "movable_object.trafficcone", s + along, inner, rng.uniform(-0.3, 0.3))
+                )
             else:
-                things.append(self.fixed("barrier", "movable_object.barrier", s + along, inner, np.pi / 2 + rng.uniform(-0.08, 0.08)))
+                things.append(
+                    self.fixed(
+                        "barrier", "movable_object.barrier", s + along, inner, np.pi / 2 + rng.uniform(-0.08, 0.08)
+                    )
+                )
         for end in (-1.0, 1.0):
             for across in (-1.0, 0.4):
-                things.append(self.fixed("traffic_cone", "movable_object.trafficcone", s + end * (length / 2 + 1.2), d + side * across, 0.0))
-        things.append(self.fixed("construction_worker", "human.pedestrian.construction_worker", s + rng.choice([-1, 1]) * 4.6, d, rng.uniform(-3, 3), "pedestrian.standing"))
+                things.append(
+                    self.fixed(
+                        "traffic_cone",
+                        "movable_object.trafficcone",
+                        s + end * (length / 2 + 1.2),
+                        d + side * across,
+                        0.0,
+                    )
+                )
+        things.append(
+            self.fixed(
+                "construction_worker",
+                "human.pedestrian.construction_worker",
+                s + rng.choice([-1, 1]) * 5.2,
+                d,
+                rng.uniform(-3, 3),
+                "pedestrian.standing",
+            )
+        )
         return things
 
     def pedestrian(self) -> list[Thing]:
         rng = self.rng
         draw = rng.uniform()
         if draw < 0.12:
-            return [self.fixed("sitting", "human.pedestrian.adult", self.along(), self.walk_d(), rng.uniform(-np.pi, np.pi), "pedestrian.sitting_lying_down")]
+            return [
+                self.fixed(
+                    "sitting",
+                    "human.pedestrian.adult",
+                    self.along(),
+                    self.walk_d(),
+                    rng.uniform(-np.pi, np.pi),
+                    "pedestrian.sitting_lying_down",
+                )
+            ]
         child = rng.uniform() < 0.12
         category = "human.pedestrian.child" if child else "human.pedestrian.adult"
         if draw < 0.4:
-            things = [self.fixed("pedestrian", category, self.along(), self.walk_d(), rng.uniform(-np.pi, np.pi), "pedestrian.standing")]
+            things = [
+                self.fixed(
+                    "pedestrian",
+                    category,
+                    self.along(),
+                    self.walk_d(),
+                    rng.uniform(-np.pi, np.pi),
+                    "pedestrian.standing",
+                )
+            ]
         else:
             turn = rng.choice([0.0, np.pi]) + rng.normal(0.0, 0.1)
-            things = [self.fixed("pedestrian", category, self.along(), self.walk_d(), turn, "pedestrian.moving", rng.uniform(0.8, 1.8))]
+            things = [
+                self.fixed(
+                    "pedestrian",
+                    category,
+                    self.along(),
+                    self.walk_d(),
+                    turn,
+                    "pedestrian.moving",
+                    rng.uniform(0.8, 1.8),
+                )
+            ]
         if child:
             things[0].size = np.round(things[0].size * np.array([0.8, 0.8, 0.7]), 3)
         return things
@@ -297,21 +384,33 @@ class _Populator:
         side = self.side()
         edge = self.layout.left_edge if side > 0 else self.layout.right_edge
         s, d = self.along(), edge + side * self.rng.uniform(-0.6, 1.2)
-        return [self.fixed(model, category, s + k * spacing, d, turn + self.rng.uniform(-0.06, 0.06)) for k in range(count)]
+        return [
+            self.fixed(model, category, s + k * spacing, d, turn + self.rng.uniform(-0.06, 0.06)) for k in range(count)
+        ]
 
 
 def _populate(p: _Populator, density: float) -> None:
-    """Large and constrained things first; counts are per 130 m of road at density 1."""
+    """Large and constrained things first; counts are per 130 m of road at density 1.
+
+    From density 0.5 on, every scene has at least one of each detection class, so that every class can be learned and scored.
+    """
     rng = p.rng
     scale = density * (p.drive.length + 100.0) / 130.0
 
     def count(mean: float) -> int:
         return int(np.floor(mean * scale + rng.uniform()))
 
-    p.tries(count(0.8), 25, p.work_site)
-    p.tries(count(0.7), 30, p.road_train)
-    p.tries(count(0.6), 30, lambda: p.parked("trailer", "vehicle.trailer", "vehicle.parked"))
-    p.tries(count(0.8), 30, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
+    if density >= 0.5:
+        p.tries(1, 60, p.work_site)
+        p.tries(1, 60, p.road_train)
+        p.tries(1, 60, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
+        p.tries(1, 60, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
+        p.tries(1, 60, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
+
+    p.tries(count(0.2), 25, p.work_site)
+    p.tries(count(0.3), 30, p.road_train)
+    p.tries(count(0.7), 30, lambda: p.parked("trailer", "vehicle.trailer", "vehicle.parked"))
+    p.tries(count(0.3), 30, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
     p.tries(count(0.5), 30, lambda: p.parked("bus", "vehicle.bus.rigid", "vehicle.stopped"))
     p.tries(count(0.6), 30, lambda: p.parked("truck", "vehicle.truck", "vehicle.parked"))
     p.tries(count(0.8), 30, lambda: p.driving("truck", "vehicle.truck", 3.0, 9.0))
@@ -319,14 +418,22 @@ def _populate(p: _Populator, density: float) -> None:
     p.tries(count(4.0), 20, lambda: p.driving("car", "vehicle.car", 3.0, 10.0))
     p.tries(count(1.0), 20, lambda: p.driving("car", "vehicle.car", 0.0, 1e-9, "vehicle.stopped"))
     p.tries(count(2.0), 20, lambda: p.driving("motorcycle_rider", "vehicle.motorcycle", 4.0, 10.0, "cycle.with_rider"))
-    p.tries(count(2.0), 20, lambda: p.driving("bicycle_rider", "vehicle.bicycle", 2.5, 6.0, "cycle.with_rider", edge=True))
+    p.tries(
+        count(2.0), 20, lambda: p.driving("bicycle_rider", "vehicle.bicycle", 2.5, 6.0, "cycle.with_rider", edge=True)
+    )
     p.tries(count(2.5), 20, lambda: p.parked("car", "vehicle.car", "vehicle.parked"))
-    p.tries(count(1.2), 15, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
-    p.tries(count(1.2), 15, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
-    p.tries(count(1.4), 10, lambda: p.row("traffic_cone", "movable_object.trafficcone", int(rng.integers(2, 4)), 2.5, 0.0))
+    p.tries(count(0.7), 15, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
+    p.tries(count(0.7), 15, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
+    p.tries(
+        count(1.4), 10, lambda: p.row("traffic_cone", "movable_object.trafficcone", int(rng.integers(2, 4)), 2.5, 0.0)
+    )
     p.tries(count(1.2), 10, lambda: p.row("barrier", "movable_object.barrier", int(rng.integers(2, 4)), 3.0, np.pi / 2))
     p.tries(count(7.0), 10, p.pedestrian)
-    p.tries(count(1.0), 10, lambda: [p.fixed("bin", "movable_object.pushable_pullable", p.along(), p.walk_d(), rng.uniform(-3, 3))])
+    p.tries(
+        count(1.0),
+        10,
+        lambda: [p.fixed("bin", "movable_object.pushable_pullable", p.along(), p.walk_d(), rng.uniform(-3, 3))],
+    )
 
 
 def _scenery(p: _Populator) -> list[Thing]:
@@ -342,15 +449,27 @@ def _scenery(p: _Populator) -> list[Thing]:
             length, depth, height = rng.uniform(9, 22), rng.uniform(8, 14), rng.uniform(4.5, 15)
             if rng.uniform() < 0.72:
                 size = np.array([depth, length, height])
-                things.append(_beside(drive, "building", s + length / 2, side * (kerb + rng.uniform(1.5, 7.0) + depth / 2), size))
+                things.append(
+                    _beside(drive, "building", s + length / 2, side * (kerb + rng.uniform(1.5, 7.0) + depth / 2), size)
+                )
             s += length + rng.uniform(1.0, 9.0)
         s = drive.line_s[0] + rng.uniform(0, 10)
         while s < drive.line_s[-1]:
             if rng.uniform() < 0.55:
                 crown = rng.uniform(2.2, 3.6)
-                things.append(_beside(drive, "tree", s, side * (kerb + rng.uniform(0.2, 0.9)), np.array([crown, crown, rng.uniform(4.5, 7.5)])))
+                things.append(
+                    _beside(
+                        drive,
+                        "tree",
+                        s,
+                        side * (kerb + rng.uniform(0.2, 0.9)),
+                        np.array([crown, crown, rng.uniform(4.5, 7.5)]),
+                    )
+                )
             else:
-                things.append(_beside(drive, "pole", s, side * (kerb + 0.2), np.array([1.6, 0.4, rng.uniform(5.0, 7.0)])))
+                things.append(
+                    _beside(drive, "pole", s, side * (kerb + 0.2), np.array([1.6, 0.4, rng.uniform(5.0, 7.0)]))
+                )
             s += rng.uniform(7.0, 16.0)
     kept = []
     for thing in things:
