@@ -16,7 +16,7 @@ MAX_RANGE = 70.0  # m
 
 
 @njit(cache=True)
-def _cast(vertices, counts, normals, starts, chosen, rotations, translations, beams, columns, best, hit):  # noqa: ANN001, ANN202
+def _cast(vertices, counts, normals, starts, chosen, rotations, translations, beams, columns, best, hit):
     """Distance (columns, beams) to the nearest face and its object; geometry in the lidar frame, azimuth counted from x to y."""
     tau = 2.0 * np.pi
     points = np.empty((vertices.shape[1], 3))

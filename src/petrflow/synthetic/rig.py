@@ -53,7 +53,7 @@ def make_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> list[Sens
     )  # camera x right, y down, z forward -> ego
     sensors = []
     for channel, (position, direction, focal, _) in _CAMERAS.items():
-        angles = np.radians(rng.uniform(-0.6, 0.6, size=2).tolist() + [direction + rng.uniform(-1.2, 1.2)])
+        angles = np.radians([*rng.uniform(-0.6, 0.6, size=2).tolist(), direction + rng.uniform(-1.2, 1.2)])
         rotation = euler_matrix(angles) @ optical
         f = focal * width * rng.uniform(0.993, 1.007)
         centre = (width * (0.51 + rng.uniform(-0.01, 0.01)), height * (0.54 + rng.uniform(-0.01, 0.01)))

@@ -14,10 +14,11 @@ import numpy as np
 from petrflow import geometry
 from petrflow.synthetic import lidar, shapes
 from petrflow.synthetic.ground import paint
+from petrflow.synthetic.population import make_world
 from petrflow.synthetic.render import Faces, Light, Renderer, View
 from petrflow.synthetic.rig import CAMERA_NAMES, LIDAR_NAME, TRIGGER_LEAD, Sensor, euler_matrix, make_rig
 from petrflow.synthetic.tables import link_chain, token, visibility_token
-from petrflow.synthetic.world import World, make_world
+from petrflow.synthetic.world import World
 
 KEYFRAME_PERIOD = 0.5  # s
 _EPOCH = 1_531_200_000  # s, the morning on which the first of all synthetic scenes was "recorded"

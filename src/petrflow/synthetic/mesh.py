@@ -1,0 +1,110 @@
+"""Solids made of flat convex faces, in one object's own frame: x forward, y left, z up, metres."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_VERTICES = 8
+FLAT, WINDOWS, STRIPES, LEAVES, GLOW = range(5)  # how a face is coloured when drawn
+
+Color = tuple[float, float, float]  # red, green, blue, 0..255
+Points = Sequence[Sequence[float]] | np.ndarray
+DARK: Color = (28, 28, 30)
+
+
+class Mesh:
+    """Faces under construction: call the methods, then `arrays`."""
+
+    def __init__(self) -> None:
+        self._vertices: list[list[list[float]]] = []
+        self._counts: list[int] = []
+        self._normals: list[list[float]] = []
+        self._colors: list[Color] = []
+        self._materials: list[int] = []
+
+    def face(self, points: Points, color: Color, outward: Sequence[float] | np.ndarray, material: int = FLAT) -> None:
+        """Add one convex face: `points` (n <= 8, 3) in order around it, `outward` (3,) any vector that leaves the solid there."""
+        corners = [[float(v) for v in point] for point in points]
+        nx = ny = nz = 0.0
+        for (ax, ay, az), (bx, by, bz) in zip(corners, corners[1:] + corners[:1], strict=True):
+            nx, ny, nz = nx + ay * bz - az * by, ny + az * bx - ax * bz, nz + ax * by - ay * bx
+        length = math.sqrt(nx * nx + ny * ny + nz * nz)
+        if length < 1e-9:
+            return
+        if nx * outward[0] + ny * outward[1] + nz * outward[2] < 0:
+            length, corners = -length, corners[::-1]
+        normal = [nx / length, ny / length, nz / length]
+        padded = corners + corners[-1:] * (MAX_VERTICES - len(corners))
+        self._vertices.append(padded)
+        self._counts.append(len(corners))
+        self._normals.append(normal)
+        self._colors.append(color)
+        self._materials.append(material)
+
+    def frustum(
+        self,
+        bottom: tuple[float, float, float, float],
+        top: tuple[float, float, float, float],
+        low: float,
+        high: float,
+        color: Color,
+        roof: Color | None = None,
+        material: int = FLAT,
+        skip: str = "",
+    ) -> None:
+        """Add a solid between the rectangles `bottom` at z=`low` and `top` at z=`high`, each (x0, x1, y0, y1); `skip` may hold 'b' (no underside), 't'."""
+
+        def ring(rectangle: tuple[float, float, float, float], z: float) -> list[list[float]]:
+            x0, x1, y0, y1 = rectangle
+            return [[x0, y0, z], [x1, y0, z], [x1, y1, z], [x0, y1, z]]
+
+        lower, upper = ring(bottom, low), ring(top, high)
+        for i, outward in enumerate(((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))):
+            j = (i + 1) % 4
+            self.face([lower[i], lower[j], upper[j], upper[i]], color, outward, material)
+        if "t" not in skip:
+            self.face(upper, roof or color, (0.0, 0.0, 1.0))
+        if "b" not in skip:
+            self.face(lower, tuple(0.4 * c for c in color), (0.0, 0.0, -1.0))  # type: ignore[arg-type]
+
+    def box(
+        self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], color: Color, material: int = FLAT
+    ) -> None:
+        """Add a cuboid over the given intervals."""
+        rectangle = (x[0], x[1], y[0], y[1])
+        self.frustum(rectangle, rectangle, z[0], z[1], color, material=material)
+
+    def wheel(self, x: float, y: tuple[float, float], z: float, radius: float, color: Color = DARK) -> None:
+        """Add an eight-sided wheel with its axle along y: tread, and a lighter hub on both sides."""
+        angles = [math.pi / 8 + i * math.pi / 4 for i in range(8)]
+        rim = [(x + radius * math.cos(t), z + radius * math.sin(t)) for t in angles]
+        hub = [(x + 0.5 * radius * math.cos(t), z + 0.5 * radius * math.sin(t)) for t in angles]
+        for side, outward in ((y[0], -1.0), (y[1], 1.0)):
+            outside = side + outward * 0.004
+            self.face([[u, side, v] for u, v in rim], color, (0.0, outward, 0.0))
+            self.face([[u, outside, v] for u, v in hub], (120, 122, 125), (0.0, outward, 0.0))
+        for (ax, az), (bx, bz) in zip(rim, rim[1:] + rim[:1], strict=True):
+            quad = [[ax, y[0], az], [bx, y[0], bz], [bx, y[1], bz], [ax, y[1], az]]
+            self.face(quad, color, ((ax + bx) / 2 - x, 0.0, (az + bz) / 2 - z))
+
+    def ring(self, x: float, y: float, z: float, radius: float, width: float, color: Color = DARK) -> None:
+        """Add a spoked wheel seen through: a flat ring of eight pieces in the plane y, visible from both sides."""
+        for i in range(8):
+            a, b = i * math.pi / 4, (i + 1) * math.pi / 4
+            corners = ((radius, a), (radius, b), (radius - width, b), (radius - width, a))
+            quad = [[x + r * math.cos(t), y, z + r * math.sin(t)] for r, t in corners]
+            self.face(quad, color, (0.0, 1.0, 0.0))
+            self.face(quad, color, (0.0, -1.0, 0.0))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Vertices (F, 8, 3) m, vertex counts (F,), unit normals (F, 3), colours (F, 3) 0..255 and materials (F,)."""
+        return (
+            np.array(self._vertices, dtype=np.float64).reshape(-1, MAX_VERTICES, 3),
+            np.array(self._counts, dtype=np.int64),
+            np.array(self._normals, dtype=np.float64).reshape(-1, 3),
+            np.array(self._colors, dtype=np.float64).reshape(-1, 3),
+            np.array(self._materials, dtype=np.int64),
+        )
