@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,6 +65,7 @@ def fetch(
     sha256: str | None = None,
     size: int | None = None,
     checksums: Path | None = None,
+    check: Callable[[Path], object] | None = None,
     patience: Patience | None = None,
     progress: bool = True,
 ) -> Path:
@@ -76,6 +77,7 @@ def fetch(
     destination : final name; nothing but the whole, verified file ever stands there
     sha256, size : what the file must be; without a checksum the first one seen is recorded in `checksums` and enforced from then on
     checksums : JSON file of recorded checksums; `checksums.json` beside the destination when None
+    check : called with the fetched file before it gets its name and its checksum is recorded; a PetrflowError of its own refuses the file
 
     Raises
     ------
@@ -96,7 +98,7 @@ def fetch(
         reasons = []
         for url in urls:
             try:
-                _fetch_one(url, destination, expected, patience, progress)
+                _fetch_one(url, destination, expected, patience, progress=progress, check=check)
             except GiveUp as error:
                 reasons.append(f"  {public_url(url)}: {error}")
                 continue
@@ -209,7 +211,15 @@ def _one_at_a_time(destination: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------------ one mirror
 
 
-def _fetch_one(url: str, destination: Path, expected: Expected, patience: Patience, progress: bool) -> None:
+def _fetch_one(
+    url: str,
+    destination: Path,
+    expected: Expected,
+    patience: Patience,
+    *,
+    progress: bool,
+    check: Callable[[Path], object] | None,
+) -> None:
     """Fetch from one mirror with retries and put the verified file in place, or raise GiveUp."""
     partial = partial_path(destination)
     fruitless = restarts = 0
@@ -241,6 +251,12 @@ def _fetch_one(url: str, destination: Path, expected: Expected, patience: Patien
                 wait = min(wait, patience.longest_wait)
                 _say(f"{destination.name}: {error}; at {human_bytes(have)}, trying again in {wait:.0f} s.")
                 time.sleep(wait)
+    if check is not None:
+        try:
+            check(partial)
+        except PetrflowError as error:
+            discard(destination)
+            raise GiveUp(f"what came is not what was asked for: {error}") from None
     with disk_errors(destination, permissions=True):
         fsync_path(partial)
         partial.replace(destination)

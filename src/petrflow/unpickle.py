@@ -410,14 +410,14 @@ def _what_it_is(path: Path, size: int) -> str:
 
 
 def load_pdparams(path: Path) -> dict[str, np.ndarray]:
-    """Weights from a `.pdparams` file, as any Paddle since 2.0 writes it, or from a `.safetensors` file.
+    """Weights from a `.pdparams` file, as any Paddle since 2.0 writes it, or from safetensors under any name.
 
     Returns
     -------
     dict of parameter name to array, in the file's order; bfloat16 comes as Paddle stores it, in uint16
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _looks_like_safetensors(path):
         return _load_safetensors(path)
     content = load_pickle(path)
     if not isinstance(content, dict):
@@ -449,6 +449,15 @@ def load_pdparams(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: the pieces of {name} do not fit together ({error}): fetch the file again."
             ) from error
     return weights
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    # A header's length in eight bytes, then JSON. No pickle begins so: its first byte would have to end it.
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        head = handle.read(9)
+    return len(head) == 9 and head[8:] == b"{" and head[6:8] == b"\0\0"
 
 
 def _load_safetensors(path: Path) -> dict[str, np.ndarray]:

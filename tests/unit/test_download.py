@@ -201,6 +201,24 @@ def test_a_wrong_file_under_the_name_is_kept_aside_and_fetched_anew(
     assert "does not have the checksum from the config" in capsys.readouterr().err
 
 
+def test_weights_that_are_no_weights_are_refused_before_their_checksum_is_recorded(tmp_path: Path) -> None:
+    import pickle
+
+    import numpy as np
+
+    from petrflow.unpickle import load_pdparams
+
+    weights = pickle.dumps({"w": np.ones(3, np.float32)})
+    with MisbehavingServer(b"cos\nsystem\n(S'true'\ntR.", lambda _number: "none") as server:
+        url = f"{server.url}/model.pdparams"
+        with pytest.raises(PetrflowError, match=r"not what was asked for: .* asks for .*system"):
+            fetch(url, tmp_path / "model.pdparams", check=load_pdparams, patience=QUICK, progress=False)
+        assert left(tmp_path) == []
+        server.content = weights
+        fetch(url, tmp_path / "model.pdparams", check=load_pdparams, patience=QUICK, progress=False)
+    assert list(load_pdparams(tmp_path / "model.pdparams")) == ["w"]
+
+
 def test_a_known_size_is_enforced(tmp_path: Path) -> None:
     with serve() as server, pytest.raises(PetrflowError, match=r"offers 300,000 bytes where the config says 7"):
         fetch(f"{server.url}/f", tmp_path / "f", size=7, patience=QUICK, progress=False)

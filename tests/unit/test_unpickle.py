@@ -289,6 +289,14 @@ def test_weights_survive_the_round_trip(tmp_path: Path, ending: str) -> None:
         assert loaded[name].shape == value.shape
 
 
+def test_safetensors_are_known_by_their_content_under_any_name(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "model.pdparams", WEIGHTS)
+    assert set(load_pdparams(tmp_path / "model.pdparams")) == set(WEIGHTS)
+    os.truncate(tmp_path / "model.pdparams", 400)
+    with pytest.raises(PetrflowError, match="is not a complete safetensors file"):
+        load_pdparams(tmp_path / "model.pdparams")
+
+
 def test_weights_that_paddle_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match="The weight names has type"):
         save_pdparams(tmp_path / "model.pdparams", {"names": np.array(["car"])})

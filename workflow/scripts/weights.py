@@ -1,9 +1,10 @@
-"""Fetch published weights and check their checksum."""
+"""Fetch published weights, check their checksum and that they hold arrays and nothing else."""
 
 from pathlib import Path
 
 from petrflow.download import fetch
+from petrflow.unpickle import load_pdparams
 from rule_job import rule_job
 
 with rule_job(snakemake):
-    fetch(snakemake.params.source, Path(snakemake.output[0]))
+    fetch(snakemake.params.source, Path(snakemake.output[0]), check=load_pdparams)
