@@ -34,7 +34,7 @@ from petrflow.transforms import (
 
 Sample = dict[str, Any]
 
-# With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for a quarter of the work.
+# With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for less work.
 LARGEST_ENLARGEMENT = 1.3
 
 

@@ -280,6 +280,8 @@ class _Pool:
         self._slots = slots
         self._next_task = 0
         self.closed = False
+        self._process_ids: list[int] = []
+        self._exit_codes: dict[int | None, int] = {}
         warm_up()
         pairs = [socket.socketpair() for _ in range(num_workers + 1)]
         theirs = [pair[1].fileno() for pair in pairs]
@@ -365,15 +367,21 @@ class _Pool:
 
     def _post_mortem(self, number: int) -> tuple[int | None, int | None]:
         """Return process id and exit code of a worker, as far as the process that started the workers tells them."""
-        process = None
         with contextlib.suppress(EOFError, OSError):
-            while self._control.poll(_SECONDS_TO_STOP):
-                message = self._control.recv()
-                if isinstance(message, list):
-                    process = message[number]
-                elif message[0] == process:
-                    return message
-        return process, None
+            while self._process_of(number) not in self._exit_codes and self._control.poll(_SECONDS_TO_STOP):
+                self._note(self._control.recv())
+        process = self._process_of(number)
+        return process, self._exit_codes.get(process)
+
+    def _process_of(self, number: int) -> int | None:
+        return self._process_ids[number] if self._process_ids else None
+
+    def _note(self, message: list[int] | tuple[int, int]) -> None:
+        """Keep what the process that started the workers says: first all their ids, then each one's exit code."""
+        if isinstance(message, list):
+            self._process_ids = message
+        else:
+            self._exit_codes[message[0]] = message[1]
 
     def close(self) -> None:
         """End the workers: a closed connection tells them to; if one is stuck, all are killed."""
@@ -388,9 +396,11 @@ class _Pool:
         self._control.close()
 
     def _kill(self) -> None:
-        while self._control.poll():
-            message = self._control.recv()
-            for process in message if isinstance(message, list) else []:
+        with contextlib.suppress(EOFError, OSError):
+            while self._control.poll():
+                self._note(self._control.recv())
+        for process in self._process_ids:
+            if process not in self._exit_codes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
         self._process.kill()

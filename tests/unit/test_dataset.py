@@ -22,6 +22,7 @@ from loader_fakes import (
 
 from petrflow.dataset import PetrDataset
 from petrflow.files import PetrflowError
+from petrflow.images import read_image
 from petrflow.loader import sample_rng
 from petrflow.transforms import calm, draw
 
@@ -88,8 +89,6 @@ def test_a_real_keyframe_equals_stocks_bit_for_bit(keyframe_root, tmp_path):
 
 
 def test_files_decode_to_the_bytes_of_stocks_imread(pictures):
-    from petrflow.images import read_image
-
     root, names = pictures
     for name in names:
         ours = read_image(root / name, (1600, 900), "a test")
@@ -195,6 +194,24 @@ def test_fast_decode_looks_alike_at_the_published_size(pictures):
         left, right = exact.load(0, sample_rng(0, 0, 0)), fast.load(0, sample_rng(0, 0, 0))
         assert 0 < np.abs(left["img"] - right["img"]).mean() < 0.15  # of a standard deviation; the pictures are noisy
         np.testing.assert_array_equal(left["lidar2img"], right["lidar2img"])
+
+
+@pytest.mark.parametrize(("height", "reduction"), [(45, 2), (20, 4), (10, 8), (80, 1)])
+def test_fast_decode_takes_the_smallest_fraction_that_serves(tmp_path, height, reduction, monkeypatch):
+    asked = []
+
+    def spy(path, size, owner, fraction):
+        asked.append(fraction)
+        return read_image(path, size, owner, fraction)
+
+    monkeypatch.setattr("petrflow.dataset.read_image", spy)
+    store = small_store(tmp_path, keyframes=1, size=(161, 91))
+    config = model_config((height, height * 16 // 9))
+    exact = PetrDataset(None, tmp_path, config, False, store=store).load(0)
+    assert set(asked) == {1}
+    fast = PetrDataset(None, tmp_path, config, False, fast_decode=True, store=store).load(0)
+    assert set(asked[4:]) == {reduction}
+    assert np.abs(exact["img"] - fast["img"]).mean() < 0.3
 
 
 def test_loading_into_a_given_array_writes_every_pixel(tmp_path):
