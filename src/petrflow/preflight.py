@@ -155,6 +155,13 @@ def parameters_of(model: Mapping[str, Any]) -> int:
     return 85_170_000 if "V-99" in str(model) else 10_000_000
 
 
+def _samples(dataset: Mapping[str, Any]) -> int:
+    """Samples a pass, as far as the config tells before the data set is there."""
+    if dataset.get("kind") == "synthetic":
+        return int(dataset.get("scenes", 10)) * int(dataset.get("keyframes", 12))
+    return DATASET_SAMPLES.get(str(dataset.get("version")), DATASET_SAMPLES["v1.0-mini"])
+
+
 def _run_rows(
     config: Mapping[str, Any], models: Mapping[str, Any], paddle: PaddleAnswer, machine: Machine
 ) -> list[Row]:
@@ -168,8 +175,7 @@ def _run_rows(
             continue
         device = "cpu" if requested == "cpu" or (requested == "auto" and problem) else "gpu"
         parameters = parameters_of(models.get(name, {}))
-        version = config.get("datasets", {}).get(entry.get("dataset"), {}).get("version", "")
-        samples = int(entry.get("samples") or DATASET_SAMPLES.get(version, 323))
+        samples = int(entry.get("samples") or _samples(config.get("datasets", {}).get(entry.get("dataset"), {})))
         image_size = (models.get(name, {}).get("input") or {}).get("image_size", (320, 800))
         try:
             refuse_slow_cpu(
@@ -345,6 +351,8 @@ def gate(
 ) -> None:
     """Look at the machine before a run's expensive stages, where there is something to lose: a GPU asked for, or a large model.
 
+    The workflow prints the whole table before it starts; this is for jobs that a cluster runs on another machine.
+
     Parameters
     ----------
     schedule, model_config : the run's schedule and parsed model file
@@ -360,5 +368,4 @@ def gate(
         return
     plan = {**schedule, "allow_slow_cpu": samples is None or bool(schedule.get("allow_slow_cpu"))}
     rows = preflight({"runs": {"here": {"schedule": plan, "samples": samples}}}, {"here": model_config}, [results])
-    print(table(rows), file=sys.stderr, flush=True)
     require(rows)

@@ -88,6 +88,9 @@ onstart:
     jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in EXPENSIVE]
     if jobs and workflow.local_exec:
         runs = {job.wildcards.run: CONFIG["runs"][job.wildcards.run] for job in jobs}
+        for name in set(runs) - {job.wildcards.run for job in jobs if job.rule.name == "train"}:
+            # Evaluating a large model on a CPU is slow, but it ends; only training takes weeks.
+            runs[name] = runs[name] | {"schedule": runs[name]["schedule"] | {"allow_slow_cpu": True}}
         uses_conda = "conda" in {str(method.name).lower() for method in workflow.deployment_settings.deployment_method}
         python = f"{jobs[0].conda_env.address}/bin/python" if uses_conda else sys.executable
         if not guard.check_machine(CONFIG | {"runs": runs}, MODELS, python):
