@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from petrflow.files import PetrflowError, disk_errors, read_json, remove, require_space, write_json
 
 CHUNK_BYTES = 1 << 20
-BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "file": sys.stderr, "mininterval": 1.0}
+BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "mininterval": 1.0}
 RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 
 
