@@ -27,10 +27,11 @@ from petrflow.loader import sample_rng
 from petrflow.transforms import calm, draw
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])
+stock = pytest.mark.xdist_group("stock")  # one process imports Paddle3D for all of them
 
 
-def _equal_to_stock(ours: dict, stock: dict) -> None:
-    for key, expected in stock.items():
+def _equal_to_stock(ours: dict, reference: dict) -> None:
+    for key, expected in reference.items():
         found = np.nan_to_num(ours[key]) if key == "gt_bboxes_3d" else ours[key]  # stock calls an unknown velocity zero
         np.testing.assert_array_equal(found, expected.astype(found.dtype), err_msg=key)
 
@@ -46,14 +47,15 @@ def _compare_with_stock(store: FakeStore, root: Path, config: dict, folder: Path
 
     for training in (True, False):
         ours = PetrDataset(None, root, config, training, store=store)
-        stock = StockLoader(store, root, ours.settings, training, folder)
+        reference = StockLoader(store, root, ours.settings, training, folder)
         for index in range(len(store)):
             for epoch in range(epochs if training else 1):
                 rng = sample_rng(0, epoch, index)
                 draws = draw(ours.settings, rng, store[index].num_sweeps) if training else calm(ours.settings)
-                _equal_to_stock(ours.load(index, draws=draws), stock.load(index, draws))
+                _equal_to_stock(ours.load(index, draws=draws), reference.load(index, draws))
 
 
+@stock
 def test_samples_equal_stock_paddle3ds_bit_for_bit(pictures, tmp_path):
     root, names = pictures
     store = FakeStore(
@@ -75,6 +77,7 @@ def test_many_draws_equal_stock_bit_for_bit(pictures, tmp_path):
     _compare_with_stock(store, root, odd, tmp_path, epochs=5)
 
 
+@stock
 def test_pictures_rotations_and_odd_sizes_equal_stocks(pictures, tmp_path):
     root, names = pictures
     store = FakeStore([keyframe(0, names, [names[::-1]] * 20, (1600, 900))])
@@ -82,6 +85,7 @@ def test_pictures_rotations_and_odd_sizes_equal_stocks(pictures, tmp_path):
     _compare_with_stock(store, root, odd, tmp_path, epochs=1)
 
 
+@stock
 def test_a_real_keyframe_equals_stocks_bit_for_bit(keyframe_root, tmp_path):
     paths = [str(next((keyframe_root / "samples" / name).glob("*.jpg")).relative_to(keyframe_root)) for name in CAMERAS]
     store = FakeStore([keyframe(0, paths, [paths[::-1]] * 20, (1600, 900))])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from petrflow.loader import Loader, epoch_batches, epoch_order, sample_rng
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.xdist_group("loader")  # they share workers, which take seconds to start
 # Fixed for good: checkpoints count on them.
 ORDER_OF_SEED_0 = [6, 5, 1, 7, 3, 0, 4, 8, 2, 9]
 FIRST_DRAWS_OF_SEED_0 = [0.875308, 0.304299, 0.049181]
@@ -38,6 +40,13 @@ def store(folder) -> FakeStore:
 @pytest.fixture(scope="module")
 def dataset(folder, store) -> PetrDataset:
     return PetrDataset(None, folder, SMALL, training=True, store=store)
+
+
+@pytest.fixture(scope="module")
+def pool(dataset) -> Iterator[Loader]:
+    """A loader with two workers."""
+    with _loader(dataset, 2) as loader:
+        yield loader
 
 
 def _loader(dataset: PetrDataset, num_workers: int = 0, batch_size: int = 2, seed: int = 7, **options) -> Loader:
@@ -93,42 +102,41 @@ def test_two_ranks_together_take_the_steps_of_one_process_with_the_doubled_batch
         np.testing.assert_array_equal(np.concatenate([halves[0][step], halves[1][step]]), batch)
 
 
-def test_batches_are_the_same_bytes_with_any_number_of_workers(dataset):
+def test_batches_are_the_same_bytes_with_any_number_of_workers(dataset, pool):
     with _loader(dataset) as here:
         expected = [[_frozen(batch) for batch in here.epoch(epoch)] for epoch in (0, 1)]
         assert len(expected[0]) == len(here) == 6
     assert expected[0] != expected[1]
-    for workers in (1, 3):
-        with _loader(dataset, workers) as loader:
-            assert [[_frozen(batch) for batch in loader.epoch(epoch)] for epoch in (0, 1)] == expected
+    assert [[_frozen(batch) for batch in pool.epoch(epoch)] for epoch in (0, 1)] == expected
+    with _loader(dataset, 5, prefetch=1) as loader:
+        assert [_frozen(batch) for batch in loader.epoch(0)] == expected[0]
 
 
-def test_an_epoch_continued_in_its_middle_gives_the_rest_of_it(dataset):
-    with _loader(dataset) as loader, _loader(dataset, 2) as other:
+def test_an_epoch_continued_in_its_middle_gives_the_rest_of_it(dataset, pool):
+    with _loader(dataset) as loader:
         whole = [_frozen(batch) for batch in loader.epoch(4)]
         for start in (0, 1, 4, 6, 9):
             assert [_frozen(batch) for batch in loader.epoch(4, start_batch=start)] == whole[start:]
-        left = other.epoch(4)
-        next(left)
-        assert [_frozen(batch) for batch in other.epoch(4, start_batch=2)] == whole[2:]
+    left = pool.epoch(4)
+    next(left)
+    assert [_frozen(batch) for batch in pool.epoch(4, start_batch=2)] == whole[2:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_that_are_kept_are_not_overwritten(dataset, workers):
-    with _loader(dataset, workers) as loader:
-        then, kept = [], []
-        for epoch in range(3):
-            for batch in loader.epoch(epoch):
-                kept.append(batch["img"][:, :1])  # a view is enough to keep the memory
-                then.append(kept[-1].copy())
-        for view, copy in zip(kept, then, strict=True):
-            np.testing.assert_array_equal(view, copy)
+def test_batches_that_are_kept_are_not_overwritten(dataset, pool, workers):
+    loader = pool if workers else _loader(dataset)
+    then, kept = [], []
+    for epoch in range(3):
+        for batch in loader.epoch(epoch):
+            kept.append(batch["img"][:, :1])  # a view is enough to keep the memory
+            then.append(kept[-1].copy())
+    for view, copy in zip(kept, then, strict=True):
+        np.testing.assert_array_equal(view, copy)
 
 
-def test_memory_goes_round_when_nothing_is_kept(dataset):
-    with _loader(dataset, 2) as loader:
-        addresses = {batch["img"].ctypes.data for epoch in range(4) for batch in loader.epoch(epoch)}
-        assert len(addresses) <= loader._slots.count
+def test_memory_goes_round_when_nothing_is_kept(pool):
+    addresses = {batch["img"].ctypes.data for epoch in range(4) for batch in pool.epoch(epoch)}
+    assert len(addresses) <= pool._slots.count
 
 
 def test_validation_loads_in_order_without_augmentation(folder, store):
@@ -196,16 +204,23 @@ def _workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in children if any("loader_worker" in part for part in child.cmdline())]
 
 
+def _started_by(loader: Loader) -> list[psutil.Process]:
+    """A loader's processes: the one that started the workers, and the workers."""
+    assert loader._pool is not None
+    starter = psutil.Process(loader._pool._process.pid)
+    return [starter, *starter.children()]
+
+
 def test_a_killed_worker_is_an_error_that_names_its_sample(folder, store):
     dataset = Slow(None, folder, SMALL, training=True, store=store)
     with _loader(dataset, 2, shuffle=False, batch_size=1) as loader:
         batches = loader.epoch(0)
         next(batches)
-        [starter] = [p for p in _workers_of(psutil.Process()) if p.ppid() == os.getpid()]
-        starter.children()[1].kill()  # it holds sample 1, and perhaps 3
+        workers = _started_by(loader)
+        workers[2].kill()  # it holds sample 1, and perhaps 3
         with pytest.raises(PetrflowError, match=r"killed by SIGKILL while loading sample token-000\d.*fewer workers"):
             list(batches)
-        assert not _workers_of(psutil.Process())
+        assert not _wait_for_end(workers, 5)
         assert next(loader.epoch(0))["token"] == ["token-0000"]  # by new workers
 
 
@@ -321,7 +336,7 @@ def test_stuck_workers_do_not_hold_up_the_end(folder, store, monkeypatch):
     batches = loader.epoch(0)
     for _ in range(3):
         next(batches)  # now both sleep for a minute
-    workers = _workers_of(psutil.Process())
+    workers = _started_by(loader)
     start = time.monotonic()
     loader.close()
     assert time.monotonic() - start < 10
@@ -346,7 +361,7 @@ def _growth(folder: Path, samples: int) -> float:
                 for _ in loader.epoch(epoch):
                     pass
                 epoch += 1
-            measured.append(_resident([psutil.Process(), *_workers_of(psutil.Process())]))
+            measured.append(_resident([psutil.Process(), *_started_by(loader)]))
     return measured[1] - measured[0]
 
 
