@@ -6,6 +6,11 @@ Paddle3D's ``tools/create_petr_nus_infos.py``, of which the wheel holds no copy.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,3 +116,85 @@ def _boxes(
         "attributes": attributes,
         "visibility": visibility,
     }
+
+
+# ------------------------------------------------------------------------------------------------------------------ stock's own steps
+
+
+class _SomeSamples:
+    """A NuScenes object of which only some samples are to be visited."""
+
+    def __init__(self, nusc: NuScenes, tokens: Sequence[str]) -> None:
+        self._nusc = nusc
+        self.sample = [nusc.get("sample", token) for token in tokens]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._nusc, name)
+
+
+def stock_infos(nusc: NuScenes, tokens: Sequence[str], num_prev: int = 5, num_sweeps: int = 5) -> list[dict[str, Any]]:
+    """Compute stock infos of some keyframes with the wheel's own functions: the cost that users of stock Paddle3D pay.
+
+    The first half is the wheel's ``_fill_trainval_infos``; the camera sweeps, which only the tool outside the wheel adds, are walked here
+    and placed with the wheel's ``obtain_sensor2top``. Lidar files must exist.
+    """
+    from paddle3d.datasets.nuscenes import nuscenes_multiview_det as stock
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        samples: Any = _SomeSamples(nusc, tokens)
+        infos, _ = stock._fill_trainval_infos(samples, {s["scene_token"] for s in samples.sample}, set(), False)
+    for info in infos:
+        ego = np.array(info["ego2global_translation"]), Quaternion(info["ego2global_rotation"]).rotation_matrix
+        lidar = np.array(info["lidar2ego_translation"]), Quaternion(info["lidar2ego_rotation"]).rotation_matrix
+
+        def place(token: str, ego: Any = ego, lidar: Any = lidar) -> dict[str, Any]:
+            view = stock.obtain_sensor2top(nusc, token, *lidar, *ego, "camera")
+            calibrated = nusc.get("calibrated_sensor", nusc.get("sample_data", token)["calibrated_sensor_token"])
+            return {**view, **_matrices(view, np.array(calibrated["camera_intrinsic"]))}
+
+        info["sweeps"] = _stock_sweeps(nusc, nusc.get("sample", info["token"]), place, num_prev, num_sweeps)
+    return infos
+
+
+def _stock_sweeps(
+    nusc: NuScenes, sample: dict[str, Any], place: Any, num_prev: int, num_sweeps: int
+) -> list[dict[str, Any]]:
+    order = [name for name in WALKING_ORDER if name in sample["data"]]
+    entries: list[dict[str, Any]] = []
+    position = dict(sample["data"])
+    while num_prev > 0 and sample["prev"]:
+        num_prev -= 1
+        for _ in range(num_sweeps):
+            entry: dict[str, Any] = {}
+            for name in order:
+                before = nusc.get("sample_data", position[name])["prev"]
+                if not before:
+                    entry = entries[-1]
+                    break
+                position[name] = before
+                entry[name] = place(before)
+            entries.append(entry)
+        sample = nusc.get("sample", sample["prev"])
+        position = dict(sample["data"])
+        entries.append({name: place(position[name]) for name in order})
+    return entries
+
+
+def _matrices(view: dict[str, Any], intrinsic: np.ndarray) -> dict[str, np.ndarray]:
+    """Matrices of a sweep's camera in stock's layout: float32, extrinsics transposed."""
+    turn = np.linalg.inv(view["sensor2lidar_rotation"])
+    extrinsics = np.eye(4)
+    extrinsics[:3, :3] = turn.T
+    extrinsics[3, :3] = -(view["sensor2lidar_translation"] @ turn.T)
+    padded = np.eye(4)
+    padded[:3, :3] = intrinsic
+    matrices = {"intrinsics": padded, "extrinsics": extrinsics, "lidar2img": padded @ extrinsics.T}
+    return {name: matrix.astype(np.float32) for name, matrix in matrices.items()}
+
+
+def touch_lidar_files(nusc: NuScenes) -> None:
+    """Put empty files where stock only checks that lidar sweeps exist."""
+    for sample in nusc.sample:
+        path = Path(os.path.join(nusc.dataroot, nusc.get("sample_data", sample["data"]["LIDAR_TOP"])["filename"]))  # noqa: PTH118
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()

@@ -38,7 +38,7 @@ PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQV
 class Tokens:
     """Reproducible tokens of 32 hex digits."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: list[int]) -> None:
         self._rng = np.random.default_rng(seed)
 
     def take(self, count: int) -> list[str]:
@@ -82,13 +82,15 @@ def write_tables(
     cameras: tuple[str, ...] = CAMERAS,
     seed: int = 0,
 ) -> Path:
-    """Write all 13 tables, ``splits.json`` and ``.complete.json`` under ``root``; return the folder of the tables."""
+    """Write all 13 tables, ``splits.json`` and ``.complete.json`` under ``root``; return the folder of the tables.
+
+    A scene's records depend on the seed and its number alone: the first scenes of a large root are those of a small one.
+    """
     folder = root / version
     folder.mkdir(parents=True, exist_ok=True)
     (root / "maps").mkdir(exist_ok=True)
     (root / "maps" / "blank.png").write_bytes(PIXEL)
-    tokens = Tokens(seed)
-    rng = np.random.default_rng([seed, 1])
+    tokens = Tokens([seed])
     sensors = ("LIDAR_TOP", *cameras, *RADARS)
     sensor_tokens, category_tokens, attribute_tokens = (
         tokens.take(len(names)) for names in (sensors, CATEGORIES, ATTRIBUTES)
@@ -105,23 +107,21 @@ def write_tables(
         record(token=t, name=n, description="") for t, n in zip(attribute_tokens, ATTRIBUTES, strict=True)
     )
     tables["visibility"].write(record(token=str(k + 1), level=n, description="") for k, n in enumerate(LEVELS))
-    logs = tokens.take(scenes)
+    names = [f"scene-{k:04d}" for k in range(1, scenes + 1)]
+    logs = []
+    for number, name in enumerate(names):
+        scene = _Scene(seed, number, keyframes)
+        log = scene.tokens.take(1)[0]
+        logs.append(log)
+        tables["log"].write(
+            [record(token=log, logfile=scene.logfile, vehicle="n000", date_captured="2018-07-24", location="a")]
+        )
+        samples = scene.write_samples(tables, name, log)
+        scene.write_sensor_data(tables, sensors, sensor_tokens, samples)
+        scene.write_boxes(tables, samples, category_tokens, attribute_tokens, boxes_per_keyframe)
     tables["map"].write(
         [record(token=tokens.take(1)[0], log_tokens=logs, category="semantic_prior", filename="maps/blank.png")]
     )
-    names = [f"scene-{k:04d}" for k in range(1, scenes + 1)]
-    for number, name in enumerate(names):
-        scene = _Scene(tokens, rng, number, keyframes)
-        tables["log"].write(
-            [
-                record(
-                    token=logs[number], logfile=scene.logfile, vehicle="n000", date_captured="2018-07-24", location="a"
-                )
-            ]
-        )
-        samples = scene.write_samples(tables, name, logs[number])
-        scene.write_sensor_data(tables, sensors, sensor_tokens, samples)
-        scene.write_boxes(tables, samples, category_tokens, attribute_tokens, boxes_per_keyframe)
     for table in tables.values():
         table.close()
     val = max(1, round(scenes * val_share)) if scenes > 1 else 0
@@ -166,8 +166,13 @@ def _quaternions(yaw: np.ndarray, tilt: np.ndarray) -> np.ndarray:
 class _Scene:
     """One scene: a smooth drive, twelve sensors on their own clocks, and boxes that live for some keyframes."""
 
-    def __init__(self, tokens: Tokens, rng: np.random.Generator, number: int, keyframes: int) -> None:
-        self.tokens, self.rng, self.keyframes = tokens, rng, keyframes
+    def __init__(self, seed: int, number: int, keyframes: int) -> None:
+        self.tokens, self.rng, self.keyframes = (
+            Tokens([seed, number, 0]),
+            np.random.default_rng([seed, number, 1]),
+            keyframes,
+        )
+        rng = self.rng
         self.start = 1_532_402_927_000_000 + number * 25_000_000
         self.seconds = (keyframes - 1) * 0.5
         self.logfile = f"n000-2018-07-24-11-{number // 60 % 60:02d}-{number % 60:02d}+0800"
@@ -221,7 +226,7 @@ class _Scene:
                     record(
                         token=token,
                         sensor_token=sensor_tokens[number],
-                        translation=(self.rng.normal(0, 0.8, 3) + [0.8, 0, 1.6]).tolist(),
+                        translation=self.rng.normal((0.8, 0, 1.6), 0.8).tolist(),
                         rotation=self._mounting(channel, number).tolist(),
                         camera_intrinsic=[[focal, 0.0, 816.2], [0.0, focal, 491.5], [0.0, 0.0, 1.0]] if camera else [],
                     )
