@@ -63,8 +63,9 @@ class PetrDataset:
         Whether samples carry boxes and are augmented. A training set leaves out keyframes without a single usable box
         (a detection class, at least one lidar or radar point, inside the point cloud range), from which nothing
         can be learnt; stock Paddle3D puts a random other keyframe in their place.
-    fast_decode : bool
+    fast_decode : bool, optional
         Decode pictures at half size or less where the model's input needs no more. Faster, and not the same pixels.
+        Not given, `input.fast_decode` of the model file holds.
     store : object, optional
         An opened store to use in place of `store_path`; it must be picklable if workers are to load from it.
     """
@@ -75,7 +76,7 @@ class PetrDataset:
         root: Path | str,
         model_config: dict[str, Any],
         training: bool,
-        fast_decode: bool = False,
+        fast_decode: bool | None = None,
         *,
         store: Any = None,
     ) -> None:
@@ -86,7 +87,7 @@ class PetrDataset:
         self.model_config = model_config
         self.settings = Settings.from_model_config(model_config)
         self.training = training
-        self.fast_decode = fast_decode
+        self.fast_decode = self.settings.fast_decode if fast_decode is None else fast_decode
         self._store = store
         self.num_cameras = len(self.store.camera_names)
         self.indices = self._usable() if training else np.arange(len(self.store))

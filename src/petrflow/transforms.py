@@ -46,6 +46,8 @@ class Settings:
     scene_rotation, scene_scale : (low, high) rad, factor
     augment : bool
         False switches every random step off, for training on exactly what validation sees.
+    fast_decode : bool
+        Decode pictures at a fraction of their size where that serves; see `PetrDataset`.
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +65,7 @@ class Settings:
     scene_scale: tuple[float, float]
     reverse_angle: bool
     augment: bool
+    fast_decode: bool
     table: NDArray[np.float32] = field(repr=False, compare=False)
 
     @classmethod
@@ -97,6 +100,7 @@ class Settings:
             scene_scale=_pair(scene, "scale", (0.95, 1.05)),
             reverse_angle=bool(scene.get("reverse_angle", True)),
             augment=bool(scene.get("enabled", True)),
+            fast_decode=bool(picture.get("fast_decode", False)),
             table=normalisation_table(list(mean), list(std)),
         )
 

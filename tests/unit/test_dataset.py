@@ -213,7 +213,8 @@ def test_fast_decode_takes_the_smallest_fraction_that_serves(tmp_path, height, r
     config = model_config((height, height * 16 // 9))
     exact = PetrDataset(None, tmp_path, config, False, store=store).load(0)
     assert set(asked) == {1}
-    fast = PetrDataset(None, tmp_path, config, False, fast_decode=True, store=store).load(0)
+    config["input"]["fast_decode"] = True
+    fast = PetrDataset(None, tmp_path, config, False, store=store).load(0)
     assert set(asked[4:]) == {reduction}
     assert np.abs(exact["img"] - fast["img"]).mean() < 0.3
 
