@@ -57,15 +57,9 @@ def input_fingerprint(value: str | Path) -> str:
         return str(complete.get("fingerprint") or fingerprint(complete))
     if value.is_dir():
         return fingerprint(
-            sorted(
-                [p.relative_to(value).as_posix(), p.stat().st_size]
-                for p in value.rglob("*")
-                if p.is_file()
-            )
+            sorted([p.relative_to(value).as_posix(), p.stat().st_size] for p in value.rglob("*") if p.is_file())
         )
-    raise PetrflowError(
-        f"The input {value} does not exist: run the step that writes it again."
-    )
+    raise PetrflowError(f"The input {value} does not exist: run the step that writes it again.")
 
 
 def package_versions() -> dict[str, str]:
@@ -80,10 +74,7 @@ def package_versions() -> dict[str, str]:
 def peak_memory_bytes() -> int:
     """Largest resident set of this process or of one of its finished children, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 @contextlib.contextmanager
@@ -98,9 +89,7 @@ def provenance(
     inputs : name -> fingerprint (text) or file or folder to take one of; taken before the body runs
     settings : JSON-able settings that shaped the stage
     """
-    fingerprints = {
-        name: input_fingerprint(value) for name, value in sorted(inputs.items())
-    }
+    fingerprints = {name: input_fingerprint(value) for name, value in sorted(inputs.items())}
     entry = Provenance()
     start = time.monotonic()
     cpu_start = time.process_time()
