@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -37,10 +38,13 @@ class FakeModel(paddle.nn.Layer):
         self.noise = options.get("noise", 0.05)
         self.generator = np.random.default_rng(0)
         self.steps, self.hang_at = 0, options.get("hang_at_step")
-        if options.get("norm_eval"):
-            self.norm.eval()
-            self.norm.train = lambda: None
+        self.norm_eval = options.get("norm_eval", False)
         self.first.weight.optimize_attr["learning_rate"] = 0.1
+
+    def train(self) -> None:
+        super().train()
+        if self.norm_eval:
+            self.norm.eval()
 
     def seed_step(self, seed: int, epoch: int, iteration: int) -> None:
         paddle.seed((seed * 1000 + epoch) * 1000 + iteration)
@@ -51,6 +55,8 @@ class FakeModel(paddle.nn.Layer):
 
     def losses(self, batch: dict[str, Any]) -> dict[str, paddle.Tensor]:
         self.steps += 1
+        if os.environ.get("FAKE_KILL") == f"{distributed.rank()}:{self.steps}":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.steps == self.hang_at:
             # one long call that no signal interrupts, as one large operation of Paddle is
             hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)

@@ -126,9 +126,9 @@ def matching_losses(
             rows.append((level * batch + sample) * queries + query)
             targets.append(truth[box])
     positives = sum(min(queries, len(b)) for b in boxes)
-    average = max(float(positives), 1.0)
-    if head.sync_cls_avg_factor:
-        average = max(mean_over_devices(float(positives)), 1.0)
+    # Before any return: processes that wait for each other must ask equally often, whoever has no boxes.
+    everywhere = max(mean_over_devices(float(positives)), 1.0)
+    average = everywhere if head.sync_cls_avg_factor else max(float(positives), 1.0)
     loss_cls = _classification(head.loss_cls, logits.flatten(1, 2), assigned, average)
     if not positives:
         return loss_cls, codes.sum(axis=[1, 2, 3]) * 0.0
@@ -138,8 +138,7 @@ def matching_losses(
     matched = paddle.gather(codes.reshape([-1, codes.shape[-1]]), paddle.to_tensor(np.concatenate(rows)))
     shape = [levels, positives, -1]
     weights = (paddle.to_tensor(weight) * head.code_weights).reshape(shape)
-    average = max(mean_over_devices(float(positives)), 1.0)
-    return loss_cls, _regression(head.loss_bbox, matched.reshape(shape), target.reshape(shape), weights, average)
+    return loss_cls, _regression(head.loss_bbox, matched.reshape(shape), target.reshape(shape), weights, everywhere)
 
 
 def denoising_losses(head: nn.Layer, logits: Tensor, codes: Tensor, queries) -> tuple[Tensor, Tensor]:

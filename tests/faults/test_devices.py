@@ -1,0 +1,88 @@
+"""Two processes under ``paddle.distributed.launch`` train as one does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from fake_training import make_request, results
+
+from petrflow.training_request import Request
+from petrflow.unpickle import load_pdparams
+
+pytestmark = pytest.mark.xdist_group("faults")
+HERE = Path(__file__).parent
+CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
+
+
+def launch(folder: Path, devices: int, script: str = "fake_training.py", **environment: str) -> int:
+    """Launch a training as the workflow does; return its exit code."""
+    code = (
+        "import sys; from pathlib import Path; from petrflow.distributed import launch;"
+        f"sys.exit(launch(Path({str(folder / 'request.json')!r}), {devices}, script=Path({str(HERE / script)!r})))"
+    )
+    with (folder / "log.txt").open("a") as log:
+        return subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **environment}, stderr=log, check=False
+        ).returncode
+
+
+def tiny_request(folder: Path, root: Path, stores: dict[str, Path], **schedule: object) -> Request:
+    """Write a request for the tiny PETRv2 with its normalisation frozen, so that a batch may be cut in two."""
+    config = copy.deepcopy(yaml.safe_load(CONFIG.read_text()))
+    config["model"]["backbone"]["norm_eval"] = True
+    settings = {"epochs": 1, "device": "cpu", **schedule}
+    folder.mkdir(parents=True)
+    request = Request(
+        "tiny", config, settings, stores["train"], stores["val"], root, folder / "state", folder / "train"
+    )
+    request.write(folder / "request.json")
+    return request
+
+
+def test_gradients_of_two_processes_are_those_of_one_with_the_doubled_batch(synthetic_root, synthetic_stores, tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    tiny_request(two, synthetic_root, synthetic_stores, batch_size=1, devices=2)
+    tiny_request(one, synthetic_root, synthetic_stores, batch_size=2)
+    assert launch(two, 2, "one_step.py") == 0, (two / "log.txt").read_text()
+    assert launch(one, 1, "one_step.py") == 0, (one / "log.txt").read_text()
+    with np.load(one / "gradients-0.npz") as expected, np.load(two / "gradients-0.npz") as first:
+        with np.load(two / "gradients-1.npz") as second:
+            assert sorted(expected) == sorted(first) == sorted(second)
+            for name in expected:
+                np.testing.assert_array_equal(first[name], second[name])
+                np.testing.assert_allclose(
+                    first[name], expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max()
+                )
+    shares = [json.loads((two / f"tokens-{rank}.json").read_text()) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == json.loads((one / "tokens-0.json").read_text()), "every sample once"
+    assert all(shares)
+
+
+def test_a_kill_of_either_process_ends_both_and_the_next_run_goes_on_to_the_same_bytes(trainings, tmp_path):
+    # nothing random and frozen normalisation: then one process with the doubled batch must agree as well
+    model = {"noise": 0.0, "dropout": 0.0, "norm_eval": True}
+    calm, killed, single = tmp_path / "calm", tmp_path / "killed", tmp_path / "single"
+    make_request(calm, model, batch_size=2, devices=2)
+    make_request(killed, model, batch_size=2, devices=2, checkpoint_minutes=0.0)
+    make_request(single, model, batch_size=4)
+    assert trainings.run(single) == 0
+    assert launch(calm, 2) == 0, (calm / "log.txt").read_text()
+    for victim in ("1:5", "0:4"):
+        assert launch(killed, 2, FAKE_KILL=victim) not in (0, 75)
+        assert not (killed / "train").exists()
+    assert "A training process was lost" in (killed / "log.txt").read_text()
+    assert launch(killed, 2) == 0, (killed / "log.txt").read_text()
+    assert "Going on from epoch" in (killed / "log.txt").read_text()
+    assert results(killed) == results(calm)
+    ours = load_pdparams(calm / "train" / "last_model" / "model.pdparams")
+    theirs = load_pdparams(single / "train" / "last_model" / "model.pdparams")
+    for name, weight in theirs.items():
+        np.testing.assert_allclose(ours[name], weight, rtol=1e-5, atol=1e-5)
