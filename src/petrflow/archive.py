@@ -8,6 +8,7 @@ flushed and noted in a journal, so that the next call skips what is surely there
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -300,7 +301,8 @@ class _Extraction:
                     out.write(block)
             if written < member.size:
                 raise EOFError(f"{member.name} ends at {written:,} of {member.size:,} bytes")
-            os.utime(temporary, (member.modified, member.modified))
+            with contextlib.suppress(OSError):  # mounted buckets keep no times of ours
+                os.utime(temporary, (member.modified, member.modified))
             if target.is_dir():
                 raise PetrflowError(
                     f"{self.archive}: {target} is a file and a folder at once: remove it and run the same command again."
