@@ -67,7 +67,7 @@ class Snapshot:
 def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file piece by piece: the same content gives the same bytes, and no second copy is made."""
     header: dict[str, Any] = {"__metadata__": {"state": json.dumps(snapshot.meta)}}
-    arrays = [(name, np.ascontiguousarray(snapshot.arrays[name])) for name in sorted(snapshot.arrays)]
+    arrays = [(name, np.asarray(snapshot.arrays[name], order="C")) for name in sorted(snapshot.arrays)]
     offset = 0
     for name, array in arrays:
         end = offset + array.nbytes
@@ -77,7 +77,6 @@ def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
     yield struct.pack("<Q", len(text)) + text
     for _, array in arrays:
-        # ascontiguousarray makes a 0-d array 1-d, which the shape in the header has recorded; cast needs bytes either way
         yield memoryview(array.reshape(-1).view(np.uint8))
 
 

@@ -28,6 +28,8 @@ from petrflow import train, training_parts
 POINTS = {
     "step": ("fake_training", "FakeModel.losses"),
     "update": ("paddle.optimizer", "AdamW.step"),
+    "step of any model": ("petrflow.train", "_step"),
+    "submission": ("petrflow.evaluate", "to_submission"),
     "evaluation": ("fake_training", "FakeModel.forward"),
     "snapshot": ("petrflow.train", "capture"),
     "checkpoint bytes": ("petrflow.checkpoint", "_chunks"),
