@@ -49,6 +49,13 @@ def dataset(wildcards):
     return CONFIG["datasets"][wildcards.dataset]
 
 
+def export_mark(wildcards):
+    """Changes when an Xtreme1 export does, whose files are no inputs: there are too many of them."""
+    from petrflow.xtreme1 import source_mark  # imports numpy and Pillow: only where there is such a data set
+
+    return source_mark(dataset(wildcards), Path("data") / wildcards.dataset)
+
+
 def run(wildcards):
     """The config of a rule's run."""
     return CONFIG["runs"][wildcards.run]

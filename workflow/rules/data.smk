@@ -44,6 +44,7 @@ rule xtreme1:
         complete="data/{dataset}/.complete.json",
     params:
         dataset=dataset,
+        mark=export_mark,
     log:
         "logs/{dataset}/xtreme1.log",
     benchmark:

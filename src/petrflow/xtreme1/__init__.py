@@ -48,12 +48,12 @@ from petrflow.geometry import invert_rigid, transform_boxes
 from petrflow.xtreme1 import cameras as camera_names
 from petrflow.xtreme1.classes import category_of
 from petrflow.xtreme1.export import Export
-from petrflow.xtreme1.layout import FrameFiles
+from petrflow.xtreme1.layout import FrameFiles, source_mark
 from petrflow.xtreme1.settings import Settings, parse_settings
 from petrflow.xtreme1.tables import FrameFacts, SceneFacts, Written, write_root
 from petrflow.xtreme1.timing import ASSUMED_STEP
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "source_mark"]
 
 
 def prepare(dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def _write(root: Path, export: Export, settings: Settings, dataset: Mapping[str,
         root / "import.json",
         {
             "notes": notes,
+            "source_mark": source_mark(dataset, root),
             "classes": export.classes,
             "unmapped": export.unmapped,
             "reread_as_column_major": export.reread_as_column_major,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from petrflow.files import PetrflowError
+from petrflow.files import PetrflowError, fingerprint
 
 _IMAGE_FOLDER = re.compile(r"(?:camera_)?image_?(\d+)")
 _CLOUD_FOLDER = re.compile(r"(?:lidar_)?point_cloud(?:_0)?")
@@ -70,6 +70,26 @@ def find_frames(folder: Path, media_root: Path | None = None) -> list[FrameFiles
             "was found in it. Point `source` at the folder, or the zip, that Xtreme1 exported."
         )
     return frames
+
+
+def source_mark(dataset: Mapping[str, Any], root: Path) -> str:
+    """A text that changes when the export does: for the workflow, which would not see a new export at an old path otherwise.
+
+    Of a zip, and of the files that the settings name, size and time; of a folder those of its JSON files, as relabelling changes no media.
+    An export that is gone, to save space, has not changed: the mark that its import noted in `root` stands.
+    """
+    source = Path(str(dataset.get("source"))).expanduser()
+    if not source.exists():
+        noted = load_json(root / "import.json") if (root / "import.json").exists() else {}
+        return str(noted.get("source_mark", "missing"))
+    named = [dataset.get("timestamps"), dataset.get("poses"), *(dict(dataset.get("splits") or {}).values())]
+    files = (
+        [source]
+        if source.is_file()
+        else [path for path in source.rglob("*.json") if not _is_junk(path.relative_to(source))]
+    )
+    files += [path for name in named if isinstance(name, str) and (path := Path(name).expanduser()).is_file()]
+    return fingerprint(sorted([str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files))
 
 
 def _subfolders(folder: Path) -> list[Path]:
