@@ -202,7 +202,8 @@ def score(
     dict
         ``mAP``, ``NDS``, ``mATE`` … ``mAAE`` as the devkit computes them; ``not_available``, the errors for which the
         split has no ground truth (the devkit counts them as 1.0); ``NDS_available_terms``, the same weighted mean over the
-        terms that exist; ``per_class`` with ``AP``, ``ATE`` … and ``AP_by_distance`` (threshold in m -> AP);
+        terms that exist; ``mAP_present_classes``, mAP over the classes that the split has boxes of (the devkit counts the
+        others as 0); ``per_class`` with ``AP``, ``ATE`` … and ``AP_by_distance`` (threshold in m -> AP);
         ``ground_truth`` with the number of boxes by class.
 
     Raises
@@ -282,6 +283,8 @@ def _summary(serialized: dict[str, Any], ground_truth: Any) -> dict[str, Any]:
         for name in serialized["mean_dist_aps"]
     }
     summary["ground_truth"] = dict(sorted(counts.items()))
+    present = [summary["per_class"][name]["AP"] for name in counts]
+    summary["mAP_present_classes"] = sum(present) / len(present) if present else 0.0
     return _plain(summary)
 
 
@@ -302,6 +305,9 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     """Return the metrics as the table that nuscenes-devkit prints, with what is not available named."""
     missing = metrics["not_available"]
     lines = [f"mAP: {metrics['mAP']:.4f}"]
+    absent = [name for name in metrics["per_class"] if name not in metrics["ground_truth"]]
+    if absent:
+        lines.append(f"mAP over classes present: {metrics['mAP_present_classes']:.4f}  (without {', '.join(absent)})")
     for name in ERROR_NAMES.values():
         note = (
             "  (not available: the split has no ground truth for it; the devkit counts it as 1)"

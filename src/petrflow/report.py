@@ -29,7 +29,13 @@ th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 """
 
-HIGHER_IS_BETTER = {"mAP": True, "NDS": True, "NDS_available_terms": True, **dict.fromkeys(ERROR_NAMES.values(), False)}
+HIGHER_IS_BETTER = {
+    "mAP": True,
+    "mAP_present_classes": True,
+    "NDS": True,
+    "NDS_available_terms": True,
+    **dict.fromkeys(ERROR_NAMES.values(), False),
+}
 
 
 def write_report(runs: Mapping[str, Path], out: Path, settings: Mapping[str, Any] | None = None) -> None:
@@ -122,7 +128,10 @@ def _metrics_table(before: Mapping[str, Any] | None, after: Mapping[str, Any] | 
     for name, higher in HIGHER_IS_BETTER.items():
         values = [None if m is None else m.get(name) for m in (before, after)]
         unavailable = name in set((after or before or {}).get("not_available", []))
-        if name == "NDS_available_terms" and not (after or before or {}).get("not_available"):
+        shown = after or before or {}
+        if name == "NDS_available_terms" and not shown.get("not_available"):
+            continue
+        if name == "mAP_present_classes" and len(shown.get("ground_truth", ())) == len(shown.get("per_class", ())):
             continue
         change = ""
         if values[0] is not None and values[1] is not None and not unavailable:

@@ -124,9 +124,11 @@ def test_velocities_and_attributes_that_no_box_has_are_reported_as_not_available
     assert metrics["not_available"] == ["mAVE", "mAAE"]
     present = [metrics["per_class"][name]["AP"] for name in metrics["ground_truth"]]
     assert min(present) == pytest.approx(1.0)
+    assert metrics["mAP_present_classes"] == pytest.approx(1.0) and metrics["mAP"] == pytest.approx(len(present) / 10)
     errors = [metrics[name] for name in ("mATE", "mASE", "mAOE")]
     assert metrics["NDS_available_terms"] == pytest.approx((5 * metrics["mAP"] + sum(1 - e for e in errors)) / 8)
     table = evaluate.format_table(metrics)
+    assert "mAP over classes present: 1.0000  (without" in table
     assert "mAVE: 1.0000  (not available" in table and "NDS over available terms" in table
 
 
