@@ -16,6 +16,39 @@ def read_model_config(name: str) -> dict[str, Any]:
     return yaml.safe_load((MODELS / f"{name}.yml").read_text())
 
 
+def small_model_config(denoising: bool = False) -> dict[str, Any]:
+    """Return the tiny model file made smaller still: steps of tens of milliseconds."""
+    config = read_model_config("petrv2_tiny")
+    config["input"]["image_size"] = [32, 96]
+    model = config["model"]
+    model["previous_frame_gradient"] = True
+    model["backbone"]["spec"] = {
+        "stem": [8, 8, 8],
+        "stage_conv_ch": [8, 8, 8, 8],
+        "stage_out_ch": [8, 8, 16, 16],
+        "layer_per_block": 2,
+        "block_per_stage": [1, 1, 1, 1],
+        "eSE": True,
+        "dw": False,
+    }
+    model["neck"].update(in_channels=[16, 16], out_channels=32)
+    head = model["pts_bbox_head"]
+    head.update(embed_dims=32, num_pred=2, in_channels=32, num_query=40, depth_num=8, with_denoise=denoising)
+    head["positional_encoding"]["num_feats"] = 16
+    head["bbox_coder"]["max_num"] = 40
+    transformer = head["transformer"]
+    transformer.update(decoder_embed_dims=32, type="PETRTransformer")
+    transformer["decoder"]["num_layers"] = 2
+    layer = transformer["decoder"]["transformerlayers"]
+    layer.update(ffn_cfgs={"embed_dims": 32}, feedforward_channels=64)
+    for attention in layer["attns"]:
+        attention.update(embed_dims=32, num_heads=4)
+    if denoising:
+        transformer["embed_dims"] = transformer.pop("decoder_embed_dims")
+        transformer["type"] = "PETRDNTransformer"
+    return config
+
+
 def camera_ring(cameras: int, height: int, width: int) -> np.ndarray:
     """Return lidar2img (cameras, 4, 4) float64 of cameras that look outwards from 1.5 m above the ground."""
     matrices = []

@@ -93,11 +93,6 @@ def stock_samples(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def stock_losses(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """Return stock's losses (Tensors) of a batch in training mode."""
-    return model(stock_samples(batch))["loss"]
-
-
 def _cast_label_weights() -> None:
     """Let stock's denoising loss run at all: it multiplies float32 by int64 weights, which Paddle 3.x refuses."""
     from paddle3d.models.losses import focal_loss
@@ -106,36 +101,46 @@ def _cast_label_weights() -> None:
     focal_loss.weight_reduce_loss = lambda loss, weight, *rest: reduce(loss, weight.astype(loss.dtype), *rest)
 
 
-def main(request: Path, answer: Path) -> None:
-    """Answer a pickled request {model_config, weights, batch, noise?} with {losses, gradients, keys, outputs}."""
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    """Answer {model_config, weights?, batch?, noise?} with {keys, detections, losses, gradients}."""
     import paddle
 
-    asked = pickle.loads(request.read_bytes())
-    _cast_label_weights()
     model = build_stock(asked["model_config"])
     state = model.state_dict()
-    keys = {name: tuple(value.shape) for name, value in state.items()}
-    reply: dict[str, Any] = {"keys": keys}
-    if "batch" in asked:
-        for name, value in asked["weights"].items():
-            state[name].set_value(value)
-        noise = asked.get("noise")
-        if noise is not None:
-            paddle.rand = lambda shape: paddle.to_tensor(noise.reshape(shape))
-        model.train()
-        losses = stock_losses(model, asked["batch"])
-        sum(losses.values()).backward()
-        reply["losses"] = {name: float(value) for name, value in losses.items()}
-        reply["gradients"] = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
-        if not asked["model_config"]["model"]["pts_bbox_head"].get("with_denoise"):
-            model.eval()
-            with paddle.no_grad():
-                result = model(stock_samples(asked["batch"]))["preds"]
-            reply["detections"] = [
-                (np.asarray(r["bboxes_3d_numpy"]), np.asarray(r["bboxes_3d_velocities"]), r.confidences, r.labels)
-                for r in result
-            ]
-    answer.write_bytes(pickle.dumps(reply))
+    reply: dict[str, Any] = {"keys": {name: tuple(value.shape) for name, value in state.items()}}
+    if "batch" not in asked:
+        return reply
+    for name, value in asked["weights"].items():
+        state[name].set_value(value)
+    # The picture may be smaller than the padded image.
+    height, width = asked["model_config"]["input"]["image_size"]
+    samples = stock_samples(asked["batch"])
+    for meta in samples["meta"]:
+        meta["img_shape"] = [(height, width, 3)] * len(meta["img_shape"])
+    model.eval()
+    if asked["model_config"]["model"]["pts_bbox_head"]["transformer"]["type"] == "PETRTransformer":
+        with paddle.no_grad():
+            predictions = model({**samples, "img": samples["img"].clone()})["preds"]
+        reply["detections"] = [
+            (np.asarray(p["bboxes_3d_numpy"]), np.asarray(p["bboxes_3d_velocities"]), p.confidences, p.labels)
+            for p in predictions
+        ]
+    noise = asked.get("noise")
+    if noise is not None:
+        paddle.rand = lambda shape: paddle.to_tensor(noise.reshape(shape))
+    model.train()
+    losses = model(samples)["loss"]
+    sum(losses.values()).backward()
+    reply["losses"] = {name: float(value) for name, value in losses.items()}
+    reply["gradients"] = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    return reply
+
+
+def main(requests: Path, answers: Path) -> None:
+    """Answer a pickled dictionary of requests."""
+    _cast_label_weights()
+    asked = pickle.loads(requests.read_bytes())
+    answers.write_bytes(pickle.dumps({name: answer(request) for name, request in asked.items()}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Loading weights: what fits is loaded, what does not is named, and nothing at all is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_helpers import small_model_config
+
+paddle = pytest.importorskip("paddle")
+
+from petrflow.files import PetrflowError  # noqa: E402
+from petrflow.model import build_model, load_weights  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build_model(small_model_config())
+
+
+def _weights(model: Any) -> dict[str, np.ndarray]:
+    return {name: value.numpy() + 1 for name, value in model.state_dict().items()}
+
+
+def test_fitting_weights_load_whole(model: Any) -> None:
+    weights = _weights(model)
+    report = load_weights(model, weights)
+    assert report.matched == tuple(model.state_dict())
+    assert (report.missing, report.unexpected, report.wrong_shape) == ((), (), ())
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), weights[name])
+
+
+def test_missing_unexpected_and_misshapen_entries_are_named(model: Any) -> None:
+    weights = _weights(model)
+    names = list(weights)
+    del weights[names[0]]
+    weights[names[1]] = np.zeros((1, 2, 3), "float32")
+    weights["stranger"] = np.zeros(3, "float32")
+    report = load_weights(model, weights)
+    assert report.missing == (names[0],)
+    assert report.wrong_shape == (names[1],)
+    assert report.unexpected == ("stranger",)
+    assert len(report.matched) == len(names) - 2
+    assert names[0] in str(report) and "stranger" in str(report)
+
+
+def test_weights_of_another_model_are_refused(model: Any) -> None:
+    with pytest.raises(PetrflowError, match="none of 1 entries"):
+        load_weights(model, {"stranger": np.zeros(3, "float32")})
+
+
+def test_half_precision_is_widened(model: Any) -> None:
+    weights = {name: value.astype("float16") for name, value in _weights(model).items()}
+    load_weights(model, weights)
+    assert {str(value.dtype) for value in model.state_dict().values()} == {"paddle.float32"}
+
+
+def test_files_of_paddle_load(model: Any, tmp_path: Path) -> None:
+    paddle.save(model.state_dict(), str(tmp_path / "model.pdparams"))
+    report = load_weights(build_model(small_model_config()), tmp_path / "model.pdparams")
+    assert len(report.matched) == len(model.state_dict())
+
+
+def test_a_missing_file_is_named(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(PetrflowError, match=r"none\.pdparams"):
+        load_weights(model, tmp_path / "none.pdparams")
