@@ -45,6 +45,7 @@ import numpy as np
 from petrflow.archive import extract
 from petrflow.files import PetrflowError, atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
 from petrflow.geometry import invert_rigid, transform_boxes
+from petrflow.provenance import provenance
 from petrflow.xtreme1 import cameras as camera_names
 from petrflow.xtreme1.classes import category_of
 from petrflow.xtreme1.export import Export
@@ -77,10 +78,13 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     settings = parse_settings(dataset)
     root = Path(root)
-    with _opened(settings.source, root) as folder:
-        export = Export.read(folder, settings)
-        with atomic_dir(root) as temporary:
-            return _write(temporary, export, settings, dataset)
+    inputs: dict[str, str | Path] = {"source": source_mark(dataset, root)}
+    with (
+        _opened(settings.source, root) as folder,
+        atomic_dir(root) as temporary,
+        provenance(temporary / "provenance.json", inputs, dict(dataset)),
+    ):
+        return _write(temporary, Export.read(folder, settings), settings, dataset)
 
 
 @contextlib.contextmanager
