@@ -15,7 +15,7 @@ from types import TracebackType
 Fault = str
 FAULTS: tuple[Fault, ...] = (
     "none", "cut", "no_range", "cut_without_range", "status_503", "status_500", "redirect", "stall", "short_length", "wrong_range",
-    "change", "no_validator", "reset", "html", "empty", "garbage",
+    "change", "no_validator", "reset", "html", "empty", "garbage", "drip", "chunked", "chunked_cut",
 )  # fmt: skip
 
 
@@ -123,11 +123,28 @@ class MisbehavingServer:
             request.send_header("Content-Range", f"bytes {start + shift}-{total - 1}/{total}")
         if fault == "empty":
             length, body = 0, b""
-        request.send_header("Content-Length", str(length))
+        if fault.startswith("chunked"):
+            request.send_header("Transfer-Encoding", "chunked")
+        else:
+            request.send_header("Content-Length", str(length))
         request.send_header("Content-Type", "application/octet-stream")
         if fault != "no_validator":
             request.send_header("ETag", etag)
         request.end_headers()
+        if fault.startswith("chunked"):
+            sent = body if fault == "chunked" else body[: int(len(body) * position)]
+            if sent:
+                request.wfile.write(b"%x\r\n" % len(sent) + sent + b"\r\n")
+            if fault == "chunked":
+                request.wfile.write(b"0\r\n\r\n")
+            return
+        if fault == "drip":
+            end = time.monotonic() + self.stall_seconds
+            while time.monotonic() < end and body:
+                request.wfile.write(body[:1])
+                body = body[1:]
+                time.sleep(0.02)
+            return
         if fault in ("cut", "cut_without_range"):
             request.wfile.write(body[: int(len(body) * position)])
             return

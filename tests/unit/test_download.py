@@ -147,6 +147,16 @@ def test_a_stalled_line_is_given_up_and_resumed(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
+def test_a_line_that_drips_is_as_good_as_stalled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve("drip") as server:
+        server.stall_seconds = 5
+        began = time.monotonic()
+        fetch(f"{server.url}/f", tmp_path / "f", patience=QUICK, progress=False)
+        assert time.monotonic() - began < 4
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert "the line is too slow" in capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match=r"http://127\.0\.0\.1:9/f: the connection failed \(.*refused"):
         fetch("http://127.0.0.1:9/f", tmp_path / "f", patience=QUICK, progress=False)
