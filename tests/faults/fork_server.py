@@ -23,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_training
 import visualdl  # noqa: F401
 
+import petrflow.evaluate
+import petrflow.loader
+import petrflow.model  # noqa: F401
 from petrflow import train, training_parts
 
 POINTS = {
