@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
-from petrflow.files import PetrflowError, atomic_dir, read_json, write_atomic, write_json
+from petrflow.expectations import compare_with_expected
+from petrflow.files import PetrflowError, atomic_dir, write_atomic, write_json
 
 EVALUATED_SPLIT = "petrflow_val"
 MAX_BOXES_PER_SAMPLE = 500
@@ -327,6 +328,13 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         cells = [row[key] for key in ("AP", "ATE", "ASE", "AOE", "AVE", "AAE")]
         text = "\t".join(f"{'nan' if cell is None else format(cell, '.3f'):<6}" for cell in cells)
         lines.append(f"{name:<20}\t{text}" + ("" if name in metrics["ground_truth"] else "\t(no ground truth)"))
+    if "expect" in metrics:
+        lines += ["", "Expected figures:"]
+        for row in metrics["expect"]["rows"]:
+            verdict = "met" if row["met"] else "MISSED"
+            figures = f"{row['found']:.4f}, expected {row['expected']:.4f} +- {row['tolerance']:g}"
+            lines.append(f"{row['metric']}: {figures}: {verdict}")
+        lines += [f"likely: {cause}" for cause in metrics["expect"]["explanations"]]
     return "\n".join(lines) + "\n"
 
 
@@ -356,7 +364,7 @@ def evaluate(
     batch_size, num_workers : int
         Of the loader.
     expect : mapping, optional
-        ``{metric: {"value": float, "tolerance": float}}``; see :func:`compare_with_expected`.
+        ``{metric: {"value": float, "tolerance": float}}``; see :func:`petrflow.expectations.compare_with_expected`.
 
     Returns
     -------
@@ -387,77 +395,3 @@ def write_evaluation(out_dir: Path, metrics: Mapping[str, Any], submission: Mapp
         write_json(folder / "metrics.json", dict(metrics))
         write_json(folder / "results_nusc.json", dict(submission))
         write_atomic(folder / "table.txt", format_table(metrics))
-
-
-def compare_with_expected(metrics: Mapping[str, Any], expect: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare metrics with expected figures and explain a miss by its usual causes.
-
-    Parameters
-    ----------
-    metrics : mapping
-        As :func:`score` returns it.
-    expect : mapping
-        ``{metric: {"value": float, "tolerance": float}}``.
-
-    Returns
-    -------
-    dict
-        ``{"met": bool, "rows": [{metric, expected, tolerance, found, met}], "explanations": [str]}``.
-
-    Raises
-    ------
-    PetrflowError
-        When an expected metric is not one that is computed.
-    """
-    rows = []
-    for name, figure in expect.items():
-        if not isinstance(metrics.get(name), int | float):
-            raise PetrflowError(f"expect.{name}: no such metric; known are mAP, NDS, {', '.join(ERROR_NAMES.values())}")
-        met = abs(metrics[name] - figure["value"]) <= figure["tolerance"]
-        rows.append(
-            {
-                "metric": name,
-                "expected": figure["value"],
-                "tolerance": figure["tolerance"],
-                "found": metrics[name],
-                "met": met,
-            }
-        )
-    met = all(row["met"] for row in rows)
-    return {"met": met, "rows": rows, "explanations": [] if met else explain_miss(metrics, expect)}
-
-
-def explain_miss(metrics: Mapping[str, Any], expect: Mapping[str, Any]) -> list[str]:
-    """Return the likely causes for metrics that miss the expected figures, the likeliest first."""
-    causes = []
-    fitting = [name for name, count in metrics["ground_truth"].items() if count]
-    aps = {name: metrics["per_class"][name]["AP"] for name in fitting}
-    expected_map = expect.get("mAP", {}).get("value", 0.1)
-    if not fitting:
-        causes.append("the split holds no ground truth in range: check splits.val of the data set")
-    if metrics["mAOE"] > 1.2 and metrics["mAP"] > 0.05:
-        causes.append(
-            f"mAOE {metrics['mAOE']:.2f} with a usable mAP: the weights were trained with another yaw convention "
-            "(PETR before and after mmdetection3d 1.0); box centres are right, headings are turned"
-        )
-    if metrics["mAP"] < 0.1 * expected_map:
-        causes.append(
-            "almost nothing was found: the weights do not belong to this model file, the camera order differs, or the "
-            "calibration is off (run the doctor target on this data set)"
-        )
-    elif any(ap < 0.01 for ap in aps.values()) and any(ap > 0.2 for ap in aps.values()):
-        lost = ", ".join(name for name, ap in aps.items() if ap < 0.01)
-        causes.append(
-            f"some classes are found and {lost} not at all: class_names may be in another order than in training"
-        )
-    if not causes or metrics["mAP"] > 1.3 * expected_map:
-        causes.append(
-            "the figures differ only in size: the expected ones may be of another split (mini_val and val differ by 0.15 "
-            "mAP) or another version of the weights"
-        )
-    return causes
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a ``metrics.json`` that :func:`write_evaluation` wrote."""
-    return read_json(path)
