@@ -16,7 +16,7 @@ from petrflow.annotations import layout
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CameraFrames:
     """Images of several cameras, seen from one keyframe. N cameras, in the store's order.
 
@@ -44,7 +44,7 @@ class CameraFrames:
     lidar_from_camera: FloatArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Keyframe(CameraFrames):
     """One annotated moment. M boxes.
 
