@@ -34,7 +34,7 @@ from petrflow.files import (
     fingerprint,
     fsync_all,
     human_bytes,
-    lock,
+    patient_lock,
     read_json,
     remove,
     require_space,
@@ -124,7 +124,7 @@ def extract(
     done = records / f"{archive.name}.json"
     with disk_errors(destination, permissions=True):
         records.mkdir(parents=True, exist_ok=True)
-    with lock(records / f".{archive.name}.lock"):
+    with patient_lock(records / f".{archive.name}.lock"):
         finished = finished_record(destination, archive.name)
         if finished is not None and read_json(done).get("identity") == identity:
             return finished

@@ -6,13 +6,12 @@ same; `NAME.part.json` remembers them. A checksum that the config does not give 
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from petrflow.files import (
     fsync_path,
     human_bytes,
     lock,
+    patient_lock,
     read_json,
     remove,
     require_space,
@@ -90,7 +90,7 @@ def fetch(
     patience = patience or Patience()
     with disk_errors(destination, permissions=True):
         destination.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(destination):
+    with patient_lock(destination.with_name(f".{destination.name}.lock")):
         expected = _expectation(urls, sha256, size, checksums)
         if destination.is_file() and _already_there(destination, expected):
             _record(checksums, urls[0], destination, expected)
@@ -194,18 +194,6 @@ def _already_there(destination: Path, expected: Expected) -> bool:
 
 def _say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(destination: Path) -> Iterator[None]:
-    path = destination.with_name(f".{destination.name}.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock(path))
-        except PetrflowError as error:
-            _say(f"Waiting: {error}")
-            stack.enter_context(lock(path, timeout=24 * 3600))
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------------------ one mirror

@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -420,6 +421,18 @@ def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
     finally:
         if os.getpid() == owner:  # a forked child has closed its copy, and the number may name another file by now
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def patient_lock(path: Path, timeout: float = 24 * 3600.0) -> Iterator[None]:
+    """Hold a lock, waiting for whoever has it and saying so: for work that another process is doing for us too."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path))
+        except PetrflowError as error:
+            print(f"Waiting: {error}", file=sys.stderr, flush=True)
+            stack.enter_context(lock(path, timeout))
+        yield
 
 
 def _try_lock(descriptor: int) -> bool:

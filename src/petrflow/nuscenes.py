@@ -23,7 +23,7 @@ from petrflow.files import (
     atomic_dir,
     disk_errors,
     fingerprint,
-    lock,
+    patient_lock,
     read_json,
     remove,
     sha256_file,
@@ -89,7 +89,7 @@ def prepare(dataset: Mapping[str, Any], root: Path, cache: Path | None = None, p
     version = str(dataset.get("version", "v1.0-mini"))
     with disk_errors(root, permissions=True):
         root.mkdir(parents=True, exist_ok=True)
-    with lock(cache / f".{root.name}.lock"):
+    with patient_lock(cache / f".{root.name}.lock"):
         remove(root / COMPLETE)
         items = read_source(dataset["source"])
         source = _bring(items, cache, bool(dataset.get("remove_archives", False)), progress)

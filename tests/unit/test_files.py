@@ -21,6 +21,7 @@ from petrflow.files import (
     atomic_path,
     fingerprint,
     lock,
+    patient_lock,
     read_json,
     require_space,
     sha256_file,
@@ -286,6 +287,13 @@ def test_a_lock_can_be_waited_for(tmp_path: Path) -> None:
     process = start(HOLD.replace("time.sleep(60)", "time.sleep(0.3)"), str(tmp_path / "lock"))
     with lock(tmp_path / "lock", timeout=20):
         pass
+    process.wait()
+
+
+def test_a_patient_lock_says_whom_it_waits_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = start(HOLD.replace("time.sleep(60)", "time.sleep(0.3)"), str(tmp_path / "lock"))
+    with patient_lock(tmp_path / "lock"):
+        assert f"Waiting: {tmp_path / 'lock'} is held by process {process.pid}" in capsys.readouterr().err
     process.wait()
 
 
