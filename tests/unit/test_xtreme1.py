@@ -475,6 +475,11 @@ def test_frames_without_a_result_are_left_out_and_said(
     assert "1 of 4 frames have no result" in capsys.readouterr().err
 
 
+def test_a_frame_that_only_a_model_labelled_is_left_out_not_taken_as_empty(small: Path, tmp_path: Path) -> None:
+    edit(first(small, "result/*.json"), lambda results: results[0].update(sourceName="Model run 1"))
+    assert prepare({"source": str(small)}, tmp_path / "root")["counts"]["keyframes"] == 3
+
+
 # ------------------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -585,3 +590,37 @@ def test_a_folder_without_frames_and_a_source_that_is_not_there_are_named(tmp_pa
         prepare({"source": str(tmp_path / "nowhere")}, tmp_path / "root")
     with pytest.raises(PetrflowError, match=r"knows no key 'sauce'"):
         prepare({"source": str(tmp_path), "sauce": 1}, tmp_path / "root")
+
+
+# ------------------------------------------------------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize(("names", "missing"), [("index", ["mAVE", "mAAE"]), ("timestamp", ["mAAE"])])
+def test_an_evaluation_on_an_import_names_what_neither_labels_nor_time_hold(
+    synthetic_root: Path, tmp_path: Path, names: str, missing: list[str]
+) -> None:
+    from petrflow import evaluate
+    from petrflow.evaluate import ground_truth_detections, score, to_submission
+
+    classes = [
+        "car",
+        "truck",
+        "construction_vehicle",
+        "bus",
+        "trailer",
+        "barrier",
+        "motorcycle",
+        "bicycle",
+        "pedestrian",
+        "traffic_cone",
+    ]
+    write_export(synthetic_root, tmp_path / "e", Export(names=names))
+    prepare({"source": str(tmp_path / "e")}, tmp_path / "root")
+    (tmp_path / "s").mkdir()
+    store = stores_of(tmp_path / "root", tmp_path / "s")["val"]
+    perfect = to_submission(store, ground_truth_detections(store, classes), classes)
+    metrics = score(perfect, tmp_path / "root", "v1.0-xtreme1", "petrflow_val")
+    assert metrics["not_available"] == missing
+    assert metrics["NDS"] < metrics["NDS_available_terms"]
+    assert all(metrics["per_class"][name]["AP"] == pytest.approx(1.0, abs=1e-6) for name in metrics["ground_truth"])
+    assert "not available" in evaluate.format_table(metrics)

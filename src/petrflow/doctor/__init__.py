@@ -87,42 +87,29 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
         "velocities": marker.get("has_velocity", "unknown"),
         "attributes": marker.get("has_attributes", "unknown"),
     }
-    cameras: dict[str, dict[str, Any]] = {}
+    cameras: dict[str, dict[str, Any]] = {name: {"boxes_inside": 0, "share": 0.0} for name in names}
     counts = {split: _class_counts(store) for split, store in stores.items()}
-    fits: dict[int, np.ndarray] = {}
-    findings = boxes.check_classes(counts, sorted(set(DETECTION_NAMES.values())), imported.get("unmapped", {}))
+    findings = _check_files(keyframes, root)
+    findings += boxes.check_classes(counts, sorted(set(DETECTION_NAMES.values())), imported.get("unmapped", {}))
     if imported.get("reread_as_column_major"):
+        cause = "extrinsics are transposed against their rowMajor"
         findings.append(
-            Finding(
-                "warn",
-                "extrinsics",
-                "extrinsics are transposed against their rowMajor",
-                "external_layout: column_major",
-                "read so, as Xtreme1's viewer does",
-            )
+            Finding("warn", "extrinsics", cause, "external_layout: column_major", "read so, as Xtreme1's viewer does")
         )
+    pictures: list[str] = []
     if labelled:
-        findings += calibration.check_extrinsics(
-            labelled, figures, np.array(imported.get("lidar_from_cloud", np.eye(4)))
+        cloud_axes = np.array(imported.get("lidar_from_cloud", np.eye(4)))
+        geometric = _merge_units(
+            calibration.check_extrinsics(labelled, figures, cloud_axes) + _check_boxes(labelled, root, figures)
         )
-        findings += _check_boxes(labelled, root, figures)
-        findings = _merge_units(findings)
-        explained = any(finding.level == "fail" for finding in findings)
-        findings += calibration.check_projection(labelled, names, cameras, explained)
+        geometric += calibration.check_projection(labelled, names, cameras, explained=_fails(geometric))
         # Boxes or calibrations that are wrong fit no image: the order of images can be judged only where they are right.
-        sound = not any(finding.level == "fail" for finding in findings)
-        fits = _image_fits(labelled, root, _IMAGES if sound else _IMAGES_OF_THE_SICK)
-        order_findings, own = images.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
-        if sound:
-            findings += order_findings
+        fits = _image_fits(labelled, root, _IMAGES_OF_THE_SICK if _fails(geometric) else _IMAGES)
+        order, own = images.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
+        findings += geometric if _fails(geometric) else geometric + order
         for name, fit in zip(names, own.tolist(), strict=True):
             cameras[name]["image_fit"] = None if np.isnan(fit) else round(fit, 4)
-    pictures = _draw(labelled, fits, root, names, out) if out is not None else []
-    missing = [path for keyframe in keyframes for path in keyframe.image_paths if not (root / path).exists()]
-    if missing:
-        findings.insert(
-            0, Finding("fail", "files", f"{len(missing)} images are missing", "", f"{root / missing[0]} is the first")
-        )
+        pictures = _draw(labelled, fits, root, names, out)
     levels = {finding.level for finding in findings}
     return {
         "dataset": root.name,
@@ -130,18 +117,29 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
         "verdict": "fail" if "fail" in levels else "warnings" if "warn" in levels else "fit",
         "frames": {split: len(store) for split, store in stores.items()},
         "findings": [asdict(finding) | {"sentence": finding.sentence(kind)} for finding in findings],
-        "cameras": cameras or {name: {"boxes_inside": 0, "share": 0.0} for name in names},
+        "cameras": cameras,
         "classes": {split: counts.get(split, {}) for split in ("train", "val")},
         "figures": figures,
         "pictures": pictures,
     }
 
 
+def _fails(findings: Sequence[Finding]) -> bool:
+    return any(finding.level == "fail" for finding in findings)
+
+
+def _check_files(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
+    missing = [root / path for keyframe in keyframes for path in keyframe.image_paths if not (root / path).exists()]
+    if not missing:
+        return []
+    return [Finding("fail", "files", f"{len(missing)} images are missing", "", f"{missing[0]} is the first")]
+
+
 def _check_boxes(keyframes: list[Keyframe], root: Path, figures: dict[str, Any]) -> list[Finding]:
     """Sizes first: headings and places mean something only in metres and with the axes in order."""
     clouds = _clouds(keyframes, root)
     findings = boxes.check_sizes(keyframes, figures) + boxes.check_clouds(keyframes, clouds, figures)
-    if any("are in" in finding.cause for finding in findings):
+    if any(finding.check == "units" for finding in findings):
         return findings
     order = boxes.size_columns(keyframes)
     upright = [
@@ -158,7 +156,7 @@ def _check_boxes(keyframes: list[Keyframe], root: Path, figures: dict[str, Any])
 
 def _merge_units(findings: list[Finding]) -> list[Finding]:
     """One setting where several quantities are in the same wrong unit."""
-    units = [finding for finding in findings if finding.setting.startswith("length_unit: ") and finding.level == "fail"]
+    units = [finding for finding in findings if finding.check == "units"]
     wrong = {
         part: finding.setting.split()[-1].strip("{}")
         for finding in units

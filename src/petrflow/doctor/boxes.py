@@ -95,7 +95,7 @@ def check_sizes(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
             return [
                 Finding(
                     "fail",
-                    "sizes",
+                    "units",
                     f"boxes are in {unit}",
                     f"length_unit: {{boxes: {unit}}}",
                     f"{scale:.0f} times the typical size",
@@ -331,7 +331,7 @@ def check_clouds(
         return [
             Finding(
                 "fail",
-                "clouds",
+                "units",
                 f"point clouds are in {unit}",
                 f"length_unit: {{cloud: {unit}}}",
                 f"90 % of points within {np.median(reach):.0f} m",

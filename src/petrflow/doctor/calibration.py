@@ -100,7 +100,7 @@ def check_extrinsics(
     if distance > _LARGEST_VEHICLE:
         findings.append(
             Finding(
-                "fail", "extrinsics", "cameras are too far from the point cloud's origin for a vehicle: translations in another unit",
+                "fail", "units", "cameras are too far from the point cloud's origin for a vehicle: translations in another unit",
                 f"length_unit: {{externals: {'mm' if distance > 300 else 'cm'}}}", f"{distance:.0f} m in the median",
             )
         )  # fmt: skip

@@ -47,6 +47,7 @@ class Export:
                 f"{len(frames) - len(labelled)} of {len(frames)} frames have no result/ and are left out: unlabelled, not empty."
             )
         objects = _read_objects(labelled, settings, notes)
+        labelled = [frame for frame in labelled if frame.label in objects]
         indices = _camera_indices(labelled, settings)
         cameras = {frame.label: _frame_cameras(frame, indices, settings) for frame in labelled}
         reread = any(camera.reread_as_column_major for frame in cameras.values() for camera in frame.values())

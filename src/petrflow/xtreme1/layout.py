@@ -63,6 +63,8 @@ def find_frames(folder: Path, media_root: Path | None = None) -> list[FrameFiles
     scene_folders = [found for found in (folder, *_subfolders(folder)) if _is_scene_folder(found)]
     for scene_folder in scene_folders:
         scene = "" if len(scene_folders) == 1 else "-".join(scene_folder.relative_to(folder).parts)
+        if any(frame.scene == scene for frame in frames):
+            raise PetrflowError(f"{scene_folder} and another folder would both be scene '{scene}'. Rename one.")
         frames += _frames_of_folder(scene_folder, scene, media)
     if not frames:
         raise PetrflowError(
