@@ -69,7 +69,7 @@ def work(side: str, folder: Path) -> None:
         if not saved:
             gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
             np.savez(folder / f"{side}.npz", **gradients)
-            (folder / f"{side}.json").write_text(json.dumps({n: float(v) for n, v in losses.items()}))
+            (folder / f"{side}.json").write_text(json.dumps({n: v.item() for n, v in losses.items()}))
             saved = True
         model.clear_gradients()
         print(seconds, flush=True)

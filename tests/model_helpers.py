@@ -59,7 +59,7 @@ def camera_ring(cameras: int, height: int, width: int) -> np.ndarray:
         rotation = np.stack([right, [0, 0, -1], forward])
         extrinsic = np.eye(4)
         extrinsic[:3, :3] = rotation
-        extrinsic[:3, 3] = -rotation @ (forward + [0, 0, -0.3])
+        extrinsic[:3, 3] = -rotation @ (forward + np.array([0, 0, -0.3]))
         intrinsic = np.eye(4)
         intrinsic[:2, :3] = [[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2]]
         matrices.append(intrinsic @ extrinsic)

@@ -106,8 +106,14 @@ def test_detections_equal_stock(name: str, cases: dict[str, Any], stock: dict[st
         np.testing.assert_allclose(mine.scores, scores, rtol=1e-4)
         np.testing.assert_array_equal(mine.labels, labels)
         bottom = np.concatenate([boxes, velocities], axis=1).astype("float64")
-        bottom[:, 2] -= bottom[:, 5] / 2  # stock's evaluation moves the centre up once more
-        np.testing.assert_allclose(mine.boxes, geometry.boxes_from_petr(bottom), atol=2e-3)
+        bottom[:, 2] -= bottom[:, 5] / 2  # stock ends with the centre in the middle, in its own order
+        # Fresh weights score boxes alike to the last digit: their order says nothing.
+        theirs = geometry.boxes_from_petr(bottom)
+        np.testing.assert_allclose(_by_place(mine.boxes), _by_place(theirs), atol=2e-3)
+
+
+def _by_place(boxes: np.ndarray) -> np.ndarray:
+    return boxes[np.argsort(boxes[:, 0])]
 
 
 def test_published_model_has_the_915_entries_of_stock_and_85_million_parameters(stock: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle3d.models.layers import petr_transformer
 from paddle.distributed.fleet.utils import recompute
+from paddle3d.models.layers import petr_transformer
 
 
 def attend(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import paddle.utils.unique_name
+import paddle3d.models  # noqa: F401  (fills the registries)
 from paddle3d.apis import manager
 
-import paddle3d.models  # noqa: F401  (fills the registries)
 from petrflow.files import PetrflowError
 from petrflow.model import attention, backbone, head, neck, petr
 

@@ -9,6 +9,8 @@ import paddle
 from paddle import Tensor, nn
 from scipy.optimize import linear_sum_assignment
 
+from petrflow.model.denoise import DenoisingQueries
+
 CLASS_COST, BOX_COST = 2.0, 0.25
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 """Weights of the matching cost; Paddle3D's HungarianAssigner3D fixes them in its code."""
@@ -141,7 +143,7 @@ def matching_losses(
     return loss_cls, _regression(head.loss_bbox, matched.reshape(shape), target.reshape(shape), weights, everywhere)
 
 
-def denoising_losses(head: nn.Layer, logits: Tensor, codes: Tensor, queries) -> tuple[Tensor, Tensor]:
+def denoising_losses(head: nn.Layer, logits: Tensor, codes: Tensor, queries: DenoisingQueries) -> tuple[Tensor, Tensor]:
     """Classification and box loss of the denoising queries in each decoder layer, (L,) each.
 
     Parameters
@@ -176,15 +178,3 @@ def named(prefix: str, loss_cls: Tensor, loss_bbox: Tensor) -> dict[str, Tensor]
         start = prefix if level == last else f"d{level}.{prefix}"
         losses[f"{start}loss_cls"], losses[f"{start}loss_bbox"] = cls, bbox
     return losses
-
-
-__all__ = [
-    "F",
-    "denoising_losses",
-    "encode",
-    "gravity_centre",
-    "match",
-    "matching_losses",
-    "named",
-    "regression_targets",
-]
