@@ -77,7 +77,7 @@ def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
     yield struct.pack("<Q", len(text)) + text
     for _, array in arrays:
-        yield memoryview(array.reshape(-1).view(np.uint8))
+        yield array.reshape(-1).view(np.uint8).data
 
 
 def parse(path: Path) -> Snapshot:

@@ -142,7 +142,10 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
         log_dir.mkdir(parents=True)
         options = ["--nproc_per_node", str(devices), "--log_dir", str(log_dir), "--log_level", "ERROR"]
         command = [sys.executable, __file__, *options, *command[1:]]
-    code = _run(command, _environment(devices), log_dir / "workerlog.0" if devices > 1 else None)
+    environment = _environment(devices)
+    if devices > 1 and read_json(request_path)["schedule"].get("device") == "cpu":
+        environment["PADDLE_DISTRI_BACKEND"] = "gloo"  # a GPU build would ask for NCCL
+    code = _run(command, environment, log_dir / "workerlog.0" if devices > 1 else None)
     if devices > 1:
         if code and outcome.exists():
             code = int(read_json(outcome)["code"])  # the launcher's own code after a signal is the signal's number

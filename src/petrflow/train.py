@@ -38,7 +38,7 @@ from petrflow.training_state import (
     restore,
     section,
 )
-from petrflow.watch import EX_TEMPFAIL, Interrupted, Stopped, StopRequest, Watch
+from petrflow.watch import EX_TEMPFAIL, Clock, Interrupted, Stopped, StopRequest, Watch
 
 log = logging.getLogger("petrflow.train")
 
@@ -77,7 +77,9 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
         distributed.initialize()
         with provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule) as record:
             record.device = device
-            trained = _train(request, (make_parts or petrflow_parts)(request), stop)
+            parts = (make_parts or petrflow_parts)(request)
+            held.callback(parts.loader.close)
+            trained = _train(request, parts, stop)
             record.record(training_seconds=round(trained.progress.seconds, 3), checkpoints=trained.costs)
         if distributed.rank() == 0:
             write_results(request, trained)
@@ -127,10 +129,11 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
         meta = {"tags": scalars.tags, "machine": machine()}
         folder.save(lambda: capture(model, optimizer, progress, scalars.arrays(), best=best, meta=meta), wait)
         clock.saved = time.monotonic()
+        clock.lap()
 
     # ---- train
     watch = Watch(settings.nan_limit, slow_factor=settings.slow_factor)
-    clock = _Clock(progress.seconds)
+    clock = Clock(progress.seconds)
     bar = progress_bar(request.run, progress.step, total_steps, hidden=rank > 0)
     while progress.epoch < settings.epochs:
         model.train()
@@ -142,12 +145,12 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
             losses = _step(model, optimizer, batch, settings=settings, progress=progress, watch=watch)
             progress.step += 1
             progress.batch += 1
-            watch.check_time(progress.step, waited, clock.lap(), rate, batch["token"])
+            watch.check_time(progress.step, waited, clock.step(), rate, batch["token"])
             progress.seconds = clock.total()
             bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
             bar.update()
             if progress.step % settings.log_interval == 0:
-                _log_window(scalars, progress, rate, clock.samples_per_second(settings, world))
+                _log_window(scalars, progress, rate, clock.steps_per_second() * settings.batch_size * world)
             folder.check()
             stopping, due = _agree(stop.asked, time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes)
             if stopping or due:
@@ -168,7 +171,7 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
         _close_epoch(progress, scalars, metrics)
         if due:
             save()
-        clock.lap()
+        clock.leave_out()
 
     folder.finish()
     bar.close()
@@ -305,28 +308,6 @@ def write_results(request: Request, trained: Trained) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- around the loop
-
-
-class _Clock:
-    """Seconds of training over all sessions, and of the pieces of a step."""
-
-    def __init__(self, before: float) -> None:
-        self._before, self._start = before, time.monotonic()
-        self._lap = self._window = self.saved = self._start
-        self._laps = 0
-
-    def lap(self) -> float:
-        now = time.monotonic()
-        seconds, self._lap = now - self._lap, now
-        return seconds
-
-    def total(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-    def samples_per_second(self, settings: Settings, world: int) -> float:
-        now = time.monotonic()
-        seconds, self._window = now - self._window, now
-        return settings.log_interval * settings.batch_size * world / max(seconds, 1e-9)
 
 
 def _plan(progress: Progress, settings: Settings, batches: int) -> int:

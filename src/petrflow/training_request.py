@@ -159,12 +159,16 @@ def state_folder(request: Request) -> Path:
     folder = request.state_dir / name
     current = request.state_dir / "current.json"
     if current.exists():
-        record = read_json(current)
-        if record["folder"] != name:
+        try:
+            record = read_json(current)
+            before, known = str(record["folder"]), dict(record["fields"])
+        except (PetrflowError, KeyError, TypeError, ValueError):
+            before, known = name, fields  # only what the log says depends on it
+        if before != name:
             log.warning(
                 "What shapes this training has changed: %s. The old state is set aside in %s; %s",
-                "; ".join(changed_fields(record["fields"], fields)),
-                request.state_dir / record["folder"],
+                "; ".join(changed_fields(known, fields)),
+                request.state_dir / before,
                 "these inputs have a state of their own, going on from that"
                 if folder.exists()
                 else "training starts afresh",

@@ -9,6 +9,7 @@ import os
 import signal
 import statistics
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,3 +196,38 @@ class Watch:
                     ", ".join(tokens),
                 )
         self._seconds.append(seconds)
+
+
+class Clock:
+    """Seconds of training over all sessions, and of the pieces of a step."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self._before = seconds_before
+        self._start = self._lap = self._window = self.saved = time.monotonic()
+        self._steps = 0
+
+    def lap(self) -> float:
+        """Return the seconds since this was last asked."""
+        now = time.monotonic()
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
+    def step(self) -> float:
+        """Count a step; return its seconds since the lap before it."""
+        self._steps += 1
+        return self.lap()
+
+    def leave_out(self) -> None:
+        """Begin anew after something that is no step: an evaluation must not look like a slow one."""
+        self.lap()
+        self._window, self._steps = self._lap, 0
+
+    def total(self) -> float:
+        """Return the seconds of training in this session and in those before."""
+        return self._before + time.monotonic() - self._start
+
+    def steps_per_second(self) -> float:
+        """Return the rate since this was last asked."""
+        steps, seconds = self._steps, time.monotonic() - self._window
+        self._window, self._steps = time.monotonic(), 0
+        return steps / max(seconds, 1e-9)
