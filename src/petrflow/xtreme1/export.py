@@ -93,8 +93,12 @@ def _read_objects(frames: list[FrameFiles], settings: Settings, notes: list[str]
             f"labels are those of source '{source}'; others in the results: {', '.join(sorted(sources - {source}))}."
         )
     objects = {
-        frame.label: read_objects(_result_of(frame), results[frame.label].get(source, []), settings) for frame in frames
+        frame.label: read_objects(_result_of(frame), results[frame.label][source], settings)
+        for frame in frames
+        if source in results[frame.label]
     }
+    if len(objects) < len(frames):
+        notes.append(f"{len(frames) - len(objects)} frames have no result of source '{source}' and are left out.")
     if not any(len(found.boxes) for found in objects.values()):
         raise PetrflowError(
             "The results hold objects but no 3D_BOX with a size. PETR needs 3D boxes: label in the point cloud view, not in images alone."
