@@ -57,6 +57,13 @@ def test_the_order_of_records_in_the_tables_does_not_matter(store_path: Path, tm
     assert (tmp_path / "train.arrow").read_bytes() == store_path.read_bytes()
 
 
+def test_a_folder_may_have_any_name(store_path: Path, tmp_path: Path) -> None:
+    root = tmp_path / "it's [a] root? *"
+    shutil.copytree(store_path.parent / "root", root)
+    build(root, "train", root / "train.arrow", progress=False)
+    assert (root / "train.arrow").read_bytes() == store_path.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("found", "message"), [(0, "an older petrflow.*Delete it"), (99, "a newer petrflow.*Update petrflow")]
 )

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from petrflow import geometry
-from petrflow.annotations.store import AnnotationStore, Keyframe
+from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
 from petrflow.files import atomic_path
 
 # Protocol 3 has no frames, whose lengths would not survive the cut.
@@ -74,14 +74,12 @@ def classic_info(store: AnnotationStore, keyframe: Keyframe, root: Path) -> dict
     its sample.
     """
     columns = store.columns
-    pose = geometry.transform(*keyframe.ego_to_global), geometry.transform(*keyframe.lidar_to_ego)
-    lidar_from_global = geometry.invert_rigid(pose[0] @ pose[1])
     frames = columns["keyframe.camera_frame"][keyframe._index]
     return {
         "lidar_token": keyframe.lidar_token,
         "lidar_path": str(root / keyframe.lidar_path),
         "token": keyframe.token,
-        "sweeps": _sweeps(store, keyframe, root, lidar_from_global),
+        "sweeps": _sweeps(store, keyframe, root),
         "cams": {name: _camera(store, keyframe, root, k, int(frames[k])) for k, name in enumerate(store.camera_names)},
         "lidar2ego_translation": keyframe.lidar_to_ego[0].tolist(),
         "lidar2ego_rotation": keyframe.lidar_to_ego[1].tolist(),
@@ -115,37 +113,40 @@ def _camera(store: AnnotationStore, keyframe: Keyframe, root: Path, k: int, fram
     }
 
 
-def _sweeps(
-    store: AnnotationStore, keyframe: Keyframe, root: Path, lidar_from_global: np.ndarray
-) -> list[dict[str, Any]]:
-    """All sweeps of a keyframe; an entry that repeats the one before it is the same object, as in stock."""
+def _sweeps(store: AnnotationStore, keyframe: Keyframe, root: Path) -> list[dict[str, Any]]:
+    """All sweeps of a keyframe, placed at once; an entry that repeats the one before it is the same object, as in stock."""
     columns = store.columns
     first = int(columns["keyframe.sweep_offset"][keyframe._index])
     frames = np.array(columns["sweep.camera_frame"][first : first + keyframe.num_sweeps])
+    flat = frames.reshape(-1)
+    views = CameraFrames(**store.camera_fields(flat, keyframe.global_from_lidar))
+    camera_from_lidar = geometry.invert_rigid(views.lidar_from_camera)
+    padded = geometry.rigid(views.intrinsics, np.zeros(3))
+    intrinsics, projections = padded.astype(np.float32), (padded @ camera_from_lidar).astype(np.float32)
+    extrinsics = np.ascontiguousarray(camera_from_lidar.swapaxes(-1, -2)).astype(np.float32)
+    samples = columns["keyframe.token"].take(columns["camera_frame.keyframe"][flat])
+    is_keyframe = columns["camera_frame.is_keyframe"][flat].astype(bool).tolist()
+    timestamps = views.image_timestamps.tolist()
+    entries = [
+        {
+            "is_key_frame": is_keyframe[k],
+            "data_path": str(root / views.image_paths[k]),
+            "type": "camera",
+            "timestamp": timestamps[k],
+            "sample_data_token": samples[k],
+            "sensor2lidar_rotation": views.lidar_from_camera[k, :3, :3],
+            "sensor2lidar_translation": views.lidar_from_camera[k, :3, 3],
+            "intrinsics": intrinsics[k],
+            "extrinsics": extrinsics[k],
+            "lidar2img": projections[k],
+        }
+        for k in range(len(flat))
+    ]
     sweeps: list[dict[str, Any]] = []
+    width = len(store.camera_names)
     for k in range(keyframe.num_sweeps):
         if k > 0 and (frames[k] == frames[k - 1]).all():
             sweeps.append(sweeps[-1])
-            continue
-        views = keyframe.sweep(k)
-        camera_from_lidar = geometry.invert_rigid(views.lidar_from_camera)
-        intrinsics = geometry.rigid(views.intrinsics, np.zeros(3))
-        sample_of = columns["camera_frame.keyframe"][frames[k]]
-        sweeps.append(
-            {
-                name: {
-                    "is_key_frame": bool(columns["camera_frame.is_keyframe"][frames[k, c]]),
-                    "data_path": str(root / views.image_paths[c]),
-                    "type": "camera",
-                    "timestamp": int(views.image_timestamps[c]),
-                    "sample_data_token": columns["keyframe.token"][int(sample_of[c])],
-                    "sensor2lidar_rotation": views.lidar_from_camera[c, :3, :3],
-                    "sensor2lidar_translation": views.lidar_from_camera[c, :3, 3],
-                    "intrinsics": intrinsics[c].astype(np.float32),
-                    "extrinsics": camera_from_lidar[c].T.astype(np.float32),
-                    "lidar2img": (intrinsics[c] @ camera_from_lidar[c]).astype(np.float32),
-                }
-                for c, name in enumerate(store.camera_names)
-            }
-        )
+        else:
+            sweeps.append(dict(zip(store.camera_names, entries[k * width : (k + 1) * width], strict=True)))
     return sweeps
