@@ -57,6 +57,11 @@ def test_the_order_of_records_in_the_tables_does_not_matter(store_path: Path, tm
     assert (tmp_path / "train.arrow").read_bytes() == store_path.read_bytes()
 
 
+def test_a_split_without_scenes_gives_an_empty_store(store_path: Path, tmp_path: Path) -> None:
+    build(store_path.parent / "root", "val", tmp_path / "val.arrow", splits={"val": []}, progress=False)
+    assert len(AnnotationStore.open(tmp_path / "val.arrow")) == 0
+
+
 def test_a_folder_may_have_any_name(store_path: Path, tmp_path: Path) -> None:
     root = tmp_path / "it's [a] root? *"
     shutil.copytree(store_path.parent / "root", root)
