@@ -186,3 +186,29 @@ def test_a_cloud_far_from_nuscenes_height_is_warned_of_and_mended(synthetic_root
         tmp_path / "root",
     )
     assert examine(tmp_path / "root", tmp_path / "doctor")["verdict"] == "fit"
+
+
+def test_boxes_labelled_twice_and_boxes_under_the_ground_are_warned_of(synthetic_root: Path, tmp_path: Path) -> None:
+    write_export(synthetic_root, tmp_path / "export", Export())
+    for path in (tmp_path / "export").rglob("result/*.json"):
+        results = json.loads(path.read_text())
+        boxes = [entry for entry in results[0]["objects"] if entry["type"] == "3D_BOX"]
+        results[0]["objects"] += [dict(entry, trackId=f"again {number}") for number, entry in enumerate(boxes[:3])]
+        for entry in boxes[3:9]:
+            entry["contour"] = json.loads(json.dumps(entry["contour"]))
+            entry["contour"]["center3D"]["z"] -= 10
+        path.write_text(json.dumps(results))
+    prepare({"source": str(tmp_path / "export")}, tmp_path / "root")
+    report = examine(tmp_path / "root", tmp_path / "doctor")
+    causes = " ".join(finding["cause"] for finding in report["findings"])
+    assert report["verdict"] == "warnings"
+    assert "36 boxes lie on another" in causes and "under the ground" in causes
+
+
+def test_a_missing_image_is_named(synthetic_root: Path, tmp_path: Path) -> None:
+    write_export(synthetic_root, tmp_path / "export", Export(clouds=False))
+    prepare({"source": str(tmp_path / "export")}, tmp_path / "root")
+    gone = sorted((tmp_path / "root" / "samples" / "CAM_BACK").iterdir())[0]
+    gone.unlink()
+    with pytest.raises(PetrflowError, match=rf"1 images are missing.*{gone.name}"):
+        examine(tmp_path / "root", tmp_path / "doctor")
