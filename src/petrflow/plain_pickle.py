@@ -21,6 +21,11 @@ import numpy as np
 PLAIN_DTYPE = re.compile(r"[<>|=]?([?bBhHiIlLqQefdgFD]|[biufc]\d{1,2}|[US]\d{1,9})")
 
 
+_ARRAY_CLASS = (
+    "numpy.ndarray"  # stands for the class where a pickle names it as an argument: text, which can do nothing
+)
+
+
 class Refused(Exception):
     """The pickle asks for something outside the subset."""
 
@@ -95,9 +100,11 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
             file.size + 1024
         )  # bytes that arrays may hold in all: a short file must not unfold into a large memory
         self._pending: set[_Pending] = set()
-        make: dict[str, Callable[..., Any] | None] = {
+        self._uncalled = (
+            0  # builders that were pushed less those that were called: none may stay behind in what is read
+        )
+        make: dict[str, Callable[..., Any]] = {
             "numpy dtype": self._make_dtype,
-            "numpy ndarray": None,
             "collections OrderedDict": self._make_ordered,
             "_codecs encode": self._make_bytes,
             "builtins bytes": self._make_no_bytes,
@@ -113,25 +120,25 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
             make[f"{core}.multiarray _reconstruct"] = self._make_array
             make[f"{core}.multiarray scalar"] = self._make_scalar
             make[f"{core}.numeric _frombuffer"] = self._make_from_buffer
-        self._makers = {name: _Maker(name, function or self._make_nothing) for name, function in make.items()}
+        self._makers = {name: _Maker(name, function) for name, function in make.items()}
 
     # -- globals
 
     def find_class(self, module: str, name: str) -> Any:
         module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+        if (module, name) == ("numpy", "ndarray"):
+            return _ARRAY_CLASS
         maker = self._makers.get(f"{module} {name}")
         if maker is None:
             raise Refused(f"{module}.{name}")
+        self._uncalled += 1
         return maker
-
-    def _make_nothing(self, *_arguments: Any) -> Any:
-        raise Refused("a call of numpy.ndarray")
 
     def _make_dtype(self, spec: Any, *_flags: Any) -> _Pending:
         return self._await(_Pending("dtype", spec))
 
     def _make_array(self, cls: Any, shape: Any, typecode: Any) -> _Pending:
-        if cls is not self._makers["numpy ndarray"] or shape != (0,) or typecode not in (b"b", "b"):
+        if cls != _ARRAY_CLASS or shape != (0,) or typecode not in (b"b", "b"):
             raise Refused("an array subclass")
         return self._await(_Pending("array"))
 
@@ -198,6 +205,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         maker = self.stack[-1]
         if not isinstance(maker, _Maker) or type(arguments) is not tuple:
             raise Refused("a call of something that is not a builder of arrays or containers")
+        self._uncalled -= 1
         self.stack[-1] = maker.make(*arguments)
 
     def load_build(self) -> None:
@@ -225,6 +233,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         value = self.memo[key]
         if isinstance(value, _Pending):
             raise Refused("an array used before it was filled")
+        self._uncalled += isinstance(value, _Maker)
         self.append(value)
 
     def load_setitem(self) -> None:
@@ -284,8 +293,10 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def plain_load(self) -> Any:
         value = self.load()
-        if self._pending or isinstance(value, (_Pending, _Maker)):
+        if self._pending:
             raise Refused("an array that was announced and never filled")
+        if self._uncalled:
+            raise Refused("a function as a value")
         return value
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import collections
+import io
 import os
 import pickle
+import random
 import resource
 import struct
 import subprocess
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 from petrflow.files import PetrflowError
+from petrflow.plain_pickle import read_plain
 from petrflow.unpickle import load_pdparams, load_pickle, save_pdparams, save_safetensors
 
 PLAIN = {
@@ -129,6 +132,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a dtype of another item size": lambda: F4.replace(b"J\xff\xff\xff\xffJ", b"K\x40J", 1) + b".",
     "an array longer than its bytes": lambda: ARRAY + b"(K\x01(J\xff\xff\xff\x7ft" + F4 + b"\x89C\x04\0\0\0\0tb.",
     "an array with a negative side": lambda: ARRAY + b"(K\x01(J\xff\xff\xff\xfft" + F4 + b"\x89C\x04\0\0\0\0tb.",
+    "an admitted function as a value": lambda: b"\x80\x02](cbuiltins\nset\nK\x01e.",
+    "an admitted function in a tuple that was used before": lambda: b"\x80\x02](cbuiltins\nset\nq\x00]q\x01\x85Rh\x00\x85e.",
     "an array that is never filled": lambda: b"]" + ARRAY + b"a.",
     "an array used before it is filled": lambda: b"]" + ARRAY + b"q\x00h\x00ee.",
     "a codec other than latin1": lambda: pickle.dumps(Reduced(__import__("codecs").encode, ("x", "rot13"))),
@@ -166,6 +171,42 @@ def test_a_hostile_pickle_leaves_the_reader_as_it_was(tmp_path: Path) -> None:
         with pytest.raises(PetrflowError):
             load_pickle(write(tmp_path / "hostile.pkl", make()))
         assert same(load_pickle(write(tmp_path / "plain.pkl", pickle.dumps(PLAIN))), PLAIN), name
+
+
+def test_whatever_is_flipped_cut_or_spliced_the_outcome_is_plain_data_or_an_error(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    seeds = [pickle.dumps(PLAIN, protocol) for protocol in range(6)]
+    seeds += [make() for name, make in HOSTILE.items() if "thousand" not in name]
+    for _ in range(3000):
+        content = bytearray(draw.choice(seeds))
+        for _ in range(draw.choice((1, 1, 2, 5))):
+            at, kind = draw.randrange(len(content) + 1), draw.randrange(4)
+            if kind == 0:
+                content[at : at + 1] = draw.randbytes(1)
+            elif kind == 1:
+                del content[at : at + draw.randrange(1, 9)]
+            elif kind == 2:
+                content[at:at] = draw.randbytes(draw.randrange(1, 9))
+            else:
+                other = draw.choice(seeds)
+                content[at:] = other[draw.randrange(len(other)) :]
+        try:
+            value = read_plain(io.BytesIO(bytes(content)), len(content))
+        except Exception:
+            continue
+        assert is_plain(value, set()), bytes(content)
+
+
+def is_plain(value: Any, seen: set[int]) -> bool:
+    if id(value) in seen:
+        return True
+    seen.add(id(value))
+    if isinstance(value, dict):
+        return all(is_plain(key, seen) and is_plain(entry, seen) for key, entry in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(is_plain(entry, seen) for entry in value)
+    plain = (np.ndarray, np.generic, np.dtype, str, bytes, bytearray, int, float, complex, type(None))
+    return isinstance(value, plain) and not (isinstance(value, np.ndarray) and value.dtype.hasobject)
 
 
 def test_a_refusal_names_what_was_asked_for_and_the_remedy(tmp_path: Path) -> None:
