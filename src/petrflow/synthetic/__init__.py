@@ -20,7 +20,7 @@ sweeps : int or bool, default 5
     Camera images between two keyframes; 5 is nuScenes' 12 Hz, 0 or false leaves keyframes only.
 max_range : float, default 55.0
     Objects up to this distance (m) from the ego vehicle are annotated, those beyond are drawn only.
-jpeg_quality : int, default 80
+jpeg_quality : int, default 75
 splits : {train: ..., val: ...}, default {train: mini_train, val: mini_val}
     A devkit split name or a list of scene names each. Scenes beyond mini's ten go to a named train split.
 version : str, default v1.0-mini

@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "density": 1.0,
     "sweeps": 5,
     "max_range": 55.0,
-    "jpeg_quality": 80,
+    "jpeg_quality": 75,
     "version": "v1.0-mini",
     "splits": {"train": "mini_train", "val": "mini_val"},
     "workers": None,

@@ -8,10 +8,9 @@ from numba import njit
 from petrflow.synthetic.render import Faces
 
 BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
-COLUMNS = 600  # per turn
-SPARSE_EVERY = (
-    4  # columns; returns from the ground and from scenery are thinned: they make most of a sweep and tell little
-)
+COLUMNS = 660  # per turn
+# Returns from the ground and from scenery make most of a sweep and tell little: only every sixth column keeps them.
+SPARSE_EVERY = 6
 MAX_RANGE = 70.0  # m
 
 

@@ -77,6 +77,22 @@ class Mesh:
         rectangle = (x[0], x[1], y[0], y[1])
         self.frustum(rectangle, rectangle, z[0], z[1], color, material=material)
 
+    def plate(
+        self,
+        axis: str,
+        at: float,
+        along: tuple[float, float],
+        z: tuple[float, float],
+        color: Color,
+        material: int = FLAT,
+    ) -> None:
+        """Add an upright rectangle in the plane `axis` ('x' or 'y') = `at`, facing away from the centre."""
+        corners = [(along[0], z[0]), (along[1], z[0]), (along[1], z[1]), (along[0], z[1])]
+        if axis == "x":
+            self.face([[at, u, v] for u, v in corners], color, (at, 0.0, 0.0), material)
+        else:
+            self.face([[u, at, v] for u, v in corners], color, (0.0, at, 0.0), material)
+
     def wheel(self, x: float, y: tuple[float, float], z: float, radius: float, color: Color = DARK) -> None:
         """Add an eight-sided wheel with its axle along y: tread, and a lighter hub on both sides."""
         angles = [math.pi / 8 + i * math.pi / 4 for i in range(8)]

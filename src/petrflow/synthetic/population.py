@@ -28,6 +28,10 @@ _SIZES = {  # width, length, height, m: about nuScenes' class means
 }
 
 
+# A bus that keeps pace beside the ego vehicle hides half the street in every image: large vehicles are ahead, behind or passing.
+_CLEAR_OF_LARGE = 15.0  # m along the road, averaged over the scene
+
+
 def _size(rng: np.random.Generator, model: str) -> np.ndarray:
     return np.round(np.array(_SIZES[model]) * (1.0 + rng.uniform(-0.07, 0.07, size=3)), 3)
 
@@ -39,9 +43,9 @@ class _Populator:
         self.rng, self.drive, self.layout, self.duration = rng, drive, layout, duration
         self.placer = Placer(drive, duration)
 
-    def along(self) -> float:
-        """A distance along the road that some moment of the scene brings near: mostly within 30 m."""
-        return float(self.rng.uniform(-4.0, self.drive.length + 4.0) + self.rng.triangular(-48.0, 2.0, 48.0))
+    def along(self, reach: float = 46.0) -> float:
+        """A distance along the road that some moment of the scene brings within `reach` m, and mostly within half of it."""
+        return float(self.rng.uniform(-4.0, self.drive.length + 4.0) + self.rng.triangular(-reach, 2.0, reach))
 
     def side(self) -> float:
         return float(self.rng.choice([-1.0, 1.0]))
@@ -74,6 +78,11 @@ class _Populator:
         lanes += [((i + 1) * layout.lane, -1.0) for i in range(layout.left_lanes)]
         return lanes[int(self.rng.integers(len(lanes)))]
 
+    def alongside(self, s0: float, speed: float) -> float:
+        """Metres along the road between the ego vehicle and something at (s0 + speed * t), averaged over the scene."""
+        times = np.linspace(0.0, self.duration, 9)
+        return float(np.abs(s0 + speed * times - self.drive.ego_distance(times)).mean())
+
     def driving(
         self, model: str, category: str, low: float, high: float, attribute: str = "vehicle.moving", edge: bool = False
     ) -> list[Thing]:
@@ -85,19 +94,10 @@ class _Populator:
         speed = direction * self.rng.uniform(low, high)
         moment = self.rng.uniform(0.0, self.duration)
         s0 = float(self.drive.ego_distance(moment) + self.rng.triangular(-45.0, 4.0, 45.0) - speed * moment)
-        return [
-            Thing(
-                model,
-                category,
-                _size(self.rng, model),
-                attribute,
-                True,
-                s0,
-                d,
-                speed,
-                yaw=0.0 if direction > 0 else np.pi,
-            )
-        ]
+        if _SIZES[model][1] > 5.0 and self.alongside(s0, speed) < _CLEAR_OF_LARGE:
+            return []
+        turn = 0.0 if direction > 0 else np.pi
+        return [Thing(model, category, _size(self.rng, model), attribute, True, s0, d, speed, yaw=turn)]
 
     def parked_d(self, width: float) -> tuple[float, float]:
         """Middle of a parking strip and the heading of what parks there."""
@@ -128,6 +128,8 @@ class _Populator:
         gap = float(truck.size[1] / 2 + trailer.size[1] / 2 + 0.7)
         trailer.s0 = float(self.drive.ego_distance(moment) + self.rng.triangular(-40.0, 4.0, 40.0) - speed * moment)
         truck.s0 = trailer.s0 + direction * gap
+        if self.alongside(0.5 * (truck.s0 + trailer.s0), speed) < _CLEAR_OF_LARGE:
+            return []
         for thing in (truck, trailer):
             thing.yaw = 0.0 if direction > 0 else np.pi
             thing.attribute = "vehicle.moving" if speed else "vehicle.stopped"
@@ -140,7 +142,7 @@ class _Populator:
         layout = self.layout
         lanes = layout.left_lanes if side > 0 else layout.right_lanes
         d = side * lanes * layout.lane if lanes else side * (abs(layout.right_edge) + 1.6)
-        s = self.along()
+        s = self.along(28.0)
         length = rng.uniform(12.0, 20.0)
         things = [
             self.fixed(
@@ -196,7 +198,7 @@ class _Populator:
                 self.fixed(
                     "sitting",
                     "human.pedestrian.adult",
-                    self.along(),
+                    self.along(36.0),
                     self.walk_d(),
                     rng.uniform(-np.pi, np.pi),
                     "pedestrian.sitting_lying_down",
@@ -209,7 +211,7 @@ class _Populator:
                 self.fixed(
                     "pedestrian",
                     category,
-                    self.along(),
+                    self.along(36.0),
                     self.walk_d(),
                     rng.uniform(-np.pi, np.pi),
                     "pedestrian.standing",
@@ -221,7 +223,7 @@ class _Populator:
                 self.fixed(
                     "pedestrian",
                     category,
-                    self.along(),
+                    self.along(36.0),
                     self.walk_d(),
                     turn,
                     "pedestrian.moving",
@@ -236,7 +238,7 @@ class _Populator:
         """A short row of cones or barriers along an edge of the road."""
         side = self.side()
         edge = self.layout.left_edge if side > 0 else self.layout.right_edge
-        s, d = self.along(), edge + side * self.rng.uniform(-0.6, 1.2)
+        s, d = self.along(28.0), edge + side * self.rng.uniform(-0.6, 1.2)
         return [
             self.fixed(model, category, s + k * spacing, d, turn + self.rng.uniform(-0.06, 0.06)) for k in range(count)
         ]
@@ -257,14 +259,14 @@ def _populate(p: _Populator, density: float) -> None:
         p.tries(1, 60, p.work_site)
         p.tries(1, 60, p.road_train)
         p.tries(1, 60, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
-        p.tries(1, 60, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
+        p.tries(2, 60, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
         p.tries(1, 60, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
 
     p.tries(count(0.2), 25, p.work_site)
     p.tries(count(0.3), 30, p.road_train)
     p.tries(count(0.7), 30, lambda: p.parked("trailer", "vehicle.trailer", "vehicle.parked"))
-    p.tries(count(0.3), 30, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
-    p.tries(count(0.5), 30, lambda: p.parked("bus", "vehicle.bus.rigid", "vehicle.stopped"))
+    p.tries(count(0.6), 30, lambda: p.driving("bus", "vehicle.bus.rigid", 3.0, 8.0))
+    p.tries(count(0.6), 30, lambda: p.parked("bus", "vehicle.bus.rigid", "vehicle.stopped"))
     p.tries(count(0.6), 30, lambda: p.parked("truck", "vehicle.truck", "vehicle.parked"))
     p.tries(count(0.8), 30, lambda: p.driving("truck", "vehicle.truck", 3.0, 9.0))
     p.tries(count(0.8), 30, lambda: p.parked("construction_vehicle", "vehicle.construction", "vehicle.parked"))
@@ -276,11 +278,11 @@ def _populate(p: _Populator, density: float) -> None:
     )
     p.tries(count(2.5), 20, lambda: p.parked("car", "vehicle.car", "vehicle.parked"))
     p.tries(count(0.7), 15, lambda: p.parked("motorcycle", "vehicle.motorcycle", "cycle.without_rider"))
-    p.tries(count(0.7), 15, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
+    p.tries(count(0.8), 15, lambda: p.parked("bicycle", "vehicle.bicycle", "cycle.without_rider"))
     p.tries(
         count(1.4), 10, lambda: p.row("traffic_cone", "movable_object.trafficcone", int(rng.integers(2, 4)), 2.5, 0.0)
     )
-    p.tries(count(1.2), 10, lambda: p.row("barrier", "movable_object.barrier", int(rng.integers(2, 4)), 3.0, np.pi / 2))
+    p.tries(count(1.4), 20, lambda: p.row("barrier", "movable_object.barrier", int(rng.integers(2, 4)), 3.0, np.pi / 2))
     p.tries(count(7.0), 10, p.pedestrian)
     p.tries(
         count(1.0),

@@ -272,10 +272,12 @@ def resolve(
                         if material == WINDOWS:
                             cu, cv = along / 2.6, wz / 2.9
                             pu, pv = cu - np.floor(cu), cv - np.floor(cv)
-                            if 0.25 < pu < 0.75 and 0.3 < pv < 0.78 and cv < 20.0:
-                                tone = 0.45 + 0.25 * _noise(int(np.floor(cu)) + 977, int(np.floor(cv)) + f)
+                            if 0.22 < pu < 0.78 and 0.28 < pv < 0.8:
+                                pane = _noise(int(np.floor(cu)) + 977, int(np.floor(cv)) + f)
+                                tone = 0.42 + 0.3 * pane
+                                blue = min(255.0, blue * 1.25)
                             else:
-                                tone = 0.96 + 0.08 * _noise(int(np.floor(along * 1.3)) + 311, int(np.floor(wz * 2.0)))
+                                tone = 1.0 - 0.1 * (pv > 0.94 or pv < 0.03)
                         elif material == STRIPES:
                             s = (along + wz) / 0.36
                             if s - np.floor(s) < 0.5:

@@ -61,6 +61,6 @@ def make_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> list[Sens
         sensors.append(Sensor(channel, np.array(position) + rng.uniform(-0.02, 0.02, size=3), rotation, intrinsic))
     # nuScenes' lidar frame: x right, y forward, z up.
     tilt = np.radians([rng.uniform(-1.0, 1.0), rng.uniform(-1.0, 1.0), -90.0 + rng.uniform(-0.6, 0.6)])
-    position = np.array([0.94, 0.0, 1.84]) + rng.uniform(-0.02, 0.02, size=3)
-    sensors.append(Sensor(LIDAR_NAME, position, euler_matrix(tilt), None))
+    place = np.array([0.94, 0.0, 1.84]) + rng.uniform(-0.02, 0.02, size=3)
+    sensors.append(Sensor(LIDAR_NAME, place, euler_matrix(tilt), None))
     return sensors

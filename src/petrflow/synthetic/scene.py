@@ -49,8 +49,9 @@ class Simulation:
         self.world: World = make_world(rng, self.duration, settings.density)
         self.ground, self.drivable = paint(rng, self.world.drive, self.world.layout)
         built = [shapes.build(thing.model, thing.size, rng) for thing in self.world.things]
-        columns = [np.concatenate(column) for column in zip(*built, strict=True)]
-        self.faces = Faces(*columns, starts=np.concatenate([[0], np.cumsum([len(b[1]) for b in built])]))
+        vertices, counts, normals, colors, materials = (np.concatenate(column) for column in zip(*built, strict=True))
+        starts = np.concatenate([[0], np.cumsum([len(faces[0]) for faces in built])])
+        self.faces = Faces(vertices, counts, normals, colors, materials, starts)
         self.radii = np.array([np.linalg.norm(thing.size) / 2 for thing in self.world.things])
         self.light = _draw_light(rng)
         self.renderer = Renderer(self.faces, self.radii, self.ground, self.light, *settings.image_size)
@@ -83,7 +84,7 @@ def _draw_light(rng: np.random.Generator) -> Light:
     warm = rng.uniform(-8.0, 8.0)
     zenith = np.array([96.0 + warm, 146.0, 208.0 - warm]) * rng.uniform(0.9, 1.08)
     horizon = np.array([208.0 + warm, 216.0, 224.0 - warm]) * rng.uniform(0.94, 1.04)
-    return Light(sun, rng.uniform(0.52, 0.64), rng.uniform(0.42, 0.56), zenith, horizon, rng.uniform(150.0, 260.0))
+    return Light(sun, rng.uniform(0.62, 0.74), rng.uniform(0.42, 0.56), zenith, horizon, rng.uniform(150.0, 260.0))
 
 
 class _Recorder:

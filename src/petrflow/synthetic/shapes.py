@@ -6,6 +6,7 @@ it whatever the rounding. Object frame: x forward, y left, z up, origin at the b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from petrflow.synthetic.mesh import DARK, GLOW, LEAVES, STRIPES, WINDOWS, Color, Mesh
 
 INSET = 0.012
+GAP = 0.012  # between a body and the plates before it
 GLASS: Color = (52, 66, 84)
 HEADLIGHT: Color = (255, 250, 215)
 TAILLIGHT: Color = (225, 20, 18)
@@ -31,9 +33,8 @@ def _lights(mesh: Mesh, half: Half, z: tuple[float, float], inner: float = 0.45)
     a, b, _ = half
     for side in (-1.0, 1.0):
         y = (side * inner * b, side * 0.94 * b)
-        for x, outward, color in ((a, 1.0, HEADLIGHT), (-a, -1.0, TAILLIGHT)):
-            quad = np.array([[x, y[0], z[0]], [x, y[1], z[0]], [x, y[1], z[1]], [x, y[0], z[1]]])
-            mesh.face(quad, color, np.array([outward, 0.0, 0.0]), GLOW)
+        mesh.plate("x", a, y, z, HEADLIGHT, GLOW)
+        mesh.plate("x", -a, y, z, TAILLIGHT, GLOW)
 
 
 def _wheels(mesh: Mesh, half: Half, xs: tuple[float, ...], radius: float) -> None:
@@ -43,176 +44,102 @@ def _wheels(mesh: Mesh, half: Half, xs: tuple[float, ...], radius: float) -> Non
         mesh.wheel(x, (b - 0.22, b), -c + radius, radius)
 
 
+_CAR_PAINTS: list[Color] = [
+    (235, 235, 235), (150, 155, 160), (60, 62, 66), (170, 30, 32), (36, 62, 140), (88, 100, 112), (40, 92, 64),
+]  # fmt: skip
+
+
 def car(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
+    """Body, glass cabin under a painted roof; a dark grille in front, a pale number plate behind."""
     a, b, c = half
-    paint = _pick(
-        rng,
-        [(235, 235, 235), (150, 155, 160), (60, 62, 66), (170, 30, 32), (36, 62, 140), (88, 100, 112), (40, 92, 64)],
-    )
-    e = 0.012
-    waist = -c + 1.08 * c
-    mesh.frustum(
-        (-a + e, a - e, -b + 0.03, b - 0.03), (-a + 0.1, a - 0.15, -b + 0.06, b - 0.06), -c + 0.28, waist, paint
-    )
-    mesh.frustum(
-        (-0.78 * a, 0.46 * a, -b + 0.09, b - 0.09),
-        (-0.56 * a, 0.12 * a, -b + 0.25, b - 0.25),
-        waist,
-        c,
-        GLASS,
-        roof=paint,
-    )
+    paint = _pick(rng, _CAR_PAINTS)
+    waist = 0.08 * c
+    body = (-a + GAP, a - GAP, -b + 0.03, b - 0.03)
+    shoulder = (-a + 0.1, a - 0.15, -b + 0.06, b - 0.06)
+    mesh.frustum(body, shoulder, -c + 0.28, waist, paint)
+    cabin = (-0.78 * a, 0.46 * a, -b + 0.09, b - 0.09)
+    roof = (-0.56 * a, 0.12 * a, -b + 0.25, b - 0.25)
+    mesh.frustum(cabin, roof, waist, c, GLASS, roof=paint)
     _wheels(mesh, half, (-0.62 * a, 0.62 * a), 0.33)
     _lights(mesh, half, (-c + 0.62, -c + 0.84))
+    mesh.plate("x", a, (-0.4 * b, 0.4 * b), (-c + 0.42, -c + 0.62), DARK)
+    mesh.plate("x", -a, (-0.28 * b, 0.28 * b), (-c + 0.5, -c + 0.64), (225, 225, 200))
 
 
 def truck(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
+    """A coloured cab with glass all round, a gap, a plain pale box."""
     a, b, c = half
     cab = _pick(rng, [(190, 44, 40), (30, 80, 160), (225, 225, 220), (30, 120, 80)])
     cargo = _pick(rng, [(226, 226, 222), (200, 205, 212), (150, 172, 196)])
     split = a - 2.05
-    e = 0.012
-    mesh.box((-a + e, a - 0.3), (-b + 0.2, b - 0.2), (-c + 0.5, -c + 0.8), DARK)
-    mesh.frustum(
-        (split + 0.15, a - e, -b + 0.06, b - 0.06),
-        (split + 0.15, a - 0.25, -b + 0.1, b - 0.1),
-        -c + 0.45,
-        0.62 * c,
-        cab,
-    )
-    glass = 0.05 * c
-    mesh.face(
-        np.array(
-            [
-                [a - 0.1, -b + 0.2, glass],
-                [a - 0.1, b - 0.2, glass],
-                [a - 0.2, b - 0.22, 0.52 * c],
-                [a - 0.2, -b + 0.22, 0.52 * c],
-            ]
-        ),
-        GLASS,
-        np.array([1.0, 0, 0]),
-    )
+    low, high = 0.05 * c, 0.5 * c
+    mesh.box((-a + GAP, a - 0.3), (-b + 0.2, b - 0.2), (-c + 0.5, -c + 1.0), DARK)
+    floor = (split + 0.15, a - GAP, -b + 0.06, b - 0.06)
+    roof = (split + 0.15, a - 0.25, -b + 0.1, b - 0.1)
+    mesh.frustum(floor, roof, -c + 0.45, 0.62 * c, cab)
+    w = b - 0.2
+    mesh.face([[a - 0.1, -w, low], [a - 0.1, w, low], [a - 0.2, w, high], [a - 0.2, -w, high]], GLASS, (1.0, 0.0, 0.0))
     for side in (-1.0, 1.0):
-        y = side * (b - 0.055)
-        mesh.face(
-            np.array([[a - 1.2, y, glass], [a - 0.45, y, glass], [a - 0.45, y, 0.5 * c], [a - 1.2, y, 0.5 * c]]),
-            GLASS,
-            np.array([0, side, 0.0]),
-        )
-    mesh.box((-a + e, split), (-b, b), (-c + 0.8, c), cargo)
+        mesh.plate("y", side * (b - 0.055), (a - 1.2, a - 0.45), (low, high), GLASS)
+    mesh.box((-a + GAP, split), (-b, b), (-c + 1.0, c), cargo)
     _wheels(mesh, half, (a - 1.0, -a + 1.0, -a + 2.1), 0.48)
     _lights(mesh, half, (-c + 0.55, -c + 0.8), inner=0.6)
 
 
 def bus(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
+    """Coloured below, cream above, a band of windows between; a lit sign over the windscreen."""
     a, b, c = half
     lower = _pick(rng, [(200, 30, 46), (20, 130, 84), (20, 96, 190), (110, 40, 130)])
-    e = 0.012
     band = (-0.05 * c, 0.62 * c)
-    mesh.box((-a + e, a - e), (-b + e, b - e), (-c + 0.3, band[0]), lower)
-    mesh.box((-a + e, a - e), (-b + e, b - e), (band[0], c), (238, 236, 228))
-    for side in (-1.0, 1.0):
-        count = max(4, int(2 * a / 1.6))
-        edges = np.linspace(-a + 0.25, a - 0.25, count + 1)
-        for x0, x1 in zip(edges[:-1] + 0.07, edges[1:] - 0.07, strict=True):
-            y = side * b
-            mesh.face(
-                np.array([[x0, y, band[0]], [x1, y, band[0]], [x1, y, band[1]], [x0, y, band[1]]]),
-                GLASS,
-                np.array([0, side, 0.0]),
-            )
-    for x, side, low in ((a, 1.0, -0.25 * c), (-a, -1.0, 0.1 * c)):
-        quad = np.array([[x, -0.88 * b, low], [x, 0.88 * b, low], [x, 0.88 * b, 0.6 * c], [x, -0.88 * b, 0.6 * c]])
-        mesh.face(quad, GLASS, np.array([side, 0, 0]))
-    sign = np.array([[a, -0.6 * b, 0.68 * c], [a, 0.6 * b, 0.68 * c], [a, 0.6 * b, 0.9 * c], [a, -0.6 * b, 0.9 * c]])
-    mesh.face(sign, (255, 190, 40), np.array([1.0, 0, 0]), GLOW)
+    outline = (-a + GAP, a - GAP, -b + GAP, b - GAP)
+    mesh.frustum(outline, outline, -c + 0.3, band[0], lower, skip="t")
+    mesh.frustum(outline, outline, band[0], c, (238, 236, 228), skip="b")
+    edges = np.linspace(-a + 0.25, a - 0.25, max(4, int(2 * a / 1.6)) + 1).tolist()
+    for left, right in itertools.pairwise(edges):
+        for side in (-1.0, 1.0):
+            mesh.plate("y", side * b, (left + 0.07, right - 0.07), band, GLASS)
+    mesh.plate("x", a, (-0.88 * b, 0.88 * b), (-0.25 * c, 0.6 * c), GLASS)
+    mesh.plate("x", -a, (-0.88 * b, 0.88 * b), (0.1 * c, 0.6 * c), GLASS)
+    mesh.plate("x", a, (-0.6 * b, 0.6 * b), (0.68 * c, 0.9 * c), (255, 190, 40), GLOW)
     _wheels(mesh, half, (-0.55 * a, 0.6 * a), 0.46)
     _lights(mesh, half, (-c + 0.5, -c + 0.78), inner=0.6)
 
 
 def trailer(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
+    """A ribbed box with a red reflector line on three axles at the back and two legs at the front: no cab."""
     a, b, c = half
     body = _pick(rng, [(196, 200, 204), (214, 206, 188), (120, 128, 140)], 8.0)
-    e = 0.012
-    mesh.box((-a + e, a - e), (-b + e, b - e), (-c + 1.15, c), body)
+    rib = (0.55 * body[0], 0.55 * body[1], 0.55 * body[2])
+    mesh.box((-a + GAP, a - GAP), (-b + GAP, b - GAP), (-c + 1.15, c), body)
     mesh.box((-a + 0.3, a - 0.6), (-b + 0.5, b - 0.5), (-c + 0.85, -c + 1.15), DARK)
-    for side in (-1.0, 1.0):  # a red and white reflector line and upright ribs set it apart from a truck's smooth body
-        y = side * b
-        mesh.face(
-            np.array(
-                [[-a + 0.05, y, -c + 1.15], [a - 0.05, y, -c + 1.15], [a - 0.05, y, -c + 1.4], [-a + 0.05, y, -c + 1.4]]
-            ),
-            (214, 70, 40),
-            np.array([0, side, 0.0]),
-        )
-        for x in np.arange(-a + 0.8, a - 0.4, 1.25):
-            mesh.face(
-                np.array([[x, y, -c + 1.5], [x + 0.16, y, -c + 1.5], [x + 0.16, y, c - 0.1], [x, y, c - 0.1]]),
-                tuple(0.55 * v for v in body),
-                np.array([0, side, 0.0]),
-            )
-    for y0 in (-0.7 * b, 0.62 * b):
-        mesh.box((a - 2.0, a - 1.8), (y0, y0 + 0.16), (-c, -c + 1.15), (90, 90, 94))
+    for side in (-1.0, 1.0):
+        mesh.plate("y", side * b, (-a + 0.05, a - 0.05), (-c + 1.15, -c + 1.4), (214, 70, 40))
+        for x in np.arange(-a + 0.8, a - 0.4, 1.25).tolist():
+            mesh.plate("y", side * b, (x, x + 0.16), (-c + 1.5, c - 0.1), rib)
+    for y in (-0.7 * b, 0.62 * b):
+        mesh.box((a - 2.0, a - 1.8), (y, y + 0.16), (-c, -c + 1.15), (90, 90, 94))
     _wheels(mesh, half, (-a + 0.9, -a + 2.0, -a + 3.1), 0.48)
-    quad = np.array(
-        [[-a, -0.92 * b, -c + 1.2], [-a, 0.92 * b, -c + 1.2], [-a, 0.92 * b, -c + 1.45], [-a, -0.92 * b, -c + 1.45]]
-    )
-    mesh.face(quad, TAILLIGHT, np.array([-1.0, 0, 0]), GLOW)
+    mesh.plate("x", -a, (-0.92 * b, 0.92 * b), (-c + 1.2, -c + 1.45), TAILLIGHT, GLOW)
 
 
 def construction_vehicle(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
+    """A yellow excavator on dark tracks: the boom rises from the body, bends over and ends in a bucket at the front."""
     a, b, c = half
     yellow = _pick(rng, [(246, 184, 12), (250, 166, 10)], 8.0)
-    back, front = -a + 0.012, 0.35 * a
-    for side in (-1.0, 1.0):
-        y = (side * b, side * (b - 0.55))
-        mesh.frustum(
-            (back + 0.15, front, min(y), max(y)),
-            (back, front + 0.15, min(y), max(y)),
-            -c,
-            -c + 0.75,
-            DARK,
-            roof=(60, 60, 62),
-        )
+    back, front = -a + GAP, 0.35 * a
+    for y0, y1 in ((-b, -b + 0.55), (b - 0.55, b)):
+        track = (back + 0.15, front, y0, y1)
+        mesh.frustum(track, (back, front + 0.15, y0, y1), -c, -c + 0.75, DARK, roof=(60, 60, 62))
     mesh.box((back, front - 0.2), (-b + 0.12, b - 0.12), (-c + 0.75, -0.05 * c), yellow)
-    mesh.frustum(
-        (-0.35 * a, front - 0.1, 0.0, b - 0.2),
-        (-0.3 * a, front - 0.35, 0.05, b - 0.25),
-        -0.05 * c,
-        0.85 * c,
-        GLASS,
-        roof=yellow,
-    )
-    # The boom rises from the body, bends over and ends in a bucket at the front of the box.
-    w = 0.18
-    mesh.frustum(
-        (0.0, 0.25 * a, -w - 0.4, w - 0.4), (0.45 * a, 0.62 * a, -w - 0.4, w - 0.4), -0.05 * c, c - 0.02, yellow
-    )
-    mesh.frustum(
-        (0.86 * a, a - 0.03, -w - 0.4, w - 0.4), (0.5 * a, 0.62 * a, -w - 0.4, w - 0.4), -0.45 * c, c - 0.02, yellow
-    )
-    mesh.frustum(
-        (0.72 * a, a, -0.55 * b - 0.2, 0.55 * b - 0.2),
-        (0.8 * a, a - 0.02, -0.5 * b - 0.2, 0.5 * b - 0.2),
-        -c + 0.12,
-        -0.4 * c,
-        (84, 80, 72),
-    )
+    cabin = (-0.35 * a, front - 0.1, 0.0, b - 0.2)
+    mesh.frustum(cabin, (-0.3 * a, front - 0.35, 0.05, b - 0.25), -0.05 * c, 0.85 * c, GLASS, roof=yellow)
+    arm = (-0.58, -0.22)
+    mesh.frustum((0.0, 0.25 * a, *arm), (0.45 * a, 0.62 * a, *arm), -0.05 * c, c - 0.02, yellow)
+    mesh.frustum((0.86 * a, a - 0.03, *arm), (0.5 * a, 0.62 * a, *arm), -0.45 * c, c - 0.02, yellow)
+    bucket = (0.72 * a, a, -0.55 * b - 0.2, 0.55 * b - 0.2)
+    mesh.frustum(bucket, (0.8 * a, a - 0.02, *bucket[2:]), -c + 0.12, -0.4 * c, (84, 80, 72))
     for side in (-1.0, 1.0):
-        mesh.face(
-            np.array(
-                [
-                    [back - 0.012, side * 0.5 * b, -0.3 * c],
-                    [back - 0.012, side * 0.8 * b, -0.3 * c],
-                    [back - 0.012, side * 0.8 * b, -0.15 * c],
-                    [back - 0.012, side * 0.5 * b, -0.15 * c],
-                ]
-            ),
-            TAILLIGHT,
-            np.array([-1.0, 0, 0]),
-            GLOW,
-        )
+        mesh.plate("x", -a, (side * 0.5 * b, side * 0.8 * b), (-0.3 * c, -0.15 * c), TAILLIGHT, GLOW)
 
 
 def _person(
@@ -343,7 +270,7 @@ def bin_(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
     a, b, c = half
     paint = _pick(rng, [(50, 110, 60), (70, 76, 84), (40, 60, 120)])
     mesh.frustum((-0.8 * a, 0.8 * a, -0.8 * b, 0.8 * b), (-a, a, -b, b), -c + 0.05, 0.8 * c, paint)
-    mesh.box((-a, a), (-b, b), (0.8 * c, c), tuple(0.6 * v for v in paint))  # type: ignore[arg-type]
+    mesh.box((-a, a), (-b, b), (0.8 * c, c), (0.6 * paint[0], 0.6 * paint[1], 0.6 * paint[2]))
 
 
 def building(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
