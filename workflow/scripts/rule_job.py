@@ -82,6 +82,9 @@ def schedule_of(snakemake: Any) -> dict[str, Any]:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
+    # A signal to the whole group comes twice, from the group and from Snakemake: ending must not be interrupted.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

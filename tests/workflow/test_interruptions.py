@@ -1,0 +1,196 @@
+"""A Snakemake that is told to end, or killed: its jobs hear of it, and the same command goes on without being asked for flags."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.workflow.helpers import REPOSITORY, SNAKEMAKE, run_snakemake
+
+# Two rules that work until they are told to end and take a moment to do so, as training does to write its checkpoint.
+SNAKEFILE = f"""
+sys.path.insert(0, {str(REPOSITORY / "workflow")!r})
+import guard
+if workflow.is_main_process:
+    guard.enter(Path(".snakemake"))
+    guard.pass_signals_on()
+shell.prefix("set -euo pipefail; exec ")
+
+rule work:
+    output: "{{name}}.txt"
+    log: "{{name}}.log"
+    script: "work.py"
+"""
+SCRIPT = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(REPOSITORY / "workflow" / "scripts")!r})
+from rule_job import rule_job
+
+with rule_job(snakemake):
+    name = snakemake.wildcards.name
+    try:
+        Path(name + ".started").touch()
+        while not Path(name + ".go").exists():
+            time.sleep(0.05)
+        Path(snakemake.output[0]).write_text("whole")
+    except KeyboardInterrupt:
+        time.sleep(float(Path("ending").read_text()) if Path("ending").exists() else 0)
+        Path(name + ".checkpoint").touch()
+        raise
+"""
+
+pytestmark = pytest.mark.xdist_group("interruptions")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "work.py").write_text(SCRIPT)
+    (tmp_path / "profiles" / "default").mkdir(parents=True)
+    (tmp_path / "profiles" / "default" / "config.yaml").write_text(
+        (REPOSITORY / "profiles/default/config.yaml").read_text()
+    )
+    yield tmp_path
+    for process in _under(tmp_path):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _under(folder: Path) -> list[psutil.Process]:
+    """Processes that a test started and that still live."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.cwd() == str(folder):
+                found.append(process)
+    return found
+
+
+def start(project: Path, *targets: str) -> subprocess.Popen[bytes]:
+    """Start Snakemake in a process group of its own and wait until its first job works."""
+    with (project / f"{targets[0]}.out").open("wb") as output:
+        process = subprocess.Popen(
+            [*SNAKEMAKE, "--cores", "2", *targets],
+            cwd=project,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    started = (project / targets[0]).with_suffix(".started")
+    wait_for(lambda: started.exists() or process.poll() is not None)
+    assert process.poll() is None, (project / f"{targets[0]}.out").read_text()
+    return process
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def let_go(project: Path) -> None:
+    for name in ("a", "b"):
+        (project / f"{name}.go").touch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+def test_a_signal_to_snakemake_reaches_its_job_which_ends_in_its_own_time(
+    project: Path, number: signal.Signals, group: bool
+) -> None:
+    (project / "ending").write_text("1.5")
+    process = start(project, "a.txt")
+    (os.killpg if group else os.kill)(process.pid, number)
+    assert process.wait(30) != 0
+    assert (project / "a.checkpoint").exists(), "Snakemake waited for the job"
+    assert "the same command makes this stage again" in (project / "a.log").read_text()
+    assert not list((project / ".snakemake").glob("locks/*"))
+    let_go(project)
+    run_snakemake(project, "a.txt")
+    assert (project / "a.txt").read_text() == "whole"
+
+
+def test_after_a_kill_of_everything_the_same_command_goes_on(project: Path) -> None:
+    process = start(project, "a.txt")
+    os.killpg(process.pid, signal.SIGKILL)
+    for survivor in _under(project):
+        survivor.kill()
+    process.wait()
+    assert list((project / ".snakemake").glob("locks/*")), "Snakemake left its locks, or this tests nothing"
+    let_go(project)
+    finished = run_snakemake(project, "a.txt")
+    assert "its lock held nothing any more" in finished.stderr
+    assert (project / "a.txt").read_text() == "whole"
+
+
+def test_a_job_whose_snakemake_was_killed_ends_and_the_next_run_waits_for_it(project: Path) -> None:
+    (project / "ending").write_text("4")
+    process = start(project, "a.txt")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    let_go_later = (project / "a.started", time.monotonic())
+    finished = subprocess.Popen([*SNAKEMAKE, "--cores", "2", "a.txt"], cwd=project, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (project / "a.checkpoint").exists())
+    assert let_go_later[0].exists()
+    let_go(project)
+    _, said = finished.communicate(timeout=60)
+    assert finished.returncode == 0, said
+    assert (project / "a.txt").read_text() == "whole"
+
+
+def test_two_live_runs_of_the_same_file_stay_apart(project: Path) -> None:
+    process = start(project, "a.txt")
+    second = run_snakemake(project, "a.txt", check=False)
+    assert second.returncode != 0
+    assert "cannot be locked" in second.stderr
+    assert process.poll() is None, "the first run is untouched"
+    assert list((project / ".snakemake").glob("locks/*"))
+    let_go(project)
+    assert process.wait(60) == 0
+
+
+def test_a_third_run_leaves_the_locks_of_a_second_live_one_alone(project: Path) -> None:
+    """Snakemake lets runs of different files share a folder; the end of the first must not make the second look dead."""
+    first = start(project, "a.txt")
+    second = start(project, "b.txt")
+    (project / "a.go").touch()
+    assert first.wait(60) == 0
+    third = run_snakemake(project, "b.txt", check=False)
+    assert third.returncode != 0
+    assert "cannot be locked" in third.stderr
+    (project / "b.go").touch()
+    assert second.wait(60) == 0
+    assert (project / "b.txt").read_text() == "whole"
+
+
+def test_a_dry_run_beside_a_live_run_disturbs_neither(project: Path) -> None:
+    process = start(project, "a.txt")
+    assert run_snakemake(project, "-n", "a.txt").returncode == 0
+    assert list((project / ".snakemake").glob("locks/*"))
+    let_go(project)
+    assert process.wait(60) == 0
+
+
+def test_an_error_a_person_can_mend_is_one_line_without_a_traceback(project: Path) -> None:
+    script = project / "work.py"
+    script.write_text(
+        SCRIPT.replace(
+            "    name = snake",
+            "    from petrflow.files import PetrflowError\n    raise PetrflowError('the disk is full: free 3 GB')\n    name = snake",
+        )
+    )
+    finished = run_snakemake(project, "a.txt", check=False)
+    assert "work: the disk is full: free 3 GB" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "the disk is full: free 3 GB" in (project / "a.log").read_text()
