@@ -46,12 +46,19 @@ def image_fit(keyframe: Keyframe, root: Path) -> np.ndarray | None:
     count = len(edges)
     fit = np.full((count, count), np.nan)
     camera_from_lidar = invert_rigid(keyframe.lidar_from_camera)
+    seen = replace(keyframe, boxes=keyframe.boxes[_in_sight(keyframe)])
     for i in range(count):
-        points = _contours(keyframe, camera_from_lidar[i], i)
+        points = _contours(seen, camera_from_lidar[i], i)
         for j, image in enumerate(edges):
             if len(points) >= 40 and image is not None:
                 fit[i, j] = _stand_out(image, points)
     return fit
+
+
+def _in_sight(keyframe: Keyframe) -> np.ndarray:
+    """(M,) bool: boxes with some points, whose objects are not wholly hidden; all where counts are unknown (1 stands for that)."""
+    counts = keyframe.num_lidar_pts
+    return np.ones(len(counts), dtype=bool) if counts.max(initial=0) <= 1 else counts > 2
 
 
 def check_turned(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
@@ -59,7 +66,7 @@ def check_turned(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
     gains = []
     for keyframe in keyframes:
         ratio = keyframe.boxes[:, 4] / np.maximum(keyframe.boxes[:, 3], 1e-6)
-        given = keyframe.boxes[(ratio > 1.5) | (ratio < 1 / 1.5)].copy()
+        given = keyframe.boxes[_in_sight(keyframe) & ((ratio > 1.5) | (ratio < 1 / 1.5))].copy()
         turned = given.copy()
         turned[:, 6] += np.pi / 2
         fits = [_own_fit(replace(keyframe, boxes=boxes), root) for boxes in (given, turned)]
