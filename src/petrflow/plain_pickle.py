@@ -187,10 +187,10 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         if count * dtype.itemsize != len(data) or (dtype.itemsize == 0 and count > 1_000_000):
             raise Refused(f"an array of shape {shape} and type {dtype} in {len(data)} bytes")
         buffer = bytearray(self._spend(bytes(data)))
-        if dtype.kind == "U" and buffer:
-            # numpy takes any four bytes for a letter and fails inside the interpreter when the text is looked at.
-            if np.frombuffer(buffer, np.dtype("u4").newbyteorder(dtype.byteorder)).max() > sys.maxunicode:
-                raise Refused("text with letters that do not exist")
+        # numpy takes any four bytes for a letter and fails inside the interpreter when the text is looked at.
+        letters = np.frombuffer(buffer if dtype.kind == "U" else b"", np.dtype("u4").newbyteorder(dtype.byteorder))
+        if letters.size and letters.max() > sys.maxunicode:
+            raise Refused("text with letters that do not exist")
         return np.ndarray(shape, dtype, buffer=buffer, order="F" if fortran else "C")
 
     def _key(self, key: Any) -> Any:
