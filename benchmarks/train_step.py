@@ -62,17 +62,17 @@ def work(side: str, folder: Path) -> None:
     print("ready", flush=True)
     for _ in sys.stdin:
         inputs = prepare(request["batch"])
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         losses = losses_of(inputs)
         sum(losses.values()).backward()
-        seconds = time.perf_counter() - start
+        seconds, used = time.perf_counter() - start, time.process_time() - used
         if not saved:
             gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
             np.savez(folder / f"{side}.npz", **gradients)
             (folder / f"{side}.json").write_text(json.dumps({n: v.item() for n, v in losses.items()}))
             saved = True
         model.clear_gradients()
-        print(seconds, flush=True)
+        print(seconds, used, flush=True)
 
 
 def start(side: str, folder: Path, flags: dict[str, str]) -> subprocess.Popen[str]:
@@ -93,11 +93,13 @@ def _answer(process: subprocess.Popen[str]) -> str:
     return line.strip()
 
 
-def one_step(process: subprocess.Popen[str]) -> float:
+def one_step(process: subprocess.Popen[str]) -> tuple[float, float]:
+    """Return the seconds and the CPU seconds of one step."""
     assert process.stdin is not None
     process.stdin.write("step\n")
     process.stdin.flush()
-    return float(_answer(process))
+    seconds, used = _answer(process).split()
+    return float(seconds), float(used)
 
 
 def differences(folder: Path) -> tuple[float, float]:
@@ -140,25 +142,28 @@ def measure(name: str, steps: int, batch_size: int) -> dict[str, Any]:
             "stock": start("stock", folder, {"FLAGS_use_stride_kernel": "0"}),
             "ours": start("ours", folder, {}),
         }
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
+        seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         for step in range(steps + 1):
             for side, process in sides.items():
                 taken = one_step(process)
                 if step or steps == 1:  # the first step warms up, unless it is all there is time for
                     seconds[side].append(taken)
-                print(f"{name} step {step} {side}: {taken:.3f} s", file=sys.stderr)
+                print(f"{name} step {step} {side}: {taken[0]:.3f} s, {taken[1]:.3f} s of CPU", file=sys.stderr)
             if steps == 1:
                 break
         for process in sides.values():
             process.communicate()
         loss, gradient = differences(folder)
-    stock, ours = (statistics.median(seconds[side]) for side in ("stock", "ours"))
+    stock, ours = (statistics.median(taken for taken, _ in seconds[side]) for side in ("stock", "ours"))
+    stock_cpu, ours_cpu = (statistics.median(used for _, used in seconds[side]) for side in ("stock", "ours"))
     return {
         "model": name,
         "batch_size": batch_size,
         "stock_seconds": round(stock, 4),
         "seconds": round(ours, 4),
         "ratio": round(stock / ours, 3),
+        "stock_cpu_seconds": round(stock_cpu, 4),
+        "cpu_seconds": round(ours_cpu, 4),
         "max_rel_loss_diff": float(f"{loss:.2g}"),
         "max_rel_grad_diff": float(f"{gradient:.2g}"),
     }

@@ -79,7 +79,7 @@ def stock_samples(batch: dict[str, Any]) -> dict[str, Any]:
                 "id": batch["token"][index],
                 "pad_shape": [(height, width, 3)] * count,
                 "img_shape": [(height, width, 3)] * count,
-                "lidar2img": [matrix for matrix in batch["lidar2img"][index].astype("float64")],
+                "lidar2img": list(batch["lidar2img"][index].astype("float64")),
                 "timestamp": list(batch["timestamp"][index]),
                 "gt_bboxes_3d": batch["gt_bboxes_3d"][index],
                 "gt_labels_3d": labels[index],
