@@ -459,8 +459,9 @@ def test_points_are_counted_where_the_labels_do_not_say(small: Path, tmp_path: P
         edit(path, lambda results: [entry["contour"].update(pointN=0) for entry in results[0]["objects"]])
     prepare({"source": str(small)}, tmp_path / "root")
     counted = [row["num_lidar_pts"] for row in json.loads(table.read_text())]
-    # The renderer counts before it rounds points to float32: single points on a face may fall on its other side.
-    np.testing.assert_allclose(counted, said, atol=2, rtol=0.02)
+    # A box seen from a tilted lidar keeps its yaw alone in Xtreme1: points near its edges change sides.
+    np.testing.assert_allclose(counted, said, atol=3, rtol=0.1)
+    assert np.mean(np.array(counted) == said) > 0.8
     assert sum(counted) > 1000
     shutil.rmtree(small / "lidar_point_cloud_0")
     prepare({"source": str(small)}, tmp_path / "root")

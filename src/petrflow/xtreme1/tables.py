@@ -244,7 +244,14 @@ class _Writer:
         points: np.ndarray | None,
         annotations: dict[tuple[str, str], list[dict[str, Any]]],
     ) -> None:
-        counted = points_in_boxes(points, frame.boxes) if points is not None and 0 in frame.point_counts else None
+        counts = np.array(frame.point_counts, dtype=int)
+        unsaid = counts == 0
+        if points is not None:
+            counts[unsaid] = points_in_boxes(points, frame.boxes[unsaid])
+        else:
+            # With neither pointN nor a cloud nothing says the box is empty; 0 would drop it from training and evaluation.
+            counts[unsaid] = 1
+            self.written.boxes_assumed_seen += int(unsaid.sum())
         rotation = matrix_to_quaternion(frame.world_from_lidar[:3, :3])
         centers = transform_points(frame.world_from_lidar, frame.boxes[:, :3])
         rotations = quaternion_multiply(rotation, yaw_to_quaternion(frame.boxes[:, 6]))
@@ -255,15 +262,10 @@ class _Writer:
                 self.written.repeated_tracks += 1
                 track = ""
             seen.add(track or f"box {index}")
-            count = frame.point_counts[index] or (int(counted[index]) if counted is not None else 0)
-            if not frame.point_counts[index] and points is None:
-                # With neither pointN nor a cloud nothing says the box is empty; 0 would drop it from training and evaluation.
-                self.written.boxes_assumed_seen += 1
-                count = 1
             row = {
                 "token": token("sample_annotation", sample, index), "sample_token": sample, "instance_token": "", "visibility_token": "",
                 "attribute_tokens": [], "translation": centers[index].tolist(), "size": box[3:6].tolist(),
-                "rotation": rotations[index].tolist(), "prev": "", "next": "", "num_lidar_pts": count, "num_radar_pts": 0,
+                "rotation": rotations[index].tolist(), "prev": "", "next": "", "num_lidar_pts": int(counts[index]), "num_radar_pts": 0,
             }  # fmt: skip
             self.categories.add(category)
             self.tables["sample_annotation"].append(row)
@@ -314,7 +316,7 @@ class _Writer:
         folder = self.root / self.version
         folder.mkdir()
         for name, rows in tables.items():
-            (folder / f"{name}.json").write_text(json.dumps(rows, indent=0, allow_nan=False) + "\n")
+            (folder / f"{name}.json").write_text(json.dumps(rows, allow_nan=False) + "\n")
         splits = {
             f"petrflow_{split}": [scene.name for scene in scenes if scene.split == split] for split in ("train", "val")
         }
