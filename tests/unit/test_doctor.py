@@ -107,8 +107,11 @@ def test_the_real_keyframe_raises_no_alarm(keyframe_root: Path, tmp_path: Path) 
     assert report["verdict"] == "fit", report["findings"]
 
 
-def test_a_clean_export_is_fit(synthetic_root: Path, tmp_path: Path) -> None:
+def test_a_clean_export_is_fit_with_poses_and_without(synthetic_root: Path, tmp_path: Path) -> None:
     assert advice(imported(synthetic_root, tmp_path, Export()), tmp_path) == ([], "")
+    # A vehicle that drove, taken as still: what stands seems to move backwards, and no heading is wrong for that.
+    prepare({"source": str(tmp_path / "export")}, tmp_path / "root")
+    assert examine(tmp_path / "root", tmp_path / "doctor")["verdict"] == "fit"
 
 
 @pytest.mark.parametrize(

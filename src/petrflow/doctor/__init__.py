@@ -100,7 +100,8 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
     if labelled:
         cloud_axes = np.array(imported.get("lidar_from_cloud", np.eye(4)))
         geometric = _merge_units(
-            calibration.check_extrinsics(labelled, figures, cloud_axes) + _check_boxes(labelled, root, figures)
+            calibration.check_extrinsics(labelled, figures, cloud_axes)
+            + _check_boxes(labelled, root, figures, imported.get("poses", True))
         )
         geometric += calibration.check_projection(labelled, names, cameras, explained=_fails(geometric))
         # Boxes or calibrations that are wrong fit no image: the order of images can be judged only where they are right.
@@ -135,8 +136,13 @@ def _check_files(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
     return [Finding("fail", "files", f"{len(missing)} images are missing", "", f"{missing[0]} is the first")]
 
 
-def _check_boxes(keyframes: list[Keyframe], root: Path, figures: dict[str, Any]) -> list[Finding]:
-    """Sizes first: headings and places mean something only in metres and with the axes in order."""
+def _check_boxes(
+    keyframes: list[Keyframe], root: Path, figures: dict[str, Any], ego_motion_known: bool
+) -> list[Finding]:
+    """Sizes first: headings and places mean something only in metres and with the axes in order.
+
+    Without the vehicle's poses, velocities are relative to it: what stands still seems to come towards it, whatever way it faces.
+    """
     clouds = _clouds(keyframes, root)
     findings = boxes.check_sizes(keyframes, figures) + boxes.check_clouds(keyframes, clouds, figures)
     if any(finding.check == "units" for finding in findings):
@@ -145,6 +151,8 @@ def _check_boxes(keyframes: list[Keyframe], root: Path, figures: dict[str, Any])
     upright = [
         replace(keyframe, boxes=keyframe.boxes[:, [0, 1, 2, *(3 + k for k in order), 6]]) for keyframe in keyframes
     ]
+    if not ego_motion_known:
+        upright = [replace(keyframe, velocities=np.full_like(keyframe.velocities, np.nan)) for keyframe in upright]
     headings = boxes.check_headings(upright, clouds, figures)
     if sum(figures[boxes.VOTES]) < 10 and figures[boxes.MOVING] < 5:
         headings += images.check_turned([upright[index] for index in _spread(len(upright), _IMAGES)], root)

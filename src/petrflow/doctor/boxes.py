@@ -165,7 +165,8 @@ def check_headings(
     figures[MOVING] = len(turns)
     sideways_by_points = votes.sum() >= 10 and votes[1] > 1.5 * votes[0]
     along, across = (float(np.mean(np.abs(function(turns)))) if len(turns) else 0.0 for function in (np.cos, np.sin))
-    sideways_by_motion = len(turns) >= 5 and across > 0.8 and along < 0.5
+    # Points are the stronger witness: motion decides only where there are few.
+    sideways_by_motion = votes.sum() < 10 and len(turns) >= 5 and across > 0.8 and along < 0.5
     if len(turns):
         figures["motion along the heading (mean cosine)"] = round(float(np.mean(np.cos(turns))), 3)
     if sideways_by_points or sideways_by_motion:

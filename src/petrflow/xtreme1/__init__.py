@@ -142,6 +142,7 @@ def _write(root: Path, export: Export, settings: Settings, dataset: Mapping[str,
             "unmapped": export.unmapped,
             "reread_as_column_major": export.reread_as_column_major,
             "lidar_from_cloud": lidar_from_cloud.tolist(),
+            "poses": export.poses is not None,
             "cameras": {
                 export.names[index]: {"folder": f"camera_image_{index}", "entry": entry}
                 for index, entry in camera_names.camera_entries(list(export.names), settings).items()
