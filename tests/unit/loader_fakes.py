@@ -93,7 +93,9 @@ class FakeStore:
         return self.keyframes[index]
 
 
-def write_pictures(folder: Path, count: int, size: tuple[int, int] = (1600, 900), seed: int = 0, noise: float = 8) -> list[str]:
+def write_pictures(
+    folder: Path, count: int, size: tuple[int, int] = (1600, 900), seed: int = 0, noise: float = 8
+) -> list[str]:
     """Write `count` JPEGs with edges, gradients and noise; return their names."""
     rng = np.random.default_rng(seed)
     width, height = size
