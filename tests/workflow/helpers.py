@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 # Stands for every stage: makes each declared output and leaves the inputs alone.
-STUB = '''
+STUB = """
 from pathlib import Path
 from rule_job import rule_job
 
@@ -30,7 +30,7 @@ with rule_job(snakemake):
         else:
             path.mkdir(parents=True, exist_ok=True)
             (path / "content").write_text("made")
-'''
+"""
 
 TWO_RUNS: dict[str, Any] = {
     "datasets": {"streets": {"kind": "synthetic", "scenes": 2, "seed": 0}, "roads": {"kind": "synthetic", "scenes": 2, "seed": 1}},
@@ -70,10 +70,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def run_snakemake(folder: Path, *arguments: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run_snakemake(
+    folder: Path, *arguments: str, check: bool = True, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a folder as a person would."""
     finished = subprocess.run(
-        [*SNAKEMAKE, "--cores", "2", *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        [*SNAKEMAKE, "--cores", "2", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
     if check and finished.returncode:
         raise AssertionError(f"{finished.args} ended with {finished.returncode}\n{finished.stdout}\n{finished.stderr}")

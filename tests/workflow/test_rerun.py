@@ -80,7 +80,10 @@ def test_a_model_file_that_was_only_touched_makes_nothing_anew(finished: Path) -
 
 def test_a_synthetic_seed_rebuilds_from_there(finished: Path) -> None:
     changed(finished, "datasets", "streets", "seed", value=5)
-    assert planned(finished) == {"synthetic streets", "annotate streets", "baseline first", "train first"} | FOLLOWS_TRAINING
+    assert (
+        planned(finished)
+        == {"synthetic streets", "annotate streets", "baseline first", "train first"} | FOLLOWS_TRAINING
+    )
 
 
 def test_another_run_adds_its_own_stages_and_the_report(finished: Path) -> None:
@@ -146,5 +149,13 @@ def test_every_preset_plans_its_whole_dag_from_nothing(tmp_path: Path) -> None:
     folder = copy_workflow(tmp_path / "project", TWO_RUNS)
     for preset in sorted((folder / "config" / "presets").glob("*.yaml")):
         plan = planned(folder, "--configfile", str(preset))
-        assert {stage.split()[0] for stage in plan} >= {"weights", "annotate", "baseline", "train", "export", "demo", "report"}
+        assert {stage.split()[0] for stage in plan} >= {
+            "weights",
+            "annotate",
+            "baseline",
+            "train",
+            "export",
+            "demo",
+            "report",
+        }
         assert not any("synthetic" in stage for stage in plan), "a preset replaces the default config"
