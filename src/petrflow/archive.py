@@ -49,6 +49,9 @@ FLUSH_SECONDS = 20.0
 LARGEST_RATIO = 30.0  # an archive that unfolds to more is damaged or a bomb; archives of images and lidar stay below 3
 SMALLEST_LIMIT = 1 << 30
 COPY_BYTES = 1 << 20
+STREAM_BYTES = (
+    32 << 10
+)  # tarfile copies what is left of its buffer at every read: a larger one costs more than it saves
 TAR_ENDINGS = (".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 
@@ -360,7 +363,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 def _tar_members(handle: IO[bytes], archive: Path, bar: Any) -> Iterator[_Member]:
     stream = _decompressed(_Counted(handle, bar), handle)
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=COPY_BYTES, tarinfo=_StrictInfo) as tar:
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES, tarinfo=_StrictInfo) as tar:
         for info in tar:
             if not (info.isreg() or info.isdir()):
                 kind = "a link" if info.issym() or info.islnk() else "a device or something else that is not a file"

@@ -65,7 +65,11 @@ def _start_ticks(pid: int) -> str:
 
 def _owner_tag() -> str:
     """`machine-pid-start` of this process, as it stands in the names of temporaries and inside lock files."""
-    pid = os.getpid()
+    return _tag_of(os.getpid())
+
+
+@lru_cache(maxsize=4)
+def _tag_of(pid: int) -> str:
     return f"{_machine_tag(pid)}-{pid}-{_start_ticks(pid) or 0}"
 
 
