@@ -75,14 +75,28 @@ class Renderer:
         self._stamp = np.empty(grid, dtype=np.int32)
         self._shadow = np.empty(grid, dtype=np.uint8)
 
-    def _lit(self, rotations: np.ndarray) -> np.ndarray:
-        """Colours (F, 3) under this scene's light; `rotations` (N, 3, 3) object to global frame."""
-        normals = np.einsum("fij,fj->fi", rotations[self._owner], self.faces.normals)
+    def _surfaces(
+        self, centres: np.ndarray, rotations: np.ndarray, chosen: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Colours under this scene's light (F, 3), a point (F, 3) and a level direction (F, 2) of the faces of `chosen` objects.
+
+        `rotations` (N, 3, 3) turn the objects' frames into the global frame. What is not chosen is left undefined.
+        """
+        wanted = np.zeros(len(centres), dtype=bool)
+        wanted[chosen] = True
+        part = np.nonzero(wanted[self._owner])[0]
+        turned = rotations[self._owner[part]]
+        normals = np.einsum("fij,fj->fi", turned, self.faces.normals[part])
         direct = np.maximum(normals @ self.light.sun, 0.0)
         # Light from the sky and off the ground, so that faces in shade still differ from one another.
         bounced = self.light.ambient * (0.86 + 0.18 * normals[:, 2] + 0.08 * normals[:, 0])
-        shade = np.where(self.faces.materials == GLOW, 1.0, bounced + self.light.strength * direct)
-        return self.faces.colors * shade[:, None]
+        shade = np.where(self.faces.materials[part] == GLOW, 1.0, bounced + self.light.strength * direct)
+        count = len(self._owner)
+        colors, origins, along = np.empty((count, 3)), np.empty((count, 3)), np.empty((count, 2))
+        colors[part] = self.faces.colors[part] * shade[:, None]
+        origins[part] = np.einsum("fij,fj->fi", turned, self.faces.vertices[part, 0]) + centres[self._owner[part]]
+        along[part, 0], along[part, 1] = -normals[:, 1], normals[:, 0]
+        return colors, origins, along
 
     def draw(
         self, view: View, centres: np.ndarray, yaws: np.ndarray
@@ -123,11 +137,9 @@ class Renderer:
         image = np.empty((view.height, view.width, 3), dtype=np.uint8)
         instance = np.empty((view.height, view.width), dtype=np.int32)
         seen = np.zeros(len(yaws), dtype=np.int64)
-        origin = np.einsum("fij,fj->fi", rotations[self._owner], faces.vertices[:, 0]) + centres[self._owner]
-        normals = np.einsum("fij,fj->fi", rotations[self._owner], faces.normals)
-        along = np.stack([-normals[:, 1], normals[:, 0]], axis=-1)
+        lit, origin, along = self._surfaces(centres, rotations, chosen)
         resolve(
-            self._inverse_depth, self._face_at, self._shadow, self._owner, faces.colors, faces.materials, self._lit(rotations), origin, along,
+            self._inverse_depth, self._face_at, self._shadow, self._owner, faces.colors, faces.materials, lit, origin, along,
             view.rotation, view.position, camera, self._mosaic, self._widths, self._heights, self._starts, self._resolution,
             light.sun, light.ambient, light.strength, light.zenith, light.horizon, light.haze, image, instance, seen,
         )  # fmt: skip
