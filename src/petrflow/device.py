@@ -15,8 +15,6 @@ LARGE_RUN_SAMPLES = 500
 # Measured with the 8.4 M model at 96x256 on two cores: about 1.1 s a sample. The work grows with the pixels and, roughly, with the weights.
 CPU_SECONDS_PER_SAMPLE = 1.1 / (8.4e6 * 96 * 256)
 SUPPORTED_PADDLE = "3.3.x (tested: 3.3.1); 2.6.2 and 3.0 to 3.2 are not part of the tests"
-    "3.3.x (locked: 3.3.1); 3.0 to 3.2 and 2.6 load, train and evaluate but are not what the tests run on"
-)
 GPU_DOCS = "docs/gpu.md"
 
 
