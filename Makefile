@@ -42,8 +42,8 @@ left: $(ENVIRONMENT)  ## what is left to do, why, and how long it took last time
 preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit; the page over all runs
 	$(SNAKEMAKE) --cores all $@ $(CONFIG_ARGUMENTS) $(ARGS)
 
-docs: $(ENVIRONMENT)  ## docs/config.md from the schema, docs/images/dag.png from the rules
-	.venv/bin/python workflow/document.py
+docs: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock, docs/images/dag.png from the rules
+	.venv/bin/python workflow/document.py && .venv/bin/python workflow/environments.py
 	$(SNAKEMAKE) --rulegraph $(CONFIG_ARGUMENTS) | dot -Tpng -Gdpi=80 > docs/images/dag.png
 
 clean:  ## remove what tools leave behind; never data or results

@@ -167,7 +167,7 @@ def _nearest(name: str, known: Iterable[str], listed: bool = True) -> str:
     choices = sorted(set(known))
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"[:-1] + "?"
+        return f"; did you mean {close[0]!r}"
     return f"; known are {', '.join(choices)}" if listed and choices else ""
 
 
