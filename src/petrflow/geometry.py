@@ -347,9 +347,9 @@ def points_in_boxes(points: ArrayLike, boxes: ArrayLike) -> NDArray[np.int64]:
     points = np.asarray(points, dtype=np.float64)[:, :3]
     counts = np.zeros(len(np.asarray(boxes)), dtype=np.int64)
     # One box at a time: N x P intermediates of a full sweep would not fit the cache, and most points fall to the first test.
-    for index, (x, y, z, w, l, h, yaw) in enumerate(np.asarray(boxes, dtype=np.float64)[:, :7]):
-        near = points[np.abs(points[:, 0] - x) <= 0.5 * np.hypot(w, l)] - (x, y, z)
-        ahead = np.abs(near[:, 0] * np.cos(yaw) + near[:, 1] * np.sin(yaw)) <= 0.5 * l
+    for index, (x, y, z, w, length, h, yaw) in enumerate(np.asarray(boxes, dtype=np.float64)[:, :7]):
+        near = points[np.abs(points[:, 0] - x) <= 0.5 * np.hypot(w, length)] - (x, y, z)
+        ahead = np.abs(near[:, 0] * np.cos(yaw) + near[:, 1] * np.sin(yaw)) <= 0.5 * length
         across = np.abs(near[:, 1] * np.cos(yaw) - near[:, 0] * np.sin(yaw)) <= 0.5 * w
         counts[index] = int(np.count_nonzero(ahead & across & (np.abs(near[:, 2]) <= 0.5 * h)))
     return counts
