@@ -18,6 +18,7 @@ TYPICAL = {
     "construction_vehicle": (2.8, 6.4, 3.2), "pedestrian": (0.67, 0.73, 1.77), "motorcycle": (0.77, 2.1, 1.47), "bicycle": (0.6, 1.7, 1.28),
     "traffic_cone": (0.41, 0.41, 1.07), "barrier": (2.53, 0.5, 0.98),
 }  # fmt: skip
+_SHAPELESS = ("barrier", "traffic_cone", "construction_vehicle")
 _LONG = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle")
 VOTES, MOVING = "boxes that fit their points better (as given, turned by 90 degrees)", "moving boxes"
 _LIDAR_HEIGHT = 1.84
@@ -143,7 +144,12 @@ def _weights(keyframes: Sequence[Keyframe], medians: Mapping[str, np.ndarray]) -
 
 
 def _order_misfits(medians: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[tuple[int, ...], float]:
-    """Distance of log sizes from the typical ones, scale apart, for each order of the columns."""
+    """Distance of log sizes from the typical ones, scale apart, for each order of the columns.
+
+    What has no front (a barrier's is across its long side in nuScenes, along it elsewhere) or no usual shape has no say.
+    """
+    weights = np.array([0.0 if name in _SHAPELESS else weight for name, weight in zip(medians, weights, strict=True)])
+    weights = weights / max(weights.sum(), 1e-9)
     logs = np.log(np.array(list(medians.values())))
     typical = np.log(np.array([TYPICAL[name] for name in medians]))
     scale = np.sum(weights[:, None] * (logs - typical)) / 3
