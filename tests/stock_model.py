@@ -22,7 +22,7 @@ if __name__ == "__main__":
 OUR_KEYS = ("backbone_learning_rate_factor", "previous_frame_gradient")
 
 
-def build_stock(model_config: dict[str, Any]) -> Any:
+def build_stock(model_config: dict[str, Any], cameras: int = 6) -> Any:
     """Build stock Petr3D from the model file; sizes that upstream fixes in its code are set from outside."""
     import paddle3d.models  # noqa: F401
     from paddle3d.models.backbones import vovnetcp
@@ -44,10 +44,29 @@ def build_stock(model_config: dict[str, Any]) -> Any:
 
     petr_head.PETRHead._init_layers = init_layers
     petr_head.pos2posemb3d = partial(getattr(embed, "func", embed), num_pos_feats=sizes[0] // 2)
+    if cameras != 6:
+        petr_head.np = _NumpyForCameras(cameras)
     try:
         return _load(tree)
     finally:
         petr_head.PETRHead._init_layers = layers  # the embedding stays: forward looks it up
+
+
+class _NumpyForCameras:
+    """numpy for stock's head, which reshapes timestamps to six cameras: any other number is stretched to six of equal mean."""
+
+    def __init__(self, cameras: int) -> None:
+        self.cameras = cameras
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def asarray(self, values: Any) -> np.ndarray:
+        """Repeat each frame's mean time six times where the values are the timestamps of two frames."""
+        array = np.asarray(values)
+        if array.shape == (2 * self.cameras,):
+            return np.repeat(array.reshape(2, -1).mean(axis=1), 6).astype(array.dtype)
+        return array
 
 
 def _load(node: Any) -> Any:
