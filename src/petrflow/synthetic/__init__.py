@@ -15,7 +15,7 @@ image_size : [int, int], default [400, 225]
 seed : int, default 0
     Another seed, other streets, objects and vehicles.
 density : float, default 1.0
-    Objects on the street; 1 puts about 40 annotated ones within 55 m.
+    Objects on the street; 1 puts about 45 annotated ones within 55 m.
 sweeps : int or bool, default 5
     Camera images between two keyframes; 5 is nuScenes' 12 Hz, 0 or false leaves keyframes only.
 max_range : float, default 55.0
