@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def main() -> None:
                 code = run(json.loads(line))
             except SystemExit as stop:
                 code = int(stop.code or 0)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 # not os._exit at once: the writer of a checkpoint may be at work, and a real interpreter waits for it
