@@ -44,7 +44,7 @@ preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit
 
 docs: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock, docs/images/dag.png from the rules
 	.venv/bin/python workflow/document.py && .venv/bin/python workflow/environments.py
-	$(SNAKEMAKE) --rulegraph $(CONFIG_ARGUMENTS) | dot -Tpng -Gdpi=80 > docs/images/dag.png
+	$(SNAKEMAKE) all --cores 1 --forceall --rulegraph dot $(CONFIG_ARGUMENTS) 2> /dev/null | dot -Tpng -Gdpi=80 > docs/images/dag.png
 
 clean:  ## remove what tools leave behind; never data or results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .snakemake/log .snakemake/scripts
