@@ -1,6 +1,6 @@
 """Write docs/config.md from the config's schema: every key with its type, default and description.
 
-    python workflow/document.py [--check]
+python workflow/document.py [--check]
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from petrflow.config import load_schema
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SECTIONS = {
     "synthetic": "datasets.NAME, kind: synthetic",
     "nuscenes": "datasets.NAME, kind: nuscenes",
@@ -43,7 +43,12 @@ def _rows(properties: Mapping[str, Any], schema: Mapping[str, Any], prefix: str)
     for key, entry in properties.items():
         whole = _resolved(entry, schema)
         default = f"`{json.dumps(whole['default'])}`" if "default" in whole and whole["default"] != {} else ""
-        yield f"`{prefix}{key}`", _kind(whole, schema), default, entry.get("description") or whole.get("description", "")
+        yield (
+            f"`{prefix}{key}`",
+            _kind(whole, schema),
+            default,
+            entry.get("description") or whole.get("description", ""),
+        )
         if "properties" in whole and "$ref" not in entry:
             yield from _rows(whole["properties"], schema, f"{prefix}{key}.")
 
@@ -58,14 +63,23 @@ def _resolved(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
 def _kind(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """What a value may be, in a few words."""
     if "enum" in entry:
-        return ", ".join("null" if value is None else str(value).lower() if isinstance(value, bool) else f"`{value}`" for value in entry["enum"])
+        return ", ".join(
+            "null" if value is None else str(value).lower() if isinstance(value, bool) else f"`{value}`"
+            for value in entry["enum"]
+        )
     if "const" in entry:
         return f"`{entry['const']}`"
     if "oneOf" in entry:
         return " or ".join(dict.fromkeys(_kind(_resolved(choice, schema), schema) for choice in entry["oneOf"]))
     kinds = entry.get("type", "")
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    names = {"object": "group", "array": "list", "string": "text", "integer": "whole number", "boolean": "true or false"}
+    names = {
+        "object": "group",
+        "array": "list",
+        "string": "text",
+        "integer": "whole number",
+        "boolean": "true or false",
+    }
     text = " or ".join(names.get(kind, kind) for kind in kinds)
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = ", ".join(f"{sign} {entry[bound]}" for bound, sign in bounds.items() if bound in entry)
@@ -74,7 +88,11 @@ def _kind(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 def _table(rows: Iterator[tuple[str, str, str, str]]) -> list[str]:
     cells = [[cell.replace("|", "\\|").replace("\n", " ").strip() for cell in row] for row in rows]
-    return ["| key | value | default | what it says |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in cells)]
+    return [
+        "| key | value | default | what it says |",
+        "|---|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in cells),
+    ]
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """Write the conda environments under envs/ from uv.lock: the same versions everywhere, with Paddle's build as the only difference.
 
-    python workflow/environments.py [--check]
+python workflow/environments.py [--check]
 """
 
 from __future__ import annotations
@@ -45,8 +45,18 @@ def render(name: str) -> dict[str, str]:
     pins = locked()
     last = [f"{package}=={pins.pop(package)}" for package in WITHOUT_DEPENDENCIES if package in pins]
     paddle = pins.pop("paddlepaddle")
-    lines = [f"# petrflow on {machine}. Made by workflow/environments.py from uv.lock; used with `snakemake --sdm conda`."]
-    lines += ["channels:", "  - conda-forge", "  - nodefaults", "dependencies:", "  - python=3.11", "  - pip", "  - pip:"]
+    lines = [
+        f"# petrflow on {machine}. Made by workflow/environments.py from uv.lock; used with `snakemake --sdm conda`."
+    ]
+    lines += [
+        "channels:",
+        "  - conda-forge",
+        "  - nodefaults",
+        "dependencies:",
+        "  - python=3.11",
+        "  - pip",
+        "  - pip:",
+    ]
     if folder is None:
         lines.append(f"    - paddlepaddle=={paddle}")
     else:

@@ -83,7 +83,9 @@ def _remove_stale(folder: Path) -> None:
     descriptor = os.open(folder / JOBS_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _is_alone(descriptor, 0.0):
-            print(f"A job of a killed run is still ending; waiting up to {ORPHAN_SECONDS:.0f} s for it.", file=sys.stderr)
+            print(
+                f"A job of a killed run is still ending; waiting up to {ORPHAN_SECONDS:.0f} s for it.", file=sys.stderr
+            )
             if not _is_alone(descriptor, ORPHAN_SECONDS):
                 return
     finally:

@@ -149,7 +149,9 @@ def table(stages: Sequence[Stage]) -> str:
         for stage in stages
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
     known = [stage.seconds for stage in stages if stage.seconds is not None]
     unknown = len(stages) - len(known)
     total = f"{len(stages)} stages left, about {duration(sum(known))}" if known else f"{len(stages)} stages left"

@@ -146,7 +146,12 @@ def _sentence(error: ValidationError) -> str:
         return f"{at}the name {value!r} is taken by petrflow's own folders; choose another one."
     if rule == "pattern":
         return f"{at}{value!r} does not match the form {wanted}; use letters, digits, '_', '-' and '.'."
-    bounds = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+    bounds = {
+        "minimum": "at least",
+        "exclusiveMinimum": "more than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
     if rule in bounds:
         return f"{at}must be {bounds[rule]} {wanted}, not {value!r}."
     return f"{at}{error.message}."

@@ -58,7 +58,9 @@ SCHEDULE = ("runs", "default", "schedule")
         (("dataset",), {}, ["dataset: unknown key", "'datasets'"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence_with_the_keys_path_and_the_nearest_right_name(keys: tuple[str, ...], value: Any, parts: list[str]) -> None:
+def test_a_mistake_is_one_sentence_with_the_keys_path_and_the_nearest_right_name(
+    keys: tuple[str, ...], value: Any, parts: list[str]
+) -> None:
     message = complaint(*keys, value=value)
     assert len(message.splitlines()) == 1, message
     for part in parts:
@@ -115,5 +117,7 @@ def test_every_key_has_a_description() -> None:
 
 @pytest.mark.parametrize("script", ["document.py", "environments.py"])
 def test_what_is_made_from_schema_and_lock_is_up_to_date(script: str) -> None:
-    finished = subprocess.run([sys.executable, str(REPOSITORY / "workflow" / script), "--check"], capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, str(REPOSITORY / "workflow" / script), "--check"], capture_output=True, text=True
+    )
     assert finished.returncode == 0, f"run `make docs`: {finished.stdout}{finished.stderr}"

@@ -77,6 +77,7 @@ def run_snakemake(
     finished = subprocess.run(
         [*SNAKEMAKE, "--cores", "2", *arguments],
         cwd=folder,
+        check=False,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -140,7 +140,7 @@ def test_a_job_whose_snakemake_was_killed_ends_and_the_next_run_waits_for_it(pro
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     finished = subprocess.Popen([*SNAKEMAKE, "--cores", "2", "a.txt"], cwd=project, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (project / "a.checkpoint").exists())
+    wait_for((project / "a.checkpoint").exists)
     let_go(project)
     _, said = finished.communicate(timeout=60)
     assert finished.returncode == 0, said

@@ -82,7 +82,9 @@ def test_another_learning_rate_plans_the_training_and_what_follows_on_real_files
     assert plan == {"train small", "export small", "demo small", "report all runs"}
 
 
-def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_again(project: Path, tmp_path: Path) -> None:
+def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_again(
+    project: Path, tmp_path: Path
+) -> None:
     folder = small_project(tmp_path / "project", small_config(epochs=40, do_eval=False, save_interval=40))
     for made in ("data", "results/streets"):
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,12 @@ def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_agai
     run_snakemake(folder, "--touch", "annotate_all")
     log = folder / "logs" / "small" / "train.log"
     process = subprocess.Popen(
-        [*SNAKEMAKE, "--cores", "2", "train_all"], cwd=folder, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, start_new_session=True
+        [*SNAKEMAKE, "--cores", "2", "train_all"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 240
     while not (log.exists() and "loss=" in log.read_text()):

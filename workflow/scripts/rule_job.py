@@ -53,7 +53,9 @@ def rule_job(snakemake: Any) -> Iterator[None]:
     snakemake : Snakemake
         The object Snakemake puts into a script.
     """
-    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle says so at every import; nothing is compiled here
+    warnings.filterwarnings(
+        "ignore", message="No ccache found"
+    )  # Paddle says so at every import; nothing is compiled here
     job_lock = _hold_jobs_lock()
     _end_with(os.environ.get("PETRFLOW_SNAKEMAKE_PID"))
     log_path = Path(str(snakemake.log[0])) if snakemake.log else Path(os.devnull)
