@@ -44,6 +44,7 @@ from petrflow.transfer import (
     notes_path,
     partial_path,
     public_url,
+    scheme_of,
     transfer,
 )
 
@@ -130,8 +131,10 @@ def read_url_list(path: Path) -> list[str]:
         raise PetrflowError(f"{path} is not a text file: give the path of a text file with one URL a line.") from error
     urls = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     for number, url in enumerate(urls, 1):
-        if urlsplit(url).scheme not in ("http", "https", "file"):
-            raise PetrflowError(f"{path}: entry {number} ({url[:60]!r}) is no URL; put one http(s) URL on each line.")
+        if scheme_of(url) not in ("http", "https", "file"):
+            raise PetrflowError(
+                f"{path}: entry {number} ({url.partition('?')[0][:60]!r}) is no URL; put one http(s) URL on each line."
+            )
     if not urls:
         raise PetrflowError(f"{path} holds no URL: put one on each line (nuscenes.org shows yours after you log in).")
     return urls
@@ -147,9 +150,9 @@ def _read_source(source: Source, sha256: str | None, size: int | None) -> tuple[
         source = source["url"]
     urls = [source] if isinstance(source, str) else [str(url) for url in source]
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https", "file"):
+        if scheme_of(url) not in ("http", "https", "file"):
             raise PetrflowError(
-                f"{url!r} is no URL that can be fetched: it must begin with https://, http:// or file://."
+                f"{url.partition('?')[0]!r} is no URL that can be fetched: it must begin with https://, http:// or file://."
             )
     if not urls:
         raise PetrflowError("No URL was given: name at least one.")
@@ -216,7 +219,7 @@ def _fetch_one(
     with requests.Session() as session:
         while True:
             try:
-                if urlsplit(url).scheme == "file":
+                if scheme_of(url) == "file":
                     _copy_local(url, partial)
                 else:
                     transfer(session, url, destination, expected, patience=patience, progress=progress)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -30,6 +29,7 @@ from petrflow.files import (
     temporary_path,
     write_json,
 )
+from petrflow.transfer import scheme_of
 
 TABLE_NAMES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data", "scene",
@@ -152,7 +152,7 @@ def read_source(source: Any) -> list[Folder | Archive | Remote]:
             )
         return items
     text = str(source)
-    if urlsplit(text).scheme in ("http", "https", "file"):
+    if scheme_of(text) in ("http", "https", "file"):
         return [Remote((text,))]
     path = Path(text).expanduser()
     if path.is_dir():

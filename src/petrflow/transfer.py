@@ -57,6 +57,14 @@ class Expected:
     origin: str  # where the checksum comes from, for messages
 
 
+def scheme_of(url: str) -> str:
+    """`http`, `https` or `file`; '' for what is no URL."""
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""
+
+
 def public_url(url: str) -> str:
     """A URL without its query and credentials, which may be personal: for messages, logs and lock files."""
     parts = urlsplit(url)
@@ -155,7 +163,7 @@ def _network_trouble(error: Exception, patience: Patience) -> Exception:
     if isinstance(
         error, (requests.exceptions.MissingSchema, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
     ):
-        return GiveUp(f"is no valid URL ({error})")
+        return GiveUp("this address, or one that it redirects to, is no valid http(s) URL")
     if isinstance(error, requests.exceptions.TooManyRedirects):
         return GiveUp("redirects in a circle")
     if isinstance(error, requests.exceptions.SSLError):
@@ -174,7 +182,8 @@ def _network_trouble(error: Exception, patience: Patience) -> Exception:
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {error}"[:160]
+    # What a library says may quote the whole address, and with it a personal signature.
+    return re.sub(r"\?[^\s'\")]*", "", f"{type(error).__name__}: {error}")[:160]
 
 
 def _check_answer(

@@ -157,6 +157,45 @@ def test_a_line_that_drips_is_as_good_as_stalled(tmp_path: Path, capsys: pytest.
     assert "the line is too slow" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1:9/f?token=secret", "the connection failed"),
+        ("http://no.such.host.invalid/f?token=secret", "the connection failed"),
+        ("http://127.0.0.1:99999/f?token=secret", "no valid http"),
+        ("http://[::1/f?token=secret", "is no URL|no valid"),
+        ("tls", "certificate|connection failed"),
+        ("elsewhere", "no valid http"),
+        ("circle", "redirects in a circle"),
+    ],
+)
+def test_no_trouble_on_the_line_shows_what_is_personal_in_a_link(
+    url: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            circle = "circle" in self.path
+            self.send_header("Location", self.path if circle else "ftp://elsewhere/f?token=secret")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    if url in ("elsewhere", "circle"):
+        url = f"http://127.0.0.1:{server.server_port}/{url}?token=secret"
+    elif url == "tls":
+        url = f"https://127.0.0.1:{server.server_port}/f?token=secret"
+    with pytest.raises(PetrflowError, match=says) as caught:
+        fetch(url, tmp_path / "f", patience=QUICK, progress=False)
+    server.shutdown()
+    server.server_close()
+    assert "secret" not in str(caught.value) + capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match=r"http://127\.0\.0\.1:9/f: the connection failed \(.*refused"):
         fetch("http://127.0.0.1:9/f", tmp_path / "f", patience=QUICK, progress=False)
