@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petrflow.archive import is_archive
 from petrflow.device import (
     GPU_DOCS,
     LARGE_MODEL_PARAMETERS,
@@ -266,7 +267,10 @@ def disk_need(dataset: Mapping[str, Any], complete: bool) -> int:
     if dataset.get("kind") != "nuscenes" or (isinstance(source, str) and Path(source).expanduser().is_dir()):
         return 0
     archives, unpacked = DATASET_SIZES.get(str(dataset.get("version")), (0, 0))
-    local = isinstance(source, str) and Path(source).expanduser().is_file() and not source.endswith(".txt")
+    parts = source if isinstance(source, list) else [source]
+    local = all(
+        isinstance(part, str) and is_archive(Path(part)) and Path(part).expanduser().is_file() for part in parts
+    )
     if dataset.get("remove_archives") and archives > 20 * GIGABYTE:
         archives //= 8  # one part at a time
     return unpacked + (0 if local else archives)

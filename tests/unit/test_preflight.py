@@ -294,6 +294,8 @@ def test_disk_needs_follow_the_source(tmp_path: Path) -> None:
     assert disk_need({**remote, "remove_archives": True}, complete=False) < 400 * GB
     assert disk_need({**remote, "source": str(tmp_path)}, complete=False) == 0
     assert disk_need(remote, complete=True) == 0
+    (tmp_path / "v1.0-trainval_meta.tgz").write_text("")
+    assert disk_need({**remote, "source": [str(tmp_path / "v1.0-trainval_meta.tgz")]}, complete=False) == 350 * GB
     assert 10 * 10**6 < disk_need({"kind": "synthetic"}, complete=False) < 300 * 10**6
 
 
