@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.workflow.helpers import REPOSITORY, SNAKEMAKE, copy_workflow, jobs_run, planned, run_snakemake
+from tests.workflow.helpers import (
+    REPOSITORY,
+    SNAKEMAKE,
+    copy_workflow,
+    jobs_run,
+    planned,
+    read_config,
+    run_snakemake,
+    write_config,
+)
 
 pytestmark = pytest.mark.xdist_group("whole-dag")
 STAGES = {"synthetic": 1, "annotate": 1, "baseline": 1, "train": 1, "export": 1, "demo": 1, "report": 1, "all": 1}
@@ -78,8 +87,12 @@ def test_the_whole_thing_again_does_nothing(project: Path) -> None:
 
 
 def test_another_learning_rate_plans_the_training_and_what_follows_on_real_files(project: Path) -> None:
-    plan = planned(project, "--config", "runs={small: {schedule: {learning_rate: 0.001}}}")
-    assert plan == {"train small", "export small", "demo small", "report all runs"}
+    config = read_config(project)
+    write_config(project, small_config(learning_rate=1.0e-3))
+    try:
+        assert planned(project) == {"train small", "export small", "demo small", "report all runs"}
+    finally:
+        write_config(project, config)
 
 
 def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_again(

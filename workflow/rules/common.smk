@@ -98,6 +98,14 @@ onstart:
         for name in set(runs) - {job.wildcards.run for job in jobs if job.rule.name == "train"}:
             # Evaluating a large model on a CPU is slow, but it ends; only training takes weeks.
             runs[name] = runs[name] | {"schedule": runs[name]["schedule"] | {"allow_slow_cpu": True}}
+        offered = workflow.global_resources.get("gpu")
+        for job in jobs:
+            if offered is not None and gpus(job.wildcards) > offered.value:
+                wanted = gpus(job.wildcards)
+                sys.exit(
+                    f"runs.{job.wildcards.run}.schedule.devices asks for {wanted} GPUs and this workflow was given {offered.value}: "
+                    f"add --resources gpu={wanted}, or lower devices. Nothing was started."
+                )
         uses_conda = "conda" in {str(method.name).lower() for method in workflow.deployment_settings.deployment_method}
         python = f"{jobs[0].conda_env.address}/bin/python" if uses_conda else sys.executable
         if not guard.check_machine(CONFIG | {"runs": runs}, MODELS, python):
