@@ -133,7 +133,7 @@ def interrupted(folder: Path, data: Path, options: argparse.Namespace, number: i
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--checkpoint-minutes", type=float, default=0.05)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="petrflow-resume-") as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
@@ -20,7 +21,7 @@ from petrflow.files import PetrflowError, lock, read_json
 from petrflow.training_log import Scalars, history_csv
 from petrflow.training_parts import own_gpu
 from petrflow.training_request import Request, Settings
-from petrflow.training_state import make_optimizer
+from petrflow.training_state import Progress, capture, deliverable_weights, make_optimizer, restore
 from petrflow.watch import Stopped, StopRequest, Watch
 
 
@@ -93,10 +94,8 @@ def test_a_step_of_twenty_times_the_median_is_reported_with_what_it_waited_for(c
     for step in range(20):
         watch.check_time(step, 0.01, 0.09, 1e-4, ["token-b"])
     assert not caplog.records
-    watch.check_time(20, 1.95, 0.1, 1e-4, ["token-b"])
-    assert "iteration 20 took 2.0 s (1.9 s of it waiting for data)" in caplog.text.replace(
-        "2.1 s (1.9", "2.0 s (1.9"
-    ).replace("(2.0 s of", "(1.9 s of")
+    watch.check_time(20, 2.0, 0.125, 1e-4, ["token-b"])
+    assert "iteration 20 took 2.1 s (2.0 s of it waiting for data)" in caplog.text
     assert "token-b" in caplog.text
 
 
@@ -233,3 +232,28 @@ def test_a_request_comes_back_from_its_file_as_it_was(tmp_path):
     again = Request.read(tmp_path / "request.json")
     assert again == request
     assert again.fingerprint_fields() == request.fingerprint_fields()
+
+
+def test_low_precision_weights_and_their_master_copies_come_back_bit_for_bit():
+    def made():
+        layer = paddle.nn.Linear(3, 2)
+        layer.to(dtype="bfloat16")
+        return layer, paddle.optimizer.AdamW(1e-2, parameters=layer.parameters(), multi_precision=True)
+
+    layer, optimizer = made()
+    for parameter in layer.parameters():
+        parameter.grad = paddle.ones_like(parameter)
+    with contextlib.suppress(
+        RuntimeError
+    ):  # Paddle has no update in bfloat16 for CPUs, but it makes all of the state first
+        optimizer.step()
+    taken = capture(layer, optimizer, Progress(step=3), {}, best=None, meta={})
+    assert "optimizer/master/weight" in taken.arrays
+    other, other_optimizer = made()
+    assert restore(taken, other, other_optimizer).step == 3
+    again = capture(other, other_optimizer, Progress(), {}, best=None, meta={})
+    assert sorted(again.arrays) == sorted(taken.arrays)
+    for name, array in taken.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+    weights = deliverable_weights(layer, optimizer)
+    assert all(weight.dtype == np.float32 for weight in weights.values())
