@@ -18,7 +18,7 @@ rule baseline:
         "logs/{run}/baseline.log",
     benchmark:
         "results/{run}/benchmarks/baseline.tsv"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=gpus,
     conda:

@@ -1,5 +1,6 @@
 # What all rules share: the checked config, names for wildcards, and where a run's model file and weights are.
 
+import os
 import sys
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
@@ -29,6 +30,8 @@ except PetrflowError as error:
 RUNS = list(CONFIG["runs"])
 SPLITS = ["train", "val"]
 USED_DATASETS = sorted({run["dataset"] for run in CONFIG["runs"].values()})
+# Asking for a report or a picture of the DAG names no cores.
+CORES = workflow.resource_settings.cores or os.cpu_count()
 ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIG['environment']}.yaml"
 CPU_ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
 

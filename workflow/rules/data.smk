@@ -11,7 +11,7 @@ rule synthetic:
         "results/{dataset}/benchmarks/synthetic.tsv"
     wildcard_constraints:
         dataset=one_of(settings.of_kind(CONFIG, "synthetic")),
-    threads: workflow.cores
+    threads: CORES
     conda:
         CPU_ENVIRONMENT
     message:

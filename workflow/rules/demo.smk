@@ -18,7 +18,7 @@ rule demo:
         "logs/{run}/demo.log",
     benchmark:
         "results/{run}/benchmarks/demo.tsv"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=gpus,
     conda:

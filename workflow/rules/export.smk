@@ -14,7 +14,7 @@ rule export:
         "logs/{run}/export.log",
     benchmark:
         "results/{run}/benchmarks/export.tsv"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=gpus,
     conda:

@@ -20,7 +20,7 @@ rule train:
         "logs/{run}/train.log",
     benchmark:
         "results/{run}/benchmarks/train.tsv"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=gpus,
     conda:
