@@ -28,10 +28,8 @@ def run_scenes(
     for name in names:
         waiting.put(name)
     done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(petrflow.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
+    source = str(Path(petrflow.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "petrflow.synthetic.worker", str(root), json.dumps(settings)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)

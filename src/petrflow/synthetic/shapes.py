@@ -97,7 +97,7 @@ def bus(mesh: Mesh, half: Half, rng: np.random.Generator) -> None:
     edges = np.linspace(-a + 0.25, a - 0.25, max(4, int(2 * a / 1.6)) + 1).tolist()
     for left, right in itertools.pairwise(edges):
         for side in (-1.0, 1.0):
-            mesh.plate("y", side * b, (left + 0.07, right - 0.07), band, GLASS)
+            mesh.plate("y", side * b, (left + 0.07, right - 0.07), (band[0] - 0.04, band[1]), GLASS)
     mesh.plate("x", a, (-0.88 * b, 0.88 * b), (-0.25 * c, 0.6 * c), GLASS)
     mesh.plate("x", -a, (-0.88 * b, 0.88 * b), (0.1 * c, 0.6 * c), GLASS)
     mesh.plate("x", a, (-0.6 * b, 0.6 * b), (0.68 * c, 0.9 * c), (255, 190, 40), GLOW)
