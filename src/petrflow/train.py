@@ -192,36 +192,30 @@ def _step(
 ) -> dict[str, float]:
     """Forward, backward, clip, update; return the losses (means over processes). A step without finite numbers changes nothing."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    scale = progress.loss_scale if settings.amp and settings.amp_dtype == "float16" else 1.0
+    scaling = settings.amp is not None and settings.amp_dtype == "float16"
+    scale = progress.loss_scale if scaling else 1.0
     with paddle.amp.auto_cast(enable=settings.amp is not None, level=settings.amp or "O1", dtype=settings.amp_dtype):
         losses = model.losses(batch)
         total = sum(losses.values())
-    (total * scale if scale != 1.0 else total).backward()
+    (total * scale if scaling else total).backward()
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     distributed.average_gradients(parameters)
     norm = _clip(parameters, settings.clip_norm, scale)
 
     names = sorted(losses)
-    values = paddle.stack(
-        [losses[name].astype("float32").reshape([]) for name in names] + [total.astype("float32").reshape([])]
-    )
-    means = dict(
-        zip([*names, "total_loss"], distributed.average_numbers([float(v) for v in values.numpy()]), strict=True)
-    )
+    values = paddle.stack([value.astype("float32").reshape([]) for value in [*(losses[name] for name in names), total]])
+    means = dict(zip([*names, "total_loss"], distributed.average_numbers(values.numpy().tolist()), strict=True))
     tokens, rate = batch["token"], optimizer.get_lr()
-    finite = all(np.isfinite(list(means.values())))
-    if scale != 1.0 and finite and not np.isfinite(norm):
-        progress.loss_scale, progress.steps_since_overflow = (
-            max(1.0, scale / 2),
-            0,
-        )  # float16 overflowed, as it does now and then
+    overflow = scale > 1.0 and not np.isfinite(norm) and np.isfinite(list(means.values())).all()
+    if overflow:  # float16 does that now and then
+        progress.loss_scale, progress.steps_since_overflow = scale / 2, 0
         usable = False
     else:
         usable = watch.check_finite(progress.step, means, norm, rate, tokens, skipped=progress.skipped)
     if usable:
         optimizer.step()
         progress.count(means)
-        if scale != 1.0:
+        if scaling:
             progress.steps_since_overflow += 1
             if progress.steps_since_overflow == 2000:
                 progress.loss_scale, progress.steps_since_overflow = scale * 2, 0
@@ -234,7 +228,7 @@ def _step(
     return means
 
 
-@paddle.no_grad()
+@paddle.no_grad()  # the gradients of some operations count as leaves that want gradients themselves
 def _clip(parameters: list[Any], limit: float, scale: float) -> float:
     """Undo the loss scale and scale all gradients down to a common norm of at most ``limit``; return the norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -242,9 +236,8 @@ def _clip(parameters: list[Any], limit: float, scale: float) -> float:
     norm = float(paddle.sqrt(paddle.sum(squares)))
     factor = min(1.0, limit / norm) / scale if norm > 0.0 else 1.0 / scale
     if np.isfinite(norm) and factor != 1.0:
-        with paddle.no_grad():  # the gradients of some operations count as leaves that want gradients themselves
-            for gradient in gradients:
-                gradient.scale_(factor)
+        for gradient in gradients:
+            gradient.scale_(factor)
     return norm
 
 

@@ -72,6 +72,7 @@ def make_optimizer(model: Any, settings: Settings) -> Any:
             optimizers=optimizer,
             level="O2",
             dtype=settings.amp_dtype,
+            master_grad=True,  # gradients in float32, or clipping would lose the small ones of float16
             excluded_layers=[layer for part in head for layer in part.sublayers(include_self=True)],
         )
     return optimizer
