@@ -98,7 +98,7 @@ def test_another_learning_rate_plans_the_training_and_what_follows_on_real_files
 def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_again(
     project: Path, tmp_path: Path
 ) -> None:
-    folder = small_project(tmp_path / "project", small_config(epochs=40, do_eval=False, save_interval=40))
+    folder = small_project(tmp_path / "project", small_config(epochs=12, do_eval=False, save_interval=12))
     for made in ("data", "results/streets"):
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-a", str(project / made), str(folder / made)], check=True)
@@ -126,4 +126,4 @@ def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_agai
 
     run_snakemake(folder, "train_all", timeout=600)
     assert "Going on from" in log.read_text()
-    assert json.loads((folder / "results" / "small" / "train" / "metrics.json").read_text())["steps"] >= 40
+    assert json.loads((folder / "results" / "small" / "train" / "metrics.json").read_text())["steps"] >= 12
