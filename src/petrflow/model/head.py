@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -36,6 +37,19 @@ def _frequencies(features: int, temperature: float = 10000.0) -> np.ndarray:
     return (temperature ** (2 * (index // 2) / features)).astype("float32")
 
 
+def _cell_centres(height: int, width: int, pad_height: int, pad_width: int) -> np.ndarray:
+    """Return (height * width, 3) float32: homogeneous pixels (u, v, 1) of the cells' centres."""
+    v, u = np.meshgrid(
+        (np.arange(height) + 0.5) * pad_height / height, (np.arange(width) + 0.5) * pad_width / width, indexing="ij"
+    )
+    return np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3).astype("float32")
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Scale (..., 3) to length one."""
+    return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt().clip(min=1e-6)
+
+
 class PetrV2Head(petr_head.PETRHead):
     """PETRHead without its fixed sizes and faults; the names and shapes of its parameters are upstream's.
 
@@ -45,12 +59,27 @@ class PetrV2Head(petr_head.PETRHead):
         Channels of tokens and queries; upstream fixes 256.
     num_pred : int
         Decoder layers; upstream fixes 6 and dies with an IndexError beyond that.
+    ray_prior : sequence of floats, optional
+        One concentration per attention head, or none (upstream). A head with concentration k sees a cell whose ray is an
+        angle t off a query's reference point with logits lowered by k (1 - cos t): it looks where the point lies from the
+        first step on, which a small model otherwise takes long to find out. It has no parameters; 0 leaves a head free.
+    reference_height : (low, high), optional
+        Where reference points start within the height range, 0 to 1; upstream spreads them over all of it.
     **arguments
         As PETRHead.
     """
 
-    def __init__(self, embed_dims: int = 256, num_pred: int = 6, **arguments) -> None:
+    def __init__(
+        self,
+        embed_dims: int = 256,
+        num_pred: int = 6,
+        ray_prior: Sequence[float] | None = None,
+        reference_height: Sequence[float] | None = None,
+        **arguments: Any,
+    ) -> None:
         self._sizes = (embed_dims, num_pred)
+        self.ray_prior = ray_prior
+        self.reference_height = reference_height
         super().__init__(**arguments)
         self._constants: dict[str, Tensor] = {}
         # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a tensor reaches an exported
@@ -84,7 +113,16 @@ class PetrV2Head(petr_head.PETRHead):
         saving dies with ``KeyError: 'generated_tensor_…'``, or loading with "Tensor holds no memory".
         """
         for name, tensor in self._constants.items():
-            self.register_buffer(name, tensor, persistable=False)
+            self.register_buffer(f"constant_{name}", tensor, persistable=False)
+
+    def init_weights(self) -> None:
+        """Draw the initial weights as upstream does, but for the reference points' heights where the config says so."""
+        super().init_weights()
+        if self.reference_height is not None:
+            low, high = self.reference_height
+            points = self.reference_points.weight.numpy()
+            points[:, 2] = low + (high - low) * points[:, 2]
+            self.reference_points.weight.set_value(points)
 
     # -- where tokens are -------------------------------------------------------------------------------------------
 
@@ -122,6 +160,35 @@ class PetrV2Head(petr_head.PETRHead):
         encoded = inverse_sigmoid(points.reshape([batch, images * height * width, self.depth_num * 3]))
         encoded.stop_gradient = True
         return pointwise(self.position_encoder[2], F.relu(pointwise(self.position_encoder[0], encoded)))
+
+    def ray_bias(
+        self, reference: Tensor, img2lidar: Tensor, height: int, width: int, pad_shape: Sequence[int]
+    ) -> Tensor:
+        """Return what ``ray_prior`` adds to the attention logits: (B, heads, Q, 2N * height * width).
+
+        Parameters
+        ----------
+        reference : (B or 1, Q, 3) float32
+            Reference points, 0 to 1 within the detection range.
+        img2lidar : (B, 2N, 4, 4) float32
+        height, width : int
+            Of the feature map.
+        pad_shape : (height, width)
+            Of the padded image, pixels.
+        """
+        batch, images = img2lidar.shape[:2]
+        low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
+        size = self.constant("range_size", lambda: high - low)
+        points = (reference.detach() * size + self.constant("range_low", lambda: low)).unsqueeze(1)
+        pixels = self.constant(
+            f"pixels_{height}_{width}_{pad_shape[0]}_{pad_shape[1]}", lambda: _cell_centres(height, width, *pad_shape)
+        )
+        rays = paddle.matmul(pixels, img2lidar[:, :, :3, :3], transpose_y=True)
+        towards = points - img2lidar[:, :, :3, 3].unsqueeze(2)
+        cosine = paddle.matmul(_unit(towards), _unit(rays), transpose_y=True)
+        cosine = cosine.transpose([0, 2, 1, 3]).reshape([batch, 1, -1, images * height * width])
+        strength = self.constant("ray_prior", lambda: np.asarray(self.ray_prior, "float32").reshape(1, -1, 1, 1))
+        return (cosine - 1) * strength
 
     def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
         """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
@@ -199,6 +266,9 @@ class PetrV2Head(petr_head.PETRHead):
             reference = reference.expand([batch, -1, -1])
             reference = paddle.concat([paddle.to_tensor(denoising.reference), reference], axis=1)
             self_bias = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
+        if self.ray_prior is not None:
+            prior = self.ray_bias(reference, img2lidar, height, width, pad_shape)
+            cross_bias = prior if cross_bias is None else prior + cross_bias
         frequencies = self.constant("frequencies", lambda: _frequencies(self.embed_dims // 2))
         query_pos = self.query_embedding(sine_embedding(reference, frequencies))
         decoded = self.transformer(tokens, positions, query_pos, self_bias, cross_bias)
