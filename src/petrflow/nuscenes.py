@@ -191,7 +191,7 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
         if len(items) > 1:
             print(f"Part {number} of {len(items)}: {name}", file=sys.stderr, flush=True)
         if isinstance(item, Remote):
-            archive = cache / "downloads" / fingerprint(public_url(item.urls[0]))[:8] / name
+            archive = cache / "downloads" / fingerprint(_path_of(item))[:8] / name
             fetch(
                 list(item.urls),
                 archive,
@@ -205,14 +205,19 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
     return target.resolve()
 
 
+def _path_of(item: Remote) -> str:
+    """What stays the same of a link when it is renewed: the query is a signature, and the host may be another mirror."""
+    return public_url(item.urls[0]).partition("://")[2].partition("/")[2]
+
+
 def _extraction_name(items: Sequence[Folder | Archive | Remote]) -> str:
-    """Folder name for a set of archives. Personal links change with every login, so their queries do not count."""
+    """Folder name for a set of archives."""
     identity = []
     for item in items:
         if isinstance(item, Archive):
             identity.append(["archive", str(item.path.resolve())])
         elif isinstance(item, Remote):
-            identity.append(["url", file_name(item.urls[0]), item.sha256 or public_url(item.urls[0])])
+            identity.append(["url", file_name(item.urls[0]), item.sha256 or _path_of(item)])
     first = items[0]
     stem = (
         first.path.name

@@ -302,6 +302,21 @@ def test_a_file_lost_after_unpacking_is_named_with_its_archive_and_comes_back(
     assert lost.read_bytes() == content
 
 
+def test_a_renewed_link_is_the_same_archive(archives: list[Path], tmp_path: Path) -> None:
+    contents = {path.name: path.read_bytes() for path in archives}
+    root = tmp_path / "data" / "set"
+    old, new = ([MisbehavingServer(content, lambda _number: "none") for content in contents.values()] for _ in range(2))
+    for servers, signature in ((old, "expired"), (new, "renewed")):
+        for server in servers:
+            server.__enter__()
+        urls = [f"{server.url}/public/{name}?s={signature}" for server, name in zip(servers, contents, strict=True)]
+        door(urls, root)
+        for server in servers:
+            server.__exit__(None, None, None)
+    assert all(len(server.log) == 1 for server in old)
+    assert all(server.log == [] for server in new)
+
+
 CODE = """
 import sys, json
 from functools import partial
