@@ -3,9 +3,9 @@
     python benchmarks/train_step.py                        # the tiny model, then the published one at 800x320
     python benchmarks/train_step.py petrv2_tiny --steps 20
 
-Both sides run in processes of their own and take turns, so that whatever else the machine does falls on both alike. Dropout
-and GridMask are off and the previous frame trains the backbone too: the two sides then compute the same numbers, which the
-last line of each model says. Stock gets FLAGS_use_stride_kernel=0, without which it corrupts its heap.
+Both sides run in processes of their own and take turns, so that whatever else the machine does falls on both alike. Dropout,
+GridMask and what stock does not know (the attention prior, a previous frame without gradient) are off: the two sides then
+compute the same numbers, which the last line of each model says. Stock gets FLAGS_use_stride_kernel=0, without which it corrupts its heap.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def comparable(model_config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"]
     model["use_grid_mask"] = False
     model["previous_frame_gradient"] = True
+    for ours in ("ray_prior", "reference_height"):
+        model["pts_bbox_head"].pop(ours, None)
     layer = model["pts_bbox_head"]["transformer"]["decoder"]["transformerlayers"]
     layer["ffn_dropout"] = 0.0
     for attention in layer["attns"]:

@@ -16,6 +16,7 @@ from petrflow.files import PetrflowError, read_json  # noqa: E402
 from petrflow.model import build_model  # noqa: E402
 
 CONFIG = small_model_config()
+CONFIG["model"]["pts_bbox_head"]["ray_prior"] = [50.0, 5.0, 0.0, 0.0]
 
 
 class _Dataset:

@@ -223,3 +223,48 @@ def test_without_its_gradient_the_previous_frame_still_speaks(batch: dict[str, A
     assert losses != _losses(model, changed)
     sum(model.losses(batch).values()).backward()
     assert all(parameter.grad is not None for parameter in model.backbone.parameters() if not parameter.stop_gradient)
+
+
+def test_heads_with_a_prior_look_along_the_ray_to_their_reference_point() -> None:
+    config = small_model_config()
+    config["model"]["pts_bbox_head"].update(ray_prior=[50.0, 5.0, 0.0, 0.0], reference_height=[0.4, 0.5])
+    model = build_model(config)
+    head = model.pts_bbox_head
+    points = head.reference_points.weight.numpy()
+    assert points[:, 2].min() >= 0.4 and points[:, 2].max() <= 0.5
+
+    batch = fake_batch(config, batch_size=1)
+    height, width = batch["img"].shape[-2:]
+    rows, columns = height // 16, width // 16
+    inverse = np.linalg.inv(batch["lidar2img"].astype("float64"))
+    # A point 20 m down the ray through the centre of one cell of camera 2.
+    row, column, camera = 1, 4, 2
+    pixel = np.array([(column + 0.5) * 16 * 20, (row + 0.5) * 16 * 20, 20, 1])
+    low, high = np.split(np.asarray(head.pc_range), 2)
+    point = ((inverse[0, camera] @ pixel)[:3] - low) / (high - low)
+    bias = head.ray_bias(
+        paddle.to_tensor(point.astype("float32").reshape(1, 1, 3)),
+        paddle.to_tensor(inverse.astype("float32")),
+        rows,
+        columns,
+        (height, width),
+    ).numpy()
+    assert bias.shape == (1, 4, 1, 12 * rows * columns)
+    cell = (camera * rows + row) * columns + column
+    assert bias[0, 0, 0, cell] == pytest.approx(0, abs=1e-3)
+    assert bias[0, 0, 0].argmax() in (cell, cell + 6 * rows * columns)  # the previous frame has the same cameras here
+    assert bias[0, 0].min() < -50  # behind
+    np.testing.assert_allclose(bias[0, 0], bias[0, 1] * 10, rtol=1e-4, atol=1e-4)
+    assert not bias[0, 2:].any()
+
+
+def test_a_model_with_a_prior_trains_with_denoising_and_has_the_same_weights() -> None:
+    config = small_model_config(denoising=True)
+    plain = build_model(config)
+    config["model"]["pts_bbox_head"]["ray_prior"] = [50.0, 5.0, 0.0, 0.0]
+    model = build_model(config, num_cameras=4)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    model.train()
+    losses = model.losses(fake_batch(config, cameras=4))
+    sum(losses.values()).backward()
+    assert all(np.isfinite(float(value)) for value in losses.values())
