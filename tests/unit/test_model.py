@@ -74,6 +74,13 @@ def test_a_wrong_argument_is_named_with_its_place() -> None:
         build_model(config)
 
 
+def test_a_wrong_argument_of_the_model_itself_is_named() -> None:
+    config = small_model_config()
+    config["model"]["use_gridmask"] = True
+    with pytest.raises(PetrflowError, match=r"model \(Petr3D\).*use_gridmask"):
+        build_model(config)
+
+
 def test_a_batch_of_one_serves_twice_and_stays_as_it_was(model: Any) -> None:
     batch = fake_batch(small_model_config(), batch_size=1)
     before = copy.deepcopy(batch)

@@ -42,7 +42,8 @@ def build_model(model_config: Mapping[str, Any], num_cameras: int = 6) -> petr.P
     # Parameter names start anew with each model, so that an optimizer's saved state finds them in another process.
     with paddle.utils.unique_name.guard():
         tree = {key: _build(value, f"model.{key}", recompute) for key, value in tree.items() if key != "type"}
-        return petr.PetrV2(num_cameras=num_cameras, image_shape=model_config["input"]["image_size"], **tree)
+        arguments = {"num_cameras": num_cameras, "image_shape": model_config["input"]["image_size"], **tree}
+        return _make(petr.PetrV2, arguments, "model", str(model_config["model"].get("type")))
 
 
 def _build(node: Any, path: str, recompute: bool) -> Any:
@@ -55,10 +56,14 @@ def _build(node: Any, path: str, recompute: bool) -> Any:
         return arguments
     if node["type"] == "PETRTransformerDecoderLayer":
         arguments.setdefault("use_recompute", recompute)
+    return _make(_component(node["type"], path), arguments, path, node["type"])
+
+
+def _make(component: Any, arguments: Mapping[str, Any], path: str, name: str) -> Any:
     try:
-        return _component(node["type"], path)(**arguments)
+        return component(**arguments)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
-        raise PetrflowError(f"{path} ({node['type']}): {error}. Correct it in the model file.") from error
+        raise PetrflowError(f"{path} ({name}): {error}. Correct it in the model file.") from error
 
 
 def _component(name: str, path: str) -> Any:
