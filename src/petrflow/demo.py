@@ -178,7 +178,7 @@ def _record(keyframe: Any, found: SampleDetections, class_names: Sequence[str]) 
 
 def _decoded(pictures: Sequence[bytes]) -> Iterator[np.ndarray]:
     for picture in pictures:
-        yield cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+        yield np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR))
 
 
 def encode_video(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
@@ -189,9 +189,7 @@ def encode_video(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
     import av
 
     buffer = io.BytesIO()
-    with av.open(
-        buffer, mode="w", format="mp4", options={"fflags": "+bitexact"}
-    ) as container:
+    with av.open(buffer, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream: Any = None
         for frame in frames:
             if stream is None:
