@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -159,3 +161,29 @@ def test_every_preset_plans_its_whole_dag_from_nothing(tmp_path: Path) -> None:
             "report",
         }
         assert not any("synthetic" in stage for stage in plan), "a preset replaces the default config"
+
+
+def test_what_is_left_is_a_table_of_stage_run_reason_and_past_seconds(finished: Path) -> None:
+    changed(finished, "runs", "first", "schedule", "learning_rate", value=2.0e-4)
+    (finished / "results" / "first" / "benchmarks" / "train.tsv").write_text("s\th:m:s\n7200.0\t2:00:00\n")
+    command = [sys.executable, str(finished / "workflow" / "left.py")]
+    said = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=True).stdout
+    lines = [line.split() for line in said.splitlines()]
+    assert ["train", "first", "2.0", "h", "settings", "changed"] in lines
+    assert lines[-1][:3] == ["4", "stages", "left,"]
+
+
+def test_a_mistake_in_the_config_is_all_that_snakemake_says(finished: Path) -> None:
+    changed(finished, "runs", "first", "dataset", value="street")
+    said = run_snakemake(finished, "all", check=False)
+    assert said.returncode != 0
+    assert "runs.first.dataset: there is no data set 'street'; did you mean 'streets'." in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_more_gpus_than_there_are_is_said_before_anything_starts(finished: Path) -> None:
+    changed(finished, "runs", "first", "schedule", "devices", value=2)
+    said = run_snakemake(finished, "train_all", check=False)
+    assert said.returncode != 0
+    assert "add --resources gpu=2" in said.stderr
+    assert (finished / "results" / "first" / "train" / "history.csv").exists()
