@@ -157,6 +157,9 @@ def main() -> None:
         "checkpoints": costs["checkpoints"]["count"],
         "training_seconds": costs["training_seconds"],
         "share_of_training_time_writing": costs["checkpoints"]["share_of_training_time"],
+        "seconds_training_waits_for_one": round(
+            costs["checkpoints"]["seconds_training_waited"] / costs["checkpoints"]["count"], 3
+        ),
     }
     keys = list(rows["SIGTERM"])
     print(f"{'':44}{'SIGTERM':>10}{'SIGKILL':>10}")
