@@ -48,8 +48,6 @@ with rule_job(snakemake):
         raise
 """
 
-pytestmark = pytest.mark.xdist_group("interruptions")
-
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:

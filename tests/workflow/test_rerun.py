@@ -40,9 +40,6 @@ def changed(folder: Path, *keys: str, value: Any) -> Path:
     return folder
 
 
-pytestmark = pytest.mark.xdist_group("rerun")
-
-
 def test_a_finished_folder_has_nothing_left_to_do(finished: Path) -> None:
     assert planned(finished) == set()
 

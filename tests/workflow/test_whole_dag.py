@@ -25,7 +25,6 @@ from tests.workflow.helpers import (
     write_config,
 )
 
-pytestmark = pytest.mark.xdist_group("whole-dag")
 STAGES = {"synthetic": 1, "annotate": 1, "baseline": 1, "train": 1, "export": 1, "demo": 1, "report": 1, "all": 1}
 
 
