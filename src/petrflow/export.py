@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import paddle
 
 from petrflow.annotations import AnnotationStore
 from petrflow.dataset import PetrDataset
-from petrflow.files import PetrflowError, atomic_path, read_json, write_json
+from petrflow.files import PetrflowError, atomic_path, read_json, remove, temporary_path, write_json
 from petrflow.model import Detections, PetrV2, build_model, load_weights
 from petrflow.model.decode import decode, decode_boxes
 from petrflow.model.petr import network_inputs
@@ -100,8 +100,7 @@ def export(
     expected = [run_eager(model, arrays) for arrays in inputs]
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".export-") as temporary:
-        folder = Path(temporary)
+    with scratch_folder(out_dir) as folder:
         save(model, [array.shape for array in inputs[0]], folder / "model")
         predictor = Predictor(folder)
         parity = compare(expected, [predictor.run(arrays) for arrays in inputs])
@@ -130,6 +129,17 @@ def export(
                     shutil.copyfile(folder / name, path)
     write_json(out_dir / "parity.json", record)
     return record
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards; if this process is killed, the next writer beside it sweeps it up."""
+    folder = temporary_path(parent / "export")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def run_eager(model: PetrV2, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
