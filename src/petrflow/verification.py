@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 from petrflow.archive import RECORDS, Record, read_records
 from petrflow.files import PetrflowError, remove
+from petrflow.tables import read_table
+from petrflow.tables.columns import LIST, TEXT, read_columns
 
 THREADS = 16
 _BATCH = 512
@@ -94,8 +96,6 @@ class _Tables:
     """What verification needs of the tables, read in streams."""
 
     def __init__(self, folder: Path):
-        from petrflow.annotations.tables import LIST, TEXT, read_columns
-
         self._folder = folder
         read = read_columns
         self._sensors = {str(row["token"]): row for row in self.rows("sensor")}
@@ -124,8 +124,6 @@ class _Tables:
         self.has_attributes = any(_distinct(annotations["attribute_tokens"]))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        from petrflow.nuscenes import read_table
-
         return read_table(self._folder.parent, self._folder.name, name)
 
     def counts(self) -> dict[str, int]:

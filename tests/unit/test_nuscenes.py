@@ -18,7 +18,8 @@ from misbehaving_server import MisbehavingServer
 
 from petrflow.archive import Record
 from petrflow.files import PetrflowError, read_json
-from petrflow.nuscenes import TABLE_NAMES, prepare, read_source, read_table, resolve_splits
+from petrflow.nuscenes import TABLE_NAMES, prepare, read_source, resolve_splits
+from petrflow.tables import read_table
 from petrflow.verification import holding_archives
 
 SCENES = {"train": "mini_train", "val": "mini_val"}

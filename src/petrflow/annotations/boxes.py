@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from petrflow import geometry
-from petrflow.annotations.arrays import take
 from petrflow.annotations.frames import number_of
-from petrflow.annotations.tables import Columns
+from petrflow.tables.arrays import take
+from petrflow.tables.columns import Columns
 
 DETECTION_NAMES = {
     "human.pedestrian.adult": "pedestrian",

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from petrflow.annotations.arrays import arrow, view
 from petrflow.files import PetrflowError, atomic_path
+from petrflow.tables.arrays import arrow, view
 
 FORMAT = "petrflow-annotations"
 FORMAT_VERSION = 1

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from petrflow.annotations.arrays import arrow, take, text_lengths, valid, view
-from petrflow.annotations.tables import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
 from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file
+from petrflow.tables.arrays import arrow, take, text_lengths, valid, view
+from petrflow.tables.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
 
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Order of the cameras in Paddle3D's infos and loader."""

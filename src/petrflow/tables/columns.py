@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from petrflow.annotations.arrays import arrow, list_lengths, take, valid, view
 from petrflow.files import PetrflowError
+from petrflow.tables.arrays import arrow, list_lengths, take, valid, view
 
 _BATCH_ROWS = 65_536
 _SAMPLE_BYTES = 256 << 10
