@@ -70,6 +70,8 @@ rule weights:
         ),
     log:
         "logs/weights/{key}.log",
+    benchmark:
+        "logs/weights/{key}.tsv"
     wildcard_constraints:
         key="[0-9a-f]{12}",
     conda:
