@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 import pytest
+
+# A shell that starts this in the background has SIGINT ignored, and every process under it would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two workers share two cores: libraries that start a thread pool per process only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

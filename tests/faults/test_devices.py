@@ -56,11 +56,12 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_doubled_batch(synt
     with np.load(one / "gradients-0.npz") as expected, np.load(two / "gradients-0.npz") as first:
         with np.load(two / "gradients-1.npz") as second:
             assert sorted(expected) == sorted(first) == sorted(second)
+            # A bias of attention's keys shifts all scores alike: its gradient is rounding noise of larger ones.
+            noise = np.finfo(np.float32).eps * max(np.abs(expected[name]).max() for name in expected)
             for name in expected:
                 np.testing.assert_array_equal(first[name], second[name])
-                np.testing.assert_allclose(
-                    first[name], expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max()
-                )
+                tolerance = max(1e-5 * np.abs(expected[name]).max(), noise)
+                np.testing.assert_allclose(first[name], expected[name], rtol=1e-5, atol=tolerance, err_msg=name)
     shares = [json.loads((two / f"tokens-{rank}.json").read_text()) for rank in range(2)]
     assert sorted(shares[0] + shares[1]) == json.loads((one / "tokens-0.json").read_text()), "every sample once"
     assert all(shares)

@@ -118,5 +118,5 @@ def test_every_key_has_a_description() -> None:
 @pytest.mark.parametrize("script", ["document.py", "environments.py"])
 def test_what_is_made_from_schema_and_lock_is_up_to_date(script: str) -> None:
     command = [sys.executable, str(REPOSITORY / "workflow" / script), "--check"]
-    finished = subprocess.run(command, check=False, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, check=False, capture_output=True, text=True)
     assert finished.returncode == 0, f"run `make docs`: {finished.stdout}{finished.stderr}"
