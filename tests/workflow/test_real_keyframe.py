@@ -51,7 +51,7 @@ def test_a_small_model_learns_one_real_frame_by_heart(keyframe_root: Path, tmp_p
     assert jobs_run(finished.stderr) == STAGES
     best = json.loads((folder / "results" / "keyframe" / "train" / "metrics.json").read_text())["best"]
     # Five of the ten classes stand within range of this frame: the devkit's mAP cannot pass 0.5.
-    assert best["mAP_present_classes"] > 0.5
+    assert best["mAP_present_classes"] > 0.8
     assert best["not_available"] == ["mAVE", "mAAE"]
     (keyframe,) = json.loads((folder / "results" / "keyframe" / "demo" / "detections.json").read_text())["keyframes"]
     assert keyframe["token"] == TOKEN
