@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,17 +23,26 @@ from petrflow.files import PetrflowError
 STOPPED = 75  # exit code of a stage that was asked to end and can go on from where it was (sysexits' EX_TEMPFAIL)
 
 
+# Paddle (3.3.1) says this at every import when OMP_NUM_THREADS is above 1, which is what Snakemake sets and a CPU run wants.
+CHATTER = re.compile(r"^(WARNING: OMP_NUM_THREADS set to .*|PLEASE USE OMP_NUM_THREADS WISELY\.)$\n?", re.MULTILINE)
+
+
 class _Tee:
-    """Text that goes to the terminal and to the rule's log."""
+    """Text that goes to the terminal and to the rule's log, without Paddle's chatter."""
 
     def __init__(self, terminal: TextIO, log: TextIO) -> None:
         self._terminal = terminal
         self._log = log
+        self._line_dropped = False
 
     def write(self, text: str) -> int:
-        self._log.write(text)
+        kept = CHATTER.sub("", text)
+        if self._line_dropped and kept == "\n":  # print writes a line and its end apart
+            kept = ""
+        self._line_dropped = kept != text and not text.endswith("\n")
+        self._log.write(kept)
         with contextlib.suppress(BrokenPipeError):
-            self._terminal.write(text)
+            self._terminal.write(kept)
         return len(text)
 
     def flush(self) -> None:
@@ -53,9 +63,9 @@ def rule_job(snakemake: Any) -> Iterator[None]:
     snakemake : Snakemake
         The object Snakemake puts into a script.
     """
-    warnings.filterwarnings(
-        "ignore", message="No ccache found"
-    )  # Paddle says so at every import; nothing is compiled here
+    # Paddle says the first at every import (nothing is compiled here) and the second while it exports (nothing is lost by it).
+    for message in ("No ccache found", "Tensor do not have 'place'"):
+        warnings.filterwarnings("ignore", message=message)
     job_lock = _hold_jobs_lock()
     _end_with(os.environ.get("PETRFLOW_SNAKEMAKE_PID"))
     log_path = Path(str(snakemake.log[0])) if snakemake.log else Path(os.devnull)
