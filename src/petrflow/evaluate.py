@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
-from petrflow.expectations import compare_with_expected
+from petrflow.expectations import ERROR_NAMES, compare_with_expected
 from petrflow.files import PetrflowError, atomic_dir, write_atomic, write_json
 
 EVALUATED_SPLIT = "petrflow_val"
@@ -30,13 +30,6 @@ MAX_BOXES_PER_SAMPLE = 500
 MOVING_SPEED = 0.2
 """Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is chosen."""
 
-ERROR_NAMES = {
-    "trans_err": "mATE",
-    "scale_err": "mASE",
-    "orient_err": "mAOE",
-    "vel_err": "mAVE",
-    "attr_err": "mAAE",
-}
 MOVING_ATTRIBUTE = {
     **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer"), "vehicle.moving"),
     **dict.fromkeys(("bicycle", "motorcycle"), "cycle.with_rider"),

@@ -7,7 +7,14 @@ from typing import Any
 
 from petrflow.files import PetrflowError
 
-ERROR_NAMES = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+ERROR_NAMES = {
+    "trans_err": "mATE",
+    "scale_err": "mASE",
+    "orient_err": "mAOE",
+    "vel_err": "mAVE",
+    "attr_err": "mAAE",
+}
+"""The devkit's names of the five true-positive errors, and the names that people know."""
 
 
 def compare_with_expected(metrics: Mapping[str, Any], expect: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def compare_with_expected(metrics: Mapping[str, Any], expect: Mapping[str, Any])
     rows = []
     for name, figure in expect.items():
         if not isinstance(metrics.get(name), int | float):
-            raise PetrflowError(f"expect.{name}: no such metric; known are mAP, NDS, {', '.join(ERROR_NAMES)}")
+            raise PetrflowError(f"expect.{name}: no such metric; known are mAP, NDS, {', '.join(ERROR_NAMES.values())}")
         met = abs(metrics[name] - figure["value"]) <= figure["tolerance"]
         rows.append(
             {

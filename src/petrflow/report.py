@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from petrflow.evaluate import ERROR_NAMES
+from petrflow.expectations import ERROR_NAMES
 from petrflow.files import PetrflowError, read_json, write_atomic
 
 matplotlib.use("Agg")
