@@ -11,7 +11,6 @@ from petrflow import training_request
 from petrflow.files import read_json
 from petrflow.training_request import Request
 
-pytestmark = pytest.mark.xdist_group("faults")
 EAGER = {"checkpoint_minutes": 0.0}
 
 

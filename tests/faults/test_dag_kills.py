@@ -16,7 +16,7 @@ import pytest
 from tests.workflow.helpers import SNAKEMAKE, run_snakemake
 from tests.workflow.test_whole_dag import small_config, small_project
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dag-kills")]
+pytestmark = pytest.mark.slow
 
 # Times, walltimes and logs of the runs themselves: they tell how a result was made, not what it is.
 TIMED = ("provenance.json", "benchmarks", "state", "visualdl", "report", "import.json")

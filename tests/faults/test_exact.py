@@ -12,7 +12,6 @@ from fake_training import results
 
 from petrflow.training_request import Request
 
-pytestmark = pytest.mark.xdist_group("faults")
 CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
 
 

@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in 
 from helpers import SNAKEMAKE, copy_workflow, run_snakemake  # noqa: E402
 from misbehaving_server import MisbehavingServer  # noqa: E402
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def kill_when(folder: Path, reached: Callable[[], bool], timeout: float = 300) -> None:

@@ -10,8 +10,6 @@ import time
 import pytest
 from fake_training import make_request, results
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 # checkpoint_minutes 0: one after every step, so that every point is passed many times
 EAGER = {"checkpoint_minutes": 0.0, "save_interval": 1}
 # point, and how often a training of 18 steps passes it

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from fake_training import make_request, results
 
-pytestmark = pytest.mark.xdist_group("faults")
 SCRIPT = Path(__file__).with_name("fake_training.py")
 SLOW = {"step_seconds": 0.2}
 EAGER = {"checkpoint_minutes": 0.0}
