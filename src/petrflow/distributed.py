@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from petrflow.blas import THREADS
 from petrflow.files import read_json, remove
 from petrflow.watch import EX_TEMPFAIL
 
@@ -41,7 +43,9 @@ def initialize() -> None:
     if world_size() > 1:
         import paddle.distributed
 
-        paddle.distributed.init_parallel_env()
+        # Paddle writes there which of its flags differ from their defaults: its own doing, and nothing to act on.
+        with contextlib.redirect_stderr(io.StringIO()):
+            paddle.distributed.init_parallel_env()
 
 
 def barrier() -> None:
@@ -168,8 +172,10 @@ def _environment(devices: int) -> dict[str, str]:
     for name, value in defaults.items():
         environment.setdefault(name, value)
     if devices > 1:
+        environment.setdefault("GLOG_minloglevel", "1")  # not which ports and sockets were opened
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment["OMP_NUM_THREADS"] = str(max(1, cores // devices))
+        for name in THREADS:
+            environment[name] = str(max(1, cores // devices))
     package = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environment["PYTHONSAFEPATH"] = (

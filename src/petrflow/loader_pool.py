@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from petrflow.blas import THREADS
 from petrflow.dataset import PetrDataset, Sample
 from petrflow.files import PetrflowError
 from petrflow.resample import warm_up
@@ -266,7 +267,7 @@ def _worker_environment() -> dict[str, str]:
     environment = dict(os.environ)
     package = str(Path(__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    for name in (*THREADS, "NUMBA_NUM_THREADS"):
         environment[name] = "1"
     # A decoded picture is 4 MB; mapped afresh each time it would cost a thousand page faults.
     environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(64 << 20))
