@@ -4,8 +4,9 @@
     python benchmarks/train_step.py petrv2_tiny --steps 20
 
 Both sides run in processes of their own and take turns, so that whatever else the machine does falls on both alike. Dropout,
-GridMask and what stock does not know (the attention prior, a previous frame without gradient) are off: the two sides then
-compute the same numbers, which the last line of each model says. Stock gets FLAGS_use_stride_kernel=0, without which it corrupts its heap.
+GridMask and what stock does not know (the dense head, a previous frame without gradient) are off: the two sides then
+compute the same numbers, which the last line of each model says. Stock gets FLAGS_use_stride_kernel=0, without which it corrupts its heap,
+and on AMD processors the switch for MKL that petrflow sets (petrflow/blas.py); with --as-installed it does without that.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def comparable(model_config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"]
     model["use_grid_mask"] = False
     model["previous_frame_gradient"] = True
-    for ours in ("ray_prior", "reference_height"):
+    for ours in ("monocular", "proposals", "point_prior", "reference_height"):
         model["pts_bbox_head"].pop(ours, None)
     layer = model["pts_bbox_head"]["transformer"]["decoder"]["transformerlayers"]
     layer["ffn_dropout"] = 0.0
@@ -125,11 +126,12 @@ def differences(folder: Path) -> tuple[float, float]:
     return loss, gradient
 
 
-def measure(name: str, steps: int, batch_size: int, cameras: int) -> dict[str, Any]:
+def measure(name: str, steps: int, batch_size: int, cameras: int, as_installed: bool) -> dict[str, Any]:
     """Time one model file and return the line of JSON."""
     import paddle
     from model_helpers import fake_batch, read_model_config
 
+    from petrflow.blas import SWITCH
     from petrflow.model import build_model
 
     config = comparable(read_model_config(name))
@@ -145,6 +147,8 @@ def measure(name: str, steps: int, batch_size: int, cameras: int) -> dict[str, A
         }
         (folder / "request.pkl").write_bytes(pickle.dumps(request))
         flags = {"stock": {"FLAGS_use_stride_kernel": "0"}, "ours": {}}
+        if as_installed:
+            flags["stock"][SWITCH] = ""
         seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in flags}
         # A model that takes a single step is one that memory does not hold twice.
         groups = [[side] for side in flags] if steps == 1 else [list(flags)]
@@ -165,6 +169,7 @@ def measure(name: str, steps: int, batch_size: int, cameras: int) -> dict[str, A
         "model": name,
         "batch_size": batch_size,
         "cameras": cameras,
+        "stock_as_installed": as_installed,
         "stock_seconds": round(stock, 4),
         "seconds": round(ours, 4),
         "ratio": round(stock / ours, 3),
@@ -182,6 +187,9 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=6, help="of one frame")
     parser.add_argument("--side", choices=("stock", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--as-installed", action="store_true", help="stock without the switch for MKL on AMD processors"
+    )
     arguments = parser.parse_args()
     if arguments.side:
         work(arguments.side, arguments.folder)
@@ -189,7 +197,9 @@ def main() -> None:
     lines = []
     for name in arguments.models:
         tiny = "tiny" in name
-        lines.append(measure(name, arguments.steps if tiny else 1, 2 if tiny else 1, arguments.cameras))
+        lines.append(
+            measure(name, arguments.steps if tiny else 1, 2 if tiny else 1, arguments.cameras, arguments.as_installed)
+        )
     print(f"{'model':42} {'stock s':>8} {'s':>8} {'ratio':>6} {'loss diff':>10} {'grad diff':>10}")
     for line in lines:
         print(

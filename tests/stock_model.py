@@ -24,14 +24,20 @@ OUR_KEYS = ("backbone_learning_rate_factor", "previous_frame_gradient")
 
 def build_stock(model_config: dict[str, Any], cameras: int = 6) -> Any:
     """Build stock Petr3D from the model file; sizes that upstream fixes in its code are set from outside."""
+    import paddle
     import paddle3d.models  # noqa: F401
     from paddle3d.models.backbones import vovnetcp
     from paddle3d.models.heads.dense_heads import petr_head
 
     tree = {key: value for key, value in model_config["model"].items() if key not in OUR_KEYS}
     tree["backbone"] = dict(tree["backbone"])
+    coarse = None
     if "spec" in tree["backbone"]:
-        vovnetcp._STAGE_SPECS["under test"] = tree["backbone"].pop("spec")
+        spec = dict(tree["backbone"].pop("spec"))
+        if len(spec["stem"]) == 1:  # our own stem of one convolution, which stock gets as a layer
+            (coarse,) = spec["stem"]
+            spec["stem"] = [8, 8, coarse]
+        vovnetcp._STAGE_SPECS["under test"] = spec
         tree["backbone"]["spec_name"] = "under test"
     tree["pts_bbox_head"] = dict(tree["pts_bbox_head"])
     sizes = tree["pts_bbox_head"].pop("embed_dims", 256), tree["pts_bbox_head"].pop("num_pred", 6)
@@ -47,7 +53,14 @@ def build_stock(model_config: dict[str, Any], cameras: int = 6) -> Any:
     if cameras != 6:
         petr_head.np = _NumpyForCameras(cameras)
     try:
-        return _load(tree)
+        model = _load(tree)
+        if coarse is not None:
+            model.backbone.stem = paddle.nn.Sequential(
+                ("stem_1/conv", paddle.nn.Conv2D(3, coarse, 7, stride=4, padding=3, bias_attr=False)),
+                ("stem_1/norm", paddle.nn.BatchNorm2D(coarse)),
+                ("stem_1/relu", paddle.nn.ReLU()),
+            )
+        return model
     finally:
         petr_head.PETRHead._init_layers = layers  # the embedding stays: forward looks it up
 

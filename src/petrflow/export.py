@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from scipy.optimize import linear_sum_assignment
 
 from petrflow.annotations import AnnotationStore
 from petrflow.dataset import PetrDataset
@@ -160,15 +161,31 @@ def save(model: PetrV2, shapes: list[tuple[int, ...]], path: Path) -> None:
 
 
 def compare(expected: list[tuple[np.ndarray, np.ndarray]], actual: list[tuple[np.ndarray, np.ndarray]]) -> Parity:
-    """Compare class logits and box codes of two models, as scores and as boxes."""
+    """Compare class logits and box codes of two models, as scores and as boxes, whatever order their queries have.
+
+    Queries that start from a dense head's cells come by how bold the cells are: the last digit decides between two alike.
+    """
     boxes, scores = [], []
-    for (logits, codes), (other_logits, other_codes) in zip(expected, actual, strict=True):
+    for (logits, codes), unordered in zip(expected, actual, strict=True):
+        other_logits, other_codes = _in_order_of((logits, codes), unordered)
         scores.append(_difference(_sigmoid(logits), _sigmoid(other_logits), SCORE_SCALE))
         # Without the yaw, which jumps at pi; its sine and cosine are compared in its place.
-        box, other = (np.delete(decode_boxes(c), 6, axis=-1) for c in (codes, other_codes))
-        boxes.append(_difference(box, other, BOX_SCALE))
+        box, other_box = (np.delete(decode_boxes(c), 6, axis=-1) for c in (codes, other_codes))
+        boxes.append(_difference(box, other_box, BOX_SCALE))
         boxes.append(_difference(codes[..., 6:8], other_codes[..., 6:8], BOX_SCALE))
     return Parity(boxes=float(np.max(boxes)), scores=float(np.max(scores)))
+
+
+def _in_order_of(
+    expected: tuple[np.ndarray, np.ndarray], actual: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the queries of ``actual`` into the order of those of ``expected`` that they are nearest to."""
+    ordered = []
+    for sample in range(len(expected[0])):
+        wanted, given = (np.concatenate([part[sample] for part in both], axis=-1) for both in (expected, actual))
+        distance = np.nan_to_num(np.abs(wanted[:, None] - given[None]).sum(-1), nan=1e9, posinf=1e9)
+        ordered.append(linear_sum_assignment(distance)[1])
+    return tuple(np.stack([p[o] for p, o in zip(part, ordered, strict=True)]) for part in actual)  # type: ignore[return-value]
 
 
 def _difference(expected: np.ndarray, actual: np.ndarray, scale: float) -> float:

@@ -232,13 +232,18 @@ def _step(
 def _clip(parameters: list[Any], limit: float, scale: float) -> float:
     """Undo the loss scale and scale all gradients down to a common norm of at most ``limit``; return the norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = paddle.stack([paddle.sum(paddle.square(gradient.astype("float32") / scale)) for gradient in gradients])
+    squares = paddle.stack([paddle.sum(paddle.square(_unscaled(gradient, scale))) for gradient in gradients])
     norm = float(paddle.sqrt(paddle.sum(squares)))
     factor = min(1.0, limit / norm) / scale if norm > 0.0 else 1.0 / scale
     if np.isfinite(norm) and factor != 1.0:
         for gradient in gradients:
             gradient.scale_(factor)
     return norm
+
+
+def _unscaled(gradient: Any, scale: float) -> Any:
+    gradient = gradient.astype("float32")
+    return gradient if scale == 1.0 else gradient / scale
 
 
 def _evaluate(

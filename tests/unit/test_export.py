@@ -16,7 +16,7 @@ from petrflow.files import PetrflowError, read_json  # noqa: E402
 from petrflow.model import build_model  # noqa: E402
 
 CONFIG = small_model_config()
-CONFIG["model"]["pts_bbox_head"]["ray_prior"] = [50.0, 5.0, 0.0, 0.0]
+CONFIG["model"]["pts_bbox_head"].update(monocular=1.0, proposals=10, point_prior=[0.0, 0.2, 0.5, 2.0])
 
 
 class _Dataset:
@@ -142,3 +142,15 @@ def test_other_numbers_of_cameras_export(cameras: int, tmp_path: Path) -> None:
     assert record["inputs"]["images"][1] == 2 * cameras
     batch = fake_batch(CONFIG, cameras=cameras)
     assert len(exporting.ExportedModel(tmp_path).predict(batch)) == 2
+
+
+def test_models_are_compared_whatever_order_their_queries_have() -> None:
+    rng = np.random.default_rng(0)
+    logits, codes = rng.normal(size=(1, 6, 10)).astype("float32"), rng.normal(size=(1, 6, 10)).astype("float32")
+    order = [3, 1, 0, 5, 4, 2]
+    same = exporting.compare([(logits, codes)], [(logits[:, order], codes[:, order])])
+    assert same.boxes == same.scores == 0.0
+    other = codes[:, order].copy()
+    other[0, 2, 0] += 0.5
+    differs = exporting.compare([(logits, codes)], [(logits[:, order], other)])
+    assert not differs.holds and differs.scores == 0.0

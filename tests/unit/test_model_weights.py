@@ -13,6 +13,8 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.files import PetrflowError  # noqa: E402
 from petrflow.model import build_model, load_weights  # noqa: E402
+from petrflow.model.weights import halve  # noqa: E402
+from petrflow.unpickle import save_pdparams  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,24 @@ def test_files_of_paddle_load(model: Any, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(model: Any, tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match=r"none\.pdparams"):
         load_weights(model, tmp_path / "none.pdparams")
+
+
+def test_halved_weights_are_half_the_size_and_load_to_the_nearest_half(model: Any, tmp_path: Path) -> None:
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    weights["counter"] = np.arange(3)
+    save_pdparams(tmp_path / "model.pdparams", weights)
+    halve(tmp_path / "model.pdparams", tmp_path / "half.safetensors")
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "model.pdparams").stat().st_size
+    other = build_model(small_model_config())
+    assert load_weights(other, tmp_path / "half.safetensors").unexpected == ("counter",)
+    for name, value in other.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), weights[name].astype("float16").astype("float32"))
+
+
+def test_numbers_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:
+    save_pdparams(
+        tmp_path / "model.pdparams", {"fine": np.ones(2, "float32"), "norm.variance": np.full(2, 7e4, "float32")}
+    )
+    with pytest.raises(PetrflowError, match=r"norm\.variance holds numbers above 65504"):
+        halve(tmp_path / "model.pdparams", tmp_path / "half.safetensors")
+    assert not (tmp_path / "half.safetensors").exists()

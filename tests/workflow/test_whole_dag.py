@@ -45,7 +45,7 @@ def small_project(folder: Path, config: dict[str, Any]) -> Path:
     copy_workflow(folder, config)
     model = yaml.safe_load((REPOSITORY / "config" / "models" / "petrv2_tiny.yml").read_text())
     head = model["model"]["pts_bbox_head"]
-    head["num_query"], head["num_pred"] = 30, 2
+    head["num_query"], head["proposals"], head["num_pred"] = 30, 20, 2
     head["transformer"]["decoder"]["num_layers"] = 2
     (folder / "config" / "models" / "petrv2_test.yml").write_text(yaml.safe_dump(model, sort_keys=False))
     return folder
@@ -112,7 +112,7 @@ def test_snakemake_told_to_end_in_the_middle_of_training_goes_on_when_typed_agai
         start_new_session=True,
     )
     deadline = time.monotonic() + 240
-    while not (log.exists() and "loss=" in log.read_text()):
+    while not (log.exists() and "step/s" in log.read_text()):  # the bar, which stands before the first step
         assert process.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGTERM)

@@ -87,7 +87,13 @@ class _BatchFirst:
     decoder: nn.Layer
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, query_pos: Tensor, self_bias: Tensor | None, cross_bias: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        query_pos: Tensor,
+        self_bias: Tensor | None,
+        cross_bias: Tensor | None,
+        content: Tensor | None = None,
     ) -> Tensor:
         """Return (L, B, Q, E) float32: the queries after each of the L decoder layers.
 
@@ -97,11 +103,13 @@ class _BatchFirst:
             Image features and their position embedding.
         query_pos : (B or 1, Q, E) float32
         self_bias, cross_bias : float32, added to attention logits, or None
+        content : (B, Q, E) float32, optional
+            What the queries begin with; zeros, as upstream, without it.
         """
         batch = tokens.shape[0]
         key = tokens + positions
         query_pos = query_pos.expand([batch, -1, -1])
-        query = paddle.zeros_like(query_pos)
+        query = paddle.zeros_like(query_pos) if content is None else content
         outputs = []
         for layer in self.decoder.layers:
             query = layer(query, query_pos, key, tokens, self_bias, cross_bias)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from paddle import nn
 from paddle3d.models.backbones import vovnetcp
 
 
@@ -17,8 +18,8 @@ class VoVNet(vovnetcp.VoVNetCP):
     spec_name : str, optional
         One of Paddle3D's own sizes, for example ``V-99-eSE``.
     spec : mapping, optional
-        Sizes of our own in place of a name: ``stem`` (3 channel counts), ``stage_conv_ch``, ``stage_out_ch``,
-        ``block_per_stage`` (4 each), ``layer_per_block``, ``eSE``, ``dw``.
+        Sizes of our own in place of a name: ``stem`` (3 channel counts; or one, for a single 7x7
+        convolution of stride 4), ``stage_conv_ch``, ``stage_out_ch``, ``block_per_stage`` (4 each), ``layer_per_block``, ``eSE``, ``dw``.
     use_recompute : bool
         Recompute every block in the backward pass (less memory, about a third more time). Upstream always does, whatever
         its config says.
@@ -31,10 +32,21 @@ class VoVNet(vovnetcp.VoVNetCP):
         use_recompute: bool = True,
         **arguments: Any,
     ) -> None:
+        patch = None
         if spec is not None:
+            spec = dict(spec)
+            if len(spec["stem"]) == 1:
+                patch = spec["stem"][0]
+                spec["stem"] = [8, 8, patch]
             spec_name = "petrflow " + json.dumps(spec, sort_keys=True)
-            vovnetcp._STAGE_SPECS[spec_name] = dict(spec)
+            vovnetcp._STAGE_SPECS[spec_name] = spec
         super().__init__(spec_name=spec_name, **arguments)
+        if patch is not None:
+            self.stem = nn.Sequential(
+                ("stem_1/conv", nn.Conv2D(3, patch, 7, stride=4, padding=3, bias_attr=False)),
+                ("stem_1/norm", nn.BatchNorm2D(patch)),
+                ("stem_1/relu", nn.ReLU()),
+            )
         for layer in self.sublayers():
             if isinstance(layer, vovnetcp._OSA_layer):
                 layer.use_checkpoint = use_recompute

@@ -14,6 +14,7 @@ from paddle3d.models.heads.dense_heads import petr_head
 from paddle3d.models.layers.layer_libs import inverse_sigmoid
 
 from petrflow.model import denoise, loss
+from petrflow.model.monocular import NOT_CENTRE, Grid, MonocularHead, Proposals, Sight, cell_targets
 
 STILL = 1e-4
 """Seconds: two frames closer than this in time tell nothing about velocity."""
@@ -25,29 +26,16 @@ def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
 
 
 def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
-    """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies, in the order y, x, z."""
-    angle = position.unsqueeze(-1) * (2 * math.pi) / frequencies
+    """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies (rad), in the order y, x, z."""
+    angle = position.unsqueeze(-1) * frequencies
     even, odd = angle[..., 0::2].sin(), angle[..., 1::2].cos()
     x, y, z = paddle.stack([even, odd], axis=-1).flatten(-2).unbind(-2)
     return paddle.concat([y, x, z], axis=-1)
 
 
-def _frequencies(features: int, temperature: float = 10000.0) -> np.ndarray:
+def _wavelengths(features: int, temperature: float = 10000.0) -> np.ndarray:
     index = np.arange(features)
     return (temperature ** (2 * (index // 2) / features)).astype("float32")
-
-
-def _cell_centres(height: int, width: int, pad_height: int, pad_width: int) -> np.ndarray:
-    """Return (height * width, 3) float32: homogeneous pixels (u, v, 1) of the cells' centres."""
-    v, u = np.meshgrid(
-        (np.arange(height) + 0.5) * pad_height / height, (np.arange(width) + 0.5) * pad_width / width, indexing="ij"
-    )
-    return np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3).astype("float32")
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Scale (..., 3) to length one."""
-    return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt().clip(min=1e-6)
 
 
 class PetrV2Head(petr_head.PETRHead):
@@ -59,12 +47,16 @@ class PetrV2Head(petr_head.PETRHead):
         Channels of tokens and queries; upstream fixes 256.
     num_pred : int
         Decoder layers; upstream fixes 6 and dies with an IndexError beyond that.
-    ray_prior : sequence of floats, optional
-        One concentration per attention head, or none (upstream). A head with concentration k sees a cell whose ray is an
-        angle t off a query's reference point with logits lowered by k (1 - cos t): it looks where the point lies from the
-        first step on, which a small model otherwise takes long to find out. It has no parameters; 0 leaves a head free.
     reference_height : (low, high), optional
         Where reference points start within the height range, 0 to 1; upstream spreads them over all of it.
+    monocular : float
+        Weight of the loss of a dense head that finds boxes cell by cell; keys and values then carry what it sees. 0, as
+        upstream: there is no such head.
+    proposals : int
+        Of the ``num_query`` queries, how many start from the dense head's boldest cells.
+    point_prior : sequence of floats, optional
+        One strength per attention head: by how much attention logits are lowered for each metre between a query's reference
+        point and the box that a cell sees. A small model otherwise takes long to find out where to look. 0 leaves a head free.
     **arguments
         As PETRHead.
     """
@@ -73,13 +65,19 @@ class PetrV2Head(petr_head.PETRHead):
         self,
         embed_dims: int = 256,
         num_pred: int = 6,
-        ray_prior: Sequence[float] | None = None,
         reference_height: Sequence[float] | None = None,
+        monocular: float = 0.0,
+        proposals: int = 0,
+        point_prior: Sequence[float] | None = None,
         **arguments: Any,
     ) -> None:
         self._sizes = (embed_dims, num_pred)
-        self.ray_prior = ray_prior
+        if (proposals or point_prior is not None) and not monocular:
+            raise ValueError("proposals and point_prior need monocular above 0: they are about what that head sees")
+        if proposals >= arguments["num_query"]:
+            raise ValueError(f"proposals is {proposals}: num_query must be more, some reference points are learned")
         self.reference_height = reference_height
+        self.monocular_weight, self.num_proposals, self.point_prior = monocular, proposals, point_prior
         super().__init__(**arguments)
         self._constants: dict[str, Tensor] = {}
         # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a tensor reaches an exported
@@ -95,6 +93,10 @@ class PetrV2Head(petr_head.PETRHead):
         # The parent sets 256 and 6 just before this hook; state_dict keys follow from these two.
         self.embed_dims, self.num_pred = self._sizes
         super()._init_layers()
+        if self.num_proposals:
+            self.reference_points = nn.Embedding(self.num_query - self.num_proposals, 3)
+        if self.monocular_weight:
+            self.monocular = MonocularHead(self.embed_dims, self.num_classes)
 
     def constant(self, name: str, make: Callable[[], np.ndarray]) -> Tensor:
         """Return a constant tensor, made once."""
@@ -161,34 +163,34 @@ class PetrV2Head(petr_head.PETRHead):
         encoded.stop_gradient = True
         return pointwise(self.position_encoder[2], F.relu(pointwise(self.position_encoder[0], encoded)))
 
-    def ray_bias(
-        self, reference: Tensor, img2lidar: Tensor, height: int, width: int, pad_shape: Sequence[int]
-    ) -> Tensor:
-        """Return what ``ray_prior`` adds to the attention logits: (B, heads, Q, 2N * height * width).
+    def look(self, tokens: Tensor, img2lidar: Tensor, grid: Grid) -> Sight:
+        """Return what the dense head sees in tokens (B, 2N * cells, E)."""
+        low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
+        pad_height, pad_width = round(grid.height * grid.cell[0]), round(grid.width * grid.cell[1])
+        pixels = self.constant(f"pixels_{grid.height}_{grid.width}_{pad_height}_{pad_width}", grid.centres)
+        low_corner = self.constant("range_low", lambda: low)
+        return self.monocular(
+            tokens, img2lidar, grid, pixels, low_corner, self.constant("range_size", lambda: high - low)
+        )
+
+    def point_bias(self, reference: Tensor, points: Tensor) -> Tensor:
+        """Return what ``point_prior`` adds to the attention logits: (B, heads, Q, T).
 
         Parameters
         ----------
-        reference : (B or 1, Q, 3) float32
+        reference : (B, Q, 3) float32
             Reference points, 0 to 1 within the detection range.
-        img2lidar : (B, 2N, 4, 4) float32
-        height, width : int
-            Of the feature map.
-        pad_shape : (height, width)
-            Of the padded image, pixels.
+        points : (B, T, 3) float32
+            Centres of what the cells see, likewise. Heights do not count.
         """
-        batch, images = img2lidar.shape[:2]
         low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
-        size = self.constant("range_size", lambda: high - low)
-        points = (reference.detach() * size + self.constant("range_low", lambda: low)).unsqueeze(1)
-        pixels = self.constant(
-            f"pixels_{height}_{width}_{pad_shape[0]}_{pad_shape[1]}", lambda: _cell_centres(height, width, *pad_shape)
-        )
-        rays = paddle.matmul(pixels, img2lidar[:, :, :3, :3], transpose_y=True)
-        towards = points - img2lidar[:, :, :3, 3].unsqueeze(2)
-        cosine = paddle.matmul(_unit(towards), _unit(rays), transpose_y=True)
-        cosine = cosine.transpose([0, 2, 1, 3]).reshape([batch, 1, -1, images * height * width])
-        strength = self.constant("ray_prior", lambda: np.asarray(self.ray_prior, "float32").reshape(1, -1, 1, 1))
-        return (cosine - 1) * strength
+        size = self.constant("level_size", lambda: (high - low)[:2])
+        reference, points = reference.detach()[..., :2] * size, points.detach()[..., :2] * size
+        # Differences first: squares of 50 m cancel to errors of centimetres, which an exported graph makes otherwise.
+        across = reference.unsqueeze(2) - points.unsqueeze(1)
+        distance = ((across * across).sum(-1) + 0.25).sqrt().unsqueeze(1)
+        strength = self.constant("point_prior", lambda: np.asarray(self.point_prior, "float32").reshape(1, -1, 1, 1))
+        return -distance * strength
 
     def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
         """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
@@ -206,7 +208,7 @@ class PetrV2Head(petr_head.PETRHead):
             if encoding.normalize:
                 last = np.take(embed, [-1], axis=axis)
                 embed = (embed + encoding.offset) / (last + encoding.eps) * encoding.scale
-            angle = embed[..., None] / _frequencies(encoding.num_feats, encoding.temperature)
+            angle = embed[..., None] / _wavelengths(encoding.num_feats, encoding.temperature)
             embeds += [np.sin(angle[..., 0::2]), np.cos(angle[..., 1::2])]  # all sines, then all cosines
         return np.concatenate(embeds, axis=-1).reshape(1, images * height * width, -1).astype("float32")
 
@@ -230,6 +232,7 @@ class PetrV2Head(petr_head.PETRHead):
         pad_shape: Sequence[int],
         image_shape: Sequence[int],
         denoising: denoise.DenoisingQueries | None = None,
+        seen: dict[str, Sight] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers.
 
@@ -245,6 +248,8 @@ class PetrV2Head(petr_head.PETRHead):
             Of the padded image and of the picture in its top left corner, pixels.
         denoising : DenoisingQueries, optional
             Its P queries come first in the outputs.
+        seen : dict, optional
+            Gets what the dense head sees, where there is one, as ``monocular``.
         """
         batch, images, channels, height, width = features.shape
         cells = height * width
@@ -262,18 +267,37 @@ class PetrV2Head(petr_head.PETRHead):
             cross_bias = self.constant(name, lambda: padding.reshape(1, 1, 1, -1) * np.float32(-1e9))
 
         reference, self_bias = self.reference_points.weight.unsqueeze(0), None
+        frequencies = self.constant(
+            "frequencies", lambda: (2 * math.pi / _wavelengths(self.embed_dims // 2)).astype("float32")
+        )
+        start: Proposals | None = None
+        if self.monocular_weight:
+            sight = self.look(tokens, img2lidar, Grid.over(height, width, pad_shape))
+            if seen is not None:
+                seen["monocular"] = sight
+            tokens = tokens + self.monocular.embedding(sight)
+            positions = positions + self.query_embedding(sine_embedding(sight.points.detach(), frequencies))
+            if self.num_proposals:
+                offset = self.constant("not_centre", lambda: NOT_CENTRE)
+                start = self.monocular.proposals(sight, tokens, self.num_proposals, offset).followed_by(reference)
+                reference = start.reference
         if denoising is not None:
-            reference = reference.expand([batch, -1, -1])
-            reference = paddle.concat([paddle.to_tensor(denoising.reference), reference], axis=1)
+            reference = paddle.concat(
+                [paddle.to_tensor(denoising.reference), reference.expand([batch, -1, -1])], axis=1
+            )
             self_bias = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
-        if self.ray_prior is not None:
-            prior = self.ray_bias(reference, img2lidar, height, width, pad_shape)
+            start = None if start is None else start.after(denoising.reference.shape[1])
+        if self.point_prior is not None:
+            prior = self.point_bias(reference, sight.points)
             cross_bias = prior if cross_bias is None else prior + cross_bias
-        frequencies = self.constant("frequencies", lambda: _frequencies(self.embed_dims // 2))
         query_pos = self.query_embedding(sine_embedding(reference, frequencies))
-        decoded = self.transformer(tokens, positions, query_pos, self_bias, cross_bias)
+        decoded = self.transformer(
+            tokens, positions, query_pos, self_bias, cross_bias, None if start is None else start.content
+        )
         logits = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.cls_branches)])
         codes = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.reg_branches)])
+        if start is not None:
+            logits, codes = logits + start.logits, codes + start.codes
         return logits, self.place(codes, reference, timestamps)
 
     def place(self, codes: Tensor, reference: Tensor, timestamps: Tensor) -> Tensor:
@@ -327,3 +351,22 @@ class PetrV2Head(petr_head.PETRHead):
             logits, codes = logits[:, :, padding:], codes[:, :, padding:]
         losses.update(loss.named("", *loss.matching_losses(self, logits, codes, boxes, labels)))
         return losses
+
+    def monocular_losses(
+        self,
+        sight: Sight,
+        boxes: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+        img2lidar: np.ndarray,
+        timestamps: np.ndarray,
+    ) -> dict[str, Tensor]:
+        """Return the losses of the dense head; ``img2lidar`` and ``timestamps`` as the network gets them, on the host."""
+        count = timestamps.shape[1] // 2
+        between = timestamps[:, count:].mean(-1) - timestamps[:, :count].mean(-1)
+        targets = [
+            cell_targets(b, label, matrices[:count], sight.grid, float(time))
+            for b, label, matrices, time in zip(boxes, labels, img2lidar, between, strict=True)
+        ]
+        cls, box = self.monocular.losses(sight, targets)
+        weight = self.monocular_weight
+        return {"monocular_loss_cls": cls * weight, "monocular_loss_bbox": box * (weight * self.loss_bbox.loss_weight)}

@@ -12,6 +12,7 @@ from paddle3d.models.detection.petr import petr3d
 
 from petrflow.model import decode
 from petrflow.model.loss import gravity_centre
+from petrflow.model.monocular import Sight
 
 
 class GridMask(petr3d.GridMask):
@@ -118,7 +119,7 @@ class PetrV2(petr3d.Petr3D):
         return features.astype("float32")
 
     def raw_outputs(
-        self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None
+        self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None, seen: Any = None
     ) -> tuple[Tensor, Tensor]:
         """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, before any choice.
 
@@ -131,11 +132,13 @@ class PetrV2(petr3d.Petr3D):
         timestamps : (B, 2N) float32
             Seconds by which each image is older than the sample.
         denoising : DenoisingQueries, optional
+        seen : dict, optional
+            Gets what the dense head sees, where there is one, as ``monocular``.
         """
         features = self.extract_features(images)
         with paddle.amp.auto_cast(enable=False):
             return self.pts_bbox_head.decode_queries(
-                features, img2lidar, timestamps, images.shape[-2:], self.image_shape, denoising
+                features, img2lidar, timestamps, images.shape[-2:], self.image_shape, denoising, seen
             )
 
     def inputs_of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,9 +155,17 @@ class PetrV2(petr3d.Petr3D):
         boxes = [gravity_centre(b) for b in batch["gt_bboxes_3d"]]
         labels = [np.asarray(label, dtype="int64") for label in batch["gt_labels_3d"]]
         denoising = self.pts_bbox_head.denoising_queries(boxes, labels, self.rng) if self.training else None
-        logits, codes = self.raw_outputs(*self.inputs_of(batch), denoising)
+        seen: dict[str, Sight] = {}
+        images, img2lidar, timestamps = network_inputs(batch)
+        inputs = (paddle.to_tensor(images), paddle.to_tensor(img2lidar), paddle.to_tensor(timestamps))
+        logits, codes = self.raw_outputs(*inputs, denoising, seen)
         with paddle.amp.auto_cast(enable=False):
-            return self.pts_bbox_head.losses(logits, codes, boxes, labels, denoising)
+            losses = self.pts_bbox_head.losses(logits, codes, boxes, labels, denoising)
+            if seen:
+                losses.update(
+                    self.pts_bbox_head.monocular_losses(seen["monocular"], boxes, labels, img2lidar, timestamps)
+                )
+            return losses
 
     def predict(self, batch: Mapping[str, Any]) -> list[decode.Detections]:
         """Return the detections of every sample of a batch, best first; leaves the training mode as it was."""

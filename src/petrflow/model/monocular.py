@@ -1,0 +1,356 @@
+"""What every image cell sees by itself: a dense head whose boxes give queries, keys and values their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from petrflow import geometry
+from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA, mean_over_devices
+
+TERMS = 10
+"""Per cell: u and v of the centre off the cell's, cells; ln of depth over focal length; ln w, l, h; heading and displacement ahead and right."""
+WEIGHTS = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3], "float32")
+FOCAL_PER_METRE = 12.0
+"""Pixels of focal length for each metre of depth where the head predicts 0: 15 m with 183 px."""
+CORE = 0.3
+"""Share of a box's extent in the image, around its centre, whose cells are to find it."""
+PRIOR_LOGIT = -float(np.log(99.0))
+"""Class logits at the beginning (probability 0.01), of cells as of queries."""
+WEAKER = 5.0
+"""By how much a cell's logit counts less beside a bolder neighbour."""
+NEAREST = 1.0
+"""Depth below which no box is looked for, m."""
+NOT_CENTRE = np.array([0, 0, 1, 1, 0, 1, 1, 1, 1, 1], "float32")
+"""1 at the terms of a box's code that do not say where its centre is."""
+EDGE = 1e-3
+"""Distance that centres keep from the ends of the detection range, of its size: their logits stay finite."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of one feature map.
+
+    Attributes
+    ----------
+    height, width : int
+    cell : (height, width)
+        Of one cell, pixels of the padded image.
+    """
+
+    height: int
+    width: int
+    cell: tuple[float, float]
+
+    @classmethod
+    def over(cls, height: int, width: int, pad_shape: Sequence[int]) -> Grid:
+        """Return the grid of a feature map (height, width) of images padded to (height, width) pixels."""
+        return cls(height, width, (pad_shape[0] / height, pad_shape[1] / width))
+
+    def centres(self) -> np.ndarray:
+        """Return (height * width, 3) float32: homogeneous pixels (u, v, 1) of the cells' middles, row by row."""
+        v, u = np.meshgrid(
+            (np.arange(self.height) + 0.5) * self.cell[0], (np.arange(self.width) + 0.5) * self.cell[1], indexing="ij"
+        )
+        return np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3).astype("float32")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the cells of B samples see; T cells in all images of both frames.
+
+    Attributes
+    ----------
+    logits : (B, T, C) float32
+        Of the classes.
+    raw : (B, T, 10) float32
+        In the order of ``TERMS``.
+    points : (B, T, 3) float32
+        Boxes' centres, 0 to 1 within the detection range.
+    codes : (B, T, 10) float32
+        Boxes as the decoder predicts them, offsets from the middle of the range: logit x, logit y, ln w, ln l, logit z, ln h,
+        sin, cos, and displacement between the frames (x, y), m.
+    """
+
+    logits: Tensor
+    raw: Tensor
+    points: Tensor
+    codes: Tensor
+    grid: Grid
+
+    @property
+    def current(self) -> int:
+        """Cells of the current frame; they come first."""
+        return self.raw.shape[1] // 2
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Queries that begin with what a cell sees.
+
+    Attributes
+    ----------
+    reference : (B, K, 3) float32
+        Reference points, 0 to 1 within the detection range.
+    content : (B, K, E) float32
+    logits : (B, K, C), codes : (B, K, 10) float32
+        What is added to every decoder layer's predictions.
+    """
+
+    reference: Tensor
+    content: Tensor
+    logits: Tensor
+    codes: Tensor
+
+    def followed_by(self, learned: Tensor) -> Proposals:
+        """Append queries with learned reference points (1, Q, 3) that begin with nothing."""
+        batch, _, _ = self.reference.shape
+        count = learned.shape[1]
+
+        reference = paddle.concat([self.reference, learned.expand([batch, -1, -1])], axis=1)
+        rest = (
+            paddle.concat([part, _nothing(part, count)], axis=1) for part in (self.content, self.logits, self.codes)
+        )
+        return Proposals(reference, *rest)
+
+    def after(self, count: int) -> Proposals:
+        """Put as many other queries, which begin with nothing, before these; their reference points are not added here."""
+        rest = (
+            paddle.concat([_nothing(part, count), part], axis=1) for part in (self.content, self.logits, self.codes)
+        )
+        return Proposals(self.reference, *rest)
+
+
+def _nothing(part: Tensor, count: int) -> Tensor:
+    return paddle.zeros([part.shape[0], count, part.shape[-1]])
+
+
+class MonocularHead(nn.Layer):
+    """Class and box at every cell, placed in the lidar frame by the camera's geometry.
+
+    FCOS3D's idea (Wang et al., 2021) on PETR's tokens, and 3DPPE's (Shu et al., 2023): a token that knows its depth has a point
+    for a position, where PETR's has a ray.
+
+    Parameters
+    ----------
+    embed_dims, num_classes : int
+    """
+
+    def __init__(self, embed_dims: int, num_classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(embed_dims, 2 * embed_dims)
+        self.classes = nn.Linear(2 * embed_dims, num_classes)
+        self.boxes = nn.Linear(2 * embed_dims, TERMS)
+        self.embed = nn.Linear(num_classes + TERMS, embed_dims)
+        self.classes.bias.set_value(np.full(num_classes, PRIOR_LOGIT, "float32"))
+        self.boxes.weight.set_value(self.boxes.weight * 0.1)
+
+    def forward(
+        self, tokens: Tensor, img2lidar: Tensor, grid: Grid, pixels: Tensor, low: Tensor, size: Tensor
+    ) -> Sight:
+        """Look at tokens (B, T, E) of 2N images.
+
+        Parameters
+        ----------
+        tokens : (B, T, E) float32
+        img2lidar : (B, 2N, 4, 4) float32
+        grid : Grid
+        pixels : (cells, 3) float32
+            The grid's centres.
+        low, size : (3,) float32
+            The detection range's lower corner and extent, m.
+        """
+        hidden = F.relu(self.hidden(tokens))
+        raw = self.boxes(hidden)
+        points, codes = place_cells(raw, img2lidar, grid, pixels, low, size)
+        return Sight(self.classes(hidden), raw, points, codes, grid)
+
+    def embedding(self, sight: Sight) -> Tensor:
+        """Embed what the cells see, (B, T, E)."""
+        return self.embed(paddle.concat([F.sigmoid(sight.logits), sight.codes], axis=-1))
+
+    def proposals(self, sight: Sight, tokens: Tensor, count: int, offset: Tensor) -> Proposals:
+        """Turn the current frame's boldest cells that outdo their neighbours into queries; no gradient flows into their boxes.
+
+        Parameters
+        ----------
+        sight : Sight
+        tokens : (B, T, E) float32
+        count : int
+        offset : (10,) float32
+            ``NOT_CENTRE``, as a tensor: the reference point is the centre.
+        """
+        cells, grid = sight.current, sight.grid
+        batch, _, classes = sight.logits.shape
+        logits, points, codes = (part[:, :cells].detach() for part in (sight.logits, sight.points, sight.codes))
+        heat = logits.reshape([-1, grid.height, grid.width, classes]).transpose([0, 3, 1, 2])
+        heat = paddle.where(heat >= F.max_pool2d(heat, 3, 1, 1), heat, heat - WEAKER)
+        heat = heat.max(axis=1).reshape([batch, cells])
+        # A product with this is a gather whose gradient needs no scatter.
+        picked = F.one_hot(paddle.topk(heat, count)[1], cells)
+        return Proposals(
+            paddle.matmul(picked, points),
+            paddle.matmul(picked, tokens[:, :cells]),
+            paddle.matmul(picked, logits) - PRIOR_LOGIT,
+            paddle.matmul(picked, codes) * offset,
+        )
+
+    def losses(self, sight: Sight, targets: Sequence[CellTargets]) -> tuple[Tensor, Tensor]:
+        """Focal loss of all current cells and L1 loss of those that see a box, each over the number of the latter."""
+        cells = sight.current
+        batch, tokens, classes = sight.logits.shape
+        wanted = np.zeros((batch, cells, classes), "float32")
+        rows, values = [], []
+        for sample, target in enumerate(targets):
+            wanted[sample, target.rows, target.labels] = 1.0
+            rows.append(sample * tokens + target.rows)
+            values.append(target.values)
+        found = sum(len(target.rows) for target in targets)
+        total = max(mean_over_devices(float(found)), 1.0)
+        focal = F.sigmoid_focal_loss(
+            sight.logits[:, :cells], paddle.to_tensor(wanted), alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum"
+        )
+        if not found:
+            return focal / total, sight.raw.sum() * 0.0
+        value = np.concatenate(values)
+        weights = np.isfinite(value) * WEIGHTS
+        picked = paddle.gather(sight.raw.reshape([-1, TERMS]), paddle.to_tensor(np.concatenate(rows)))
+        difference = (picked - paddle.to_tensor(np.nan_to_num(value))).abs() * paddle.to_tensor(weights)
+        return focal / total, difference.sum() / total
+
+
+@dataclass(frozen=True)
+class CellTargets:
+    """What the N * h * w current cells of one sample should see.
+
+    Attributes
+    ----------
+    rows : (P,) int64
+        Cells that see a box; all others are background.
+    labels : (P,) int64
+        The boxes' classes.
+    values : (P, 10) float32
+        Their boxes in the order of ``TERMS``; NaN where unknown.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    values: np.ndarray
+
+
+def place_cells(
+    raw: Tensor, img2lidar: Tensor, grid: Grid, pixels: Tensor, low: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn what cells say of their boxes into the lidar frame; arguments as :meth:`MonocularHead.forward`.
+
+    Returns
+    -------
+    points (B, T, 3), codes (B, T, 10)
+        As in :class:`Sight`.
+    """
+    batch, images = img2lidar.shape[:2]
+    terms = raw.reshape([batch, images, -1, TERMS])
+    shift = paddle.concat([terms[..., :1] * grid.cell[1], terms[..., 1:2] * grid.cell[0]], axis=-1)
+    spot = pixels + paddle.concat([shift, paddle.zeros_like(shift[..., :1])], axis=-1)
+    turn = img2lidar[:, :, :3, :3]
+    rays = paddle.matmul(spot, turn, transpose_y=True)
+    focal = 1.0 / turn[..., 0].norm(axis=-1).reshape([batch, images, 1, 1])
+    depth = (terms[..., 2:3].clip(-4.0, 3.0)).exp() * focal / FOCAL_PER_METRE
+    centre = rays * depth + img2lidar[:, :, :3, 3].unsqueeze(2)
+    ahead, right = _axes(rays, turn[..., 0])
+    heading = -(terms[..., 6:7] * ahead + terms[..., 7:8] * right)
+    moved = terms[..., 8:9] * ahead + terms[..., 9:10] * right
+    centre, heading, moved = (part.reshape([batch, -1, part.shape[-1]]) for part in (centre, heading, moved))
+    points = ((centre - low) / size).clip(EDGE, 1 - EDGE)
+    # Not the log of points / (1 - points): in an exported graph paddle.inference (3.3.1) divides in place, and whoever needs
+    # the points afterwards gets the quotients.
+    where = -(1 / points - 1).log()
+    return points, paddle.concat(
+        [where[..., :2], raw[..., 3:5], where[..., 2:], raw[..., 5:6], heading, moved], axis=-1
+    )
+
+
+def cell_targets(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    img2lidar: np.ndarray,
+    grid: Grid,
+    between: float,
+) -> CellTargets:
+    """Say which cells of one sample's current images are to find which box; the nearest wins.
+
+    Parameters
+    ----------
+    boxes : (M, 9) float32
+        Paddle3D order with gravity centres, lidar frame.
+    labels : (M,) int64
+    img2lidar : (N, 4, 4) float32
+    grid : Grid
+    between : float
+        Seconds between the frames.
+    """
+    height, width, cell = grid.height, grid.width, grid.cell
+    images = len(img2lidar)
+    owner = np.full((images, height, width), -1, "int64")
+    boxes = np.asarray(boxes, "float64").reshape(-1, 9)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sizes = np.log(boxes[:, 3:6]).T
+    lidar2img = np.linalg.inv(img2lidar.astype("float64"))
+    heading = -np.stack([np.sin(boxes[:, 6]), np.cos(boxes[:, 6])], axis=-1)
+    corners = geometry.box_corners(np.column_stack([boxes[:, :6], -boxes[:, 6] - np.pi / 2]))
+    points = np.concatenate([boxes[:, None, :3], corners], axis=1)
+    values = np.full((images, len(boxes), TERMS), np.nan)
+    for image in range(images):
+        seen = points @ lidar2img[image, :3, :3].T + lidar2img[image, :3, 3]
+        depth = seen[:, 0, 2]
+        pixel = seen[..., :2] / np.maximum(seen[..., 2:], 0.1)
+        u, v = pixel[:, 0, 0] / cell[1], pixel[:, 0, 1] / cell[0]
+        inside = (depth > NEAREST) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        edges = np.clip(pixel[:, 1:] / [cell[1], cell[0]], 0, [width, height])
+        half = (edges.max(1) - edges.min(1)) / 2 * CORE
+        for box in sorted(np.nonzero(inside)[0], key=lambda index: -depth[index]):
+            owner[image, _cells(v[box], half[box, 1], height), _cells(u[box], half[box, 0], width)] = box
+        turn = img2lidar[image, :3, :3].astype("float64")
+        ray = (boxes[:, :3] - img2lidar[image, :3, 3])[:, :2]
+        ahead = ray / np.maximum(np.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
+        right = ahead[:, ::-1] * [1.0, -1.0]
+        right *= np.where((right * turn[:2, 0]).sum(-1, keepdims=True) >= 0, 1.0, -1.0)
+        moved = boxes[:, 7:9] * between
+        focal = 1.0 / np.linalg.norm(turn[:, 0])
+        values[image] = np.stack(
+            [
+                u, v, np.log(np.maximum(depth, NEAREST) * FOCAL_PER_METRE / focal), *sizes,
+                (heading * ahead).sum(-1), (heading * right).sum(-1), (moved * ahead).sum(-1), (moved * right).sum(-1),
+            ],
+            axis=-1,
+        )  # fmt: skip
+    rows = np.nonzero(owner.reshape(-1) >= 0)[0]
+    camera, row, column = np.unravel_index(rows, owner.shape)
+    chosen = owner.reshape(-1)[rows]
+    found = values[camera, chosen].astype("float32")
+    found[:, 0] -= column + 0.5
+    found[:, 1] -= row + 0.5
+    return CellTargets(rows, np.asarray(labels)[chosen], found)
+
+
+def _cells(centre: float, half: float, count: int) -> slice:
+    """Cells whose middles lie within ``half`` of ``centre``, the one that holds it among them."""
+    first, last = (
+        min(int(np.ceil(centre - half - 0.5)), int(centre)),
+        max(int(np.floor(centre + half - 0.5)), int(centre)),
+    )
+    return slice(max(first, 0), min(last, count - 1) + 1)
+
+
+def _axes(rays: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Level unit vectors (..., 2) along rays (B, 2N, cells, 3), and to the image's right; mirrored images turn the latter."""
+    level = rays[..., :2]
+    ahead = level / (level * level).sum(-1, keepdim=True).sqrt().clip(min=1e-6)
+    right = paddle.concat([ahead[..., 1:], -ahead[..., :1]], axis=-1)
+    facing = (right * column[..., :2].unsqueeze(2)).sum(-1, keepdim=True)
+    return ahead, right * paddle.where(facing >= 0, paddle.ones_like(facing), -paddle.ones_like(facing))
