@@ -47,7 +47,8 @@ def copy_workflow(folder: Path, config: dict[str, Any], stub: bool = False) -> P
     for name in ("workflow", "config", "profiles", "envs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(REPOSITORY / "Snakefile", folder / "Snakefile")
-    (folder / "src").symlink_to(REPOSITORY / "src")
+    for name in ("src", "resources"):
+        (folder / name).symlink_to(REPOSITORY / name)
     write_config(folder, config)
     if stub:
         for script in (folder / "workflow" / "scripts").glob("*.py"):
