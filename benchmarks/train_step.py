@@ -35,7 +35,7 @@ def comparable(model_config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"]
     model["use_grid_mask"] = False
     model["previous_frame_gradient"] = True
-    for ours in ("monocular", "proposals", "point_prior", "reference_height"):
+    for ours in ("monocular", "proposals", "keys", "point_prior", "reference_height"):
         model["pts_bbox_head"].pop(ours, None)
     layer = model["pts_bbox_head"]["transformer"]["decoder"]["transformerlayers"]
     layer["ffn_dropout"] = 0.0

@@ -33,7 +33,7 @@ def small_model_config(denoising: bool = False) -> dict[str, Any]:
     }
     model["neck"].update(in_channels=[16, 16], out_channels=32)
     head = model["pts_bbox_head"]
-    for ours in ("monocular", "proposals", "point_prior", "reference_height"):
+    for ours in ("monocular", "proposals", "keys", "point_prior", "reference_height"):
         head.pop(ours, None)
     head.update(embed_dims=32, num_pred=2, in_channels=32, num_query=40, depth_num=8, with_denoise=denoising)
     head["positional_encoding"]["num_feats"] = 16

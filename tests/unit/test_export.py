@@ -16,7 +16,7 @@ from petrflow.files import PetrflowError, read_json  # noqa: E402
 from petrflow.model import build_model  # noqa: E402
 
 CONFIG = small_model_config()
-CONFIG["model"]["pts_bbox_head"].update(monocular=1.0, proposals=10, point_prior=[0.0, 0.2, 0.5, 2.0])
+CONFIG["model"]["pts_bbox_head"].update(monocular=1.0, proposals=10, keys=20, point_prior=[0.0, 0.2, 0.5, 2.0])
 
 
 class _Dataset:

@@ -12,6 +12,7 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.files import PetrflowError  # noqa: E402
 from petrflow.model import build_model  # noqa: E402
+from petrflow.model.head import pick  # noqa: E402
 from petrflow.model.loss import encode, gravity_centre  # noqa: E402
 from petrflow.model.monocular import PRIOR_LOGIT, WEAKER, Grid, Sight, cell_targets, place_cells  # noqa: E402
 
@@ -170,10 +171,41 @@ def test_attention_falls_with_the_distance_from_the_reference_point() -> None:
         np.testing.assert_allclose(bias[:, index], -strength * distance, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("image_size", [[64, 192], [48, 180]])
+def test_the_decoder_sees_the_same_when_all_cells_are_chosen_as_without_a_choice(image_size: list[int]) -> None:
+    keys = {"proposals": 15, "point_prior": [0.0, 0.2, 0.5, 1.0]}
+    config, chosen = _with_head(**keys), _with_head(**keys, keys=4 * 48)
+    for one in (config, chosen):
+        one["input"]["image_size"] = image_size
+    model, other = build_model(config, num_cameras=4), build_model(chosen, num_cameras=4)
+    other.set_state_dict(model.state_dict())
+    batch = fake_batch(config, cameras=4)
+    for one in (model, other):
+        one.eval()
+    expected, found = (one.raw_outputs(*one.inputs_of(batch)) for one in (model, other))
+    for one, two in zip(expected, found, strict=True):
+        np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=2e-4, atol=2e-4)
+
+
+def test_the_chosen_cells_are_the_boldest_of_each_frame() -> None:
+    head = build_model(_with_head(keys=5)).pts_bbox_head
+    rng = np.random.default_rng(0)
+    logits, tokens = rng.normal(size=(2, 24, 10)).astype("float32"), rng.normal(size=(2, 24, 3)).astype("float32")
+    nothing = paddle.zeros([2, 24, 3])
+    chosen = head.boldest(Sight(paddle.to_tensor(logits), nothing, nothing, nothing, GRID))
+    found = pick(paddle.to_tensor(tokens), chosen).numpy()
+    shared = pick(paddle.to_tensor(tokens[1:]), chosen).numpy()
+    for sample in range(2):
+        heat = logits[sample].max(axis=-1)
+        wanted = np.concatenate([np.argsort(-heat[:12])[:5], 12 + np.argsort(-heat[12:])[:5]])
+        np.testing.assert_array_equal(found[sample], tokens[sample, wanted])
+        np.testing.assert_array_equal(shared[sample], tokens[1, wanted])
+
+
 @pytest.mark.parametrize("denoising", [False, True])
 def test_a_model_with_the_head_teaches_all_its_parts(denoising: bool) -> None:
     config = _with_head(
-        denoising=denoising, proposals=15, point_prior=[0.0, 0.2, 0.5, 1.0], reference_height=[0.4, 0.5]
+        denoising=denoising, proposals=15, keys=30, point_prior=[0.0, 0.2, 0.5, 1.0], reference_height=[0.4, 0.5]
     )
     model = build_model(config, num_cameras=4)
     heights = model.pts_bbox_head.reference_points.weight.numpy()[:, 2]
@@ -197,6 +229,7 @@ def test_a_model_with_the_head_teaches_all_its_parts(denoising: bool) -> None:
     [
         ({"proposals": 5}, "need monocular above 0"),
         ({"point_prior": [0.0, 0.1, 0.2, 0.3]}, "need monocular above 0"),
+        ({"keys": 5}, "need monocular above 0"),
         ({"monocular": 1.0, "proposals": 40}, "num_query must be more"),
     ],
 )

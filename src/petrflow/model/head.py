@@ -25,6 +25,21 @@ def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
     return F.linear(tokens, convolution.weight.flatten(1).t(), convolution.bias)
 
 
+def pick(tokens: Tensor, chosen: Tensor | None) -> Tensor:
+    """Return the chosen of the tokens (B, T, C) as (B, K, C); all of them without a choice.
+
+    ``chosen`` (B, K) int64 counts through the whole batch: token t of sample b is b * T + t. With tokens (1, T, C) that all samples
+    share, t counts.
+    """
+    if chosen is None:
+        return tokens
+    batch, keys = chosen.shape
+    rows = chosen.reshape([-1])
+    if tokens.shape[0] != batch:
+        rows = rows % tokens.shape[1]
+    return paddle.gather(tokens.flatten(0, 1), rows).reshape([batch, keys, tokens.shape[-1]])
+
+
 def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
     """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies (rad), in the order y, x, z."""
     angle = position.unsqueeze(-1) * frequencies
@@ -54,6 +69,8 @@ class PetrV2Head(petr_head.PETRHead):
         upstream: there is no such head.
     proposals : int
         Of the ``num_query`` queries, how many start from the dense head's boldest cells.
+    keys : int
+        Of each frame's cells, how many of the boldest the decoder attends to; fine feature maps are mostly road and sky. 0: all.
     point_prior : sequence of floats, optional
         One strength per attention head: by how much attention logits are lowered for each metre between a query's reference
         point and the box that a cell sees. A small model otherwise takes long to find out where to look. 0 leaves a head free.
@@ -68,16 +85,20 @@ class PetrV2Head(petr_head.PETRHead):
         reference_height: Sequence[float] | None = None,
         monocular: float = 0.0,
         proposals: int = 0,
+        keys: int = 0,
         point_prior: Sequence[float] | None = None,
         **arguments: Any,
     ) -> None:
         self._sizes = (embed_dims, num_pred)
-        if (proposals or point_prior is not None) and not monocular:
-            raise ValueError("proposals and point_prior need monocular above 0: they are about what that head sees")
+        if (proposals or keys or point_prior is not None) and not monocular:
+            raise ValueError(
+                "proposals, keys and point_prior need monocular above 0: they are about what that head sees"
+            )
         if proposals >= arguments["num_query"]:
             raise ValueError(f"proposals is {proposals}: num_query must be more, some reference points are learned")
         self.reference_height = reference_height
         self.monocular_weight, self.num_proposals, self.point_prior = monocular, proposals, point_prior
+        self.num_keys = keys
         super().__init__(**arguments)
         self._constants: dict[str, Tensor] = {}
         # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a tensor reaches an exported
@@ -142,8 +163,17 @@ class PetrV2Head(petr_head.PETRHead):
         d_safe = np.maximum(d, np.float32(1e-5))
         return np.stack([u * d_safe, v * d_safe, d, np.ones_like(d)], axis=-1).reshape(-1, 4).astype("float32")
 
-    def point_embedding(self, img2lidar: Tensor, height: int, width: int, pad_height: int, pad_width: int) -> Tensor:
-        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * height * width, E).
+    def point_embedding(
+        self,
+        img2lidar: Tensor,
+        height: int,
+        width: int,
+        pad_height: int,
+        pad_width: int,
+        *,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * height * width, E), or of the ``chosen`` cells only.
 
         Upstream tiles a 4x4 matrix to every cell and depth bin and multiplies hundreds of thousands of 4x4 by 4x1;
         one product over all points gives the same numbers.
@@ -159,7 +189,8 @@ class PetrV2Head(petr_head.PETRHead):
         points = (points - self.constant("position_low", lambda: low)) / self.constant(
             "position_size", lambda: high - low
         )
-        encoded = inverse_sigmoid(points.reshape([batch, images * height * width, self.depth_num * 3]))
+        points = points.reshape([batch, images * height * width, self.depth_num * 3])
+        encoded = inverse_sigmoid(pick(points, chosen))
         encoded.stop_gradient = True
         return pointwise(self.position_encoder[2], F.relu(pointwise(self.position_encoder[0], encoded)))
 
@@ -191,6 +222,15 @@ class PetrV2Head(petr_head.PETRHead):
         distance = ((across * across).sum(-1) + 0.25).sqrt().unsqueeze(1)
         strength = self.constant("point_prior", lambda: np.asarray(self.point_prior, "float32").reshape(1, -1, 1, 1))
         return -distance * strength
+
+    def boldest(self, sight: Sight) -> Tensor:
+        """Return (B, 2 * keys) int64: the cells of each frame that most look like anything, as :func:`pick` takes them."""
+        batch, tokens, _ = sight.logits.shape
+        heat = sight.logits.detach().max(axis=-1).reshape([batch * 2, tokens // 2])
+        starts = self.constant(
+            f"frame_starts_{batch}_{tokens}", lambda: np.arange(batch * 2).reshape(-1, 1) * (tokens // 2)
+        )
+        return (paddle.topk(heat, self.num_keys)[1] + starts).reshape([batch, -1])
 
     def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
         """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
@@ -255,31 +295,42 @@ class PetrV2Head(petr_head.PETRHead):
         cells = height * width
         tokens = features.reshape([batch, images, channels, cells]).transpose([0, 1, 3, 2])
         tokens = pointwise(self.input_proj, tokens.reshape([batch, images * cells, channels]))
-        positions = self.point_embedding(img2lidar, height, width, *pad_shape)
+        sight, chosen = None, None
+        if self.monocular_weight:
+            sight = self.look(tokens, img2lidar, Grid.over(height, width, pad_shape))
+            if seen is not None:
+                seen["monocular"] = sight
+            if self.num_keys:
+                chosen = self.boldest(sight)
+
+        keys = pick(tokens, chosen)
+        positions = self.point_embedding(img2lidar, height, width, *pad_shape, chosen=chosen)
         if self.with_fpe:
-            gate = pointwise(self.fpe.conv_expand, F.relu(pointwise(self.fpe.conv_reduce, tokens)))
+            gate = pointwise(self.fpe.conv_expand, F.relu(pointwise(self.fpe.conv_reduce, keys)))
             positions = positions * F.sigmoid(gate)
         padding = self.cell_padding(images, height, width, pad_shape, image_shape)
-        positions = positions + self.image_embedding(images, height, width, padding)
+        positions = positions + pick(self.image_embedding(images, height, width, padding), chosen)
         cross_bias = None
         if padding is not None:
-            name = f"cross_bias_{images}_{height}_{width}"
-            cross_bias = self.constant(name, lambda: padding.reshape(1, 1, 1, -1) * np.float32(-1e9))
+            blocked = self.constant(
+                f"padding_{images}_{height}_{width}", lambda: padding.reshape(1, -1, 1) * np.float32(-1e9)
+            )
+            cross_bias = pick(blocked, chosen).transpose([0, 2, 1]).unsqueeze(1)
 
         reference, self_bias = self.reference_points.weight.unsqueeze(0), None
         frequencies = self.constant(
             "frequencies", lambda: (2 * math.pi / _wavelengths(self.embed_dims // 2)).astype("float32")
         )
         start: Proposals | None = None
-        if self.monocular_weight:
-            sight = self.look(tokens, img2lidar, Grid.over(height, width, pad_shape))
-            if seen is not None:
-                seen["monocular"] = sight
-            tokens = tokens + self.monocular.embedding(sight)
-            positions = positions + self.query_embedding(sine_embedding(sight.points.detach(), frequencies))
+        if sight is not None:
+            seeing = self.monocular.embedding(sight)
+            points = pick(sight.points, chosen)
+            keys = keys + pick(seeing, chosen)
+            positions = positions + self.query_embedding(sine_embedding(points.detach(), frequencies))
             if self.num_proposals:
                 offset = self.constant("not_centre", lambda: NOT_CENTRE)
-                start = self.monocular.proposals(sight, tokens, self.num_proposals, offset).followed_by(reference)
+                start = self.monocular.proposals(sight, tokens + seeing, self.num_proposals, offset)
+                start = start.followed_by(reference)
                 reference = start.reference
         if denoising is not None:
             reference = paddle.concat(
@@ -288,11 +339,11 @@ class PetrV2Head(petr_head.PETRHead):
             self_bias = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
             start = None if start is None else start.after(denoising.reference.shape[1])
         if self.point_prior is not None:
-            prior = self.point_bias(reference, sight.points)
+            prior = self.point_bias(reference, points)
             cross_bias = prior if cross_bias is None else prior + cross_bias
         query_pos = self.query_embedding(sine_embedding(reference, frequencies))
         decoded = self.transformer(
-            tokens, positions, query_pos, self_bias, cross_bias, None if start is None else start.content
+            keys, positions, query_pos, self_bias, cross_bias, None if start is None else start.content
         )
         logits = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.cls_branches)])
         codes = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.reg_branches)])
