@@ -31,7 +31,8 @@ def small_model_config(denoising: bool = False) -> dict[str, Any]:
         "eSE": True,
         "dw": False,
     }
-    model["neck"].update(in_channels=[16, 16], out_channels=32)
+    model["backbone"]["out_features"] = ["stage4", "stage5"]
+    model["neck"].update(in_channels=[16, 16], out_channels=32, num_outs=2)
     head = model["pts_bbox_head"]
     for ours in ("monocular", "proposals", "keys", "point_prior", "reference_height"):
         head.pop(ours, None)

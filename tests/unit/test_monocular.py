@@ -12,9 +12,9 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.files import PetrflowError  # noqa: E402
 from petrflow.model import build_model  # noqa: E402
-from petrflow.model.head import pick  # noqa: E402
 from petrflow.model.loss import encode, gravity_centre  # noqa: E402
 from petrflow.model.monocular import PRIOR_LOGIT, WEAKER, Grid, Sight, cell_targets, place_cells  # noqa: E402
+from petrflow.model.tokens import pick  # noqa: E402
 
 HEIGHT, WIDTH = 64, 192
 GRID = Grid.over(4, 12, (HEIGHT, WIDTH))

@@ -15,42 +15,18 @@ from paddle3d.models.layers.layer_libs import inverse_sigmoid
 
 from petrflow.model import denoise, loss
 from petrflow.model.monocular import NOT_CENTRE, Grid, MonocularHead, Proposals, Sight, cell_targets
+from petrflow.model.tokens import (
+    cell_padding,
+    frustum,
+    image_sines,
+    pick,
+    pointwise,
+    sine_embedding,
+    wavelengths,
+)
 
 STILL = 1e-4
 """Seconds: two frames closer than this in time tell nothing about velocity."""
-
-
-def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
-    """Apply a 1x1 Conv2D to (..., C) tokens: one matrix product, no change of layout."""
-    return F.linear(tokens, convolution.weight.flatten(1).t(), convolution.bias)
-
-
-def pick(tokens: Tensor, chosen: Tensor | None) -> Tensor:
-    """Return the chosen of the tokens (B, T, C) as (B, K, C); all of them without a choice.
-
-    ``chosen`` (B, K) int64 counts through the whole batch: token t of sample b is b * T + t. With tokens (1, T, C) that all samples
-    share, t counts.
-    """
-    if chosen is None:
-        return tokens
-    batch, keys = chosen.shape
-    rows = chosen.reshape([-1])
-    if tokens.shape[0] != batch:
-        rows = rows % tokens.shape[1]
-    return paddle.gather(tokens.flatten(0, 1), rows).reshape([batch, keys, tokens.shape[-1]])
-
-
-def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
-    """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies (rad), in the order y, x, z."""
-    angle = position.unsqueeze(-1) * frequencies
-    even, odd = angle[..., 0::2].sin(), angle[..., 1::2].cos()
-    x, y, z = paddle.stack([even, odd], axis=-1).flatten(-2).unbind(-2)
-    return paddle.concat([y, x, z], axis=-1)
-
-
-def _wavelengths(features: int, temperature: float = 10000.0) -> np.ndarray:
-    index = np.arange(features)
-    return (temperature ** (2 * (index // 2) / features)).astype("float32")
 
 
 class PetrV2Head(petr_head.PETRHead):
@@ -70,7 +46,7 @@ class PetrV2Head(petr_head.PETRHead):
     proposals : int
         Of the ``num_query`` queries, how many start from the dense head's boldest cells.
     keys : int
-        Of each frame's cells, how many of the boldest the decoder attends to; fine feature maps are mostly road and sky. 0: all.
+        Of each frame's cells, how many of the boldest the decoder attends to, at most; fine feature maps are mostly road and sky. 0: all.
     point_prior : sequence of floats, optional
         One strength per attention head: by how much attention logits are lowered for each metre between a query's reference
         point and the box that a cell sees. A small model otherwise takes long to find out where to look. 0 leaves a head free.
@@ -149,19 +125,13 @@ class PetrV2Head(petr_head.PETRHead):
 
     # -- where tokens are -------------------------------------------------------------------------------------------
 
-    def frustum(self, height: int, width: int, pad_height: int, pad_width: int) -> np.ndarray:
-        """Return (height * width * D, 4) float32: homogeneous image points (u d, v d, d, 1) of every cell and depth bin."""
-        columns = np.arange(width, dtype="float32") * pad_width / width
-        rows = np.arange(height, dtype="float32") * pad_height / height
+    def depths(self) -> np.ndarray:
+        """Return (D,) float32: how far along a cell's ray its points lie, m."""
         index = np.arange(self.depth_num, dtype="float32")
         reach = self.position_range[3] - self.depth_start
         if self.LID:
-            depth = self.depth_start + reach / (self.depth_num * (1 + self.depth_num)) * index * (index + 1)
-        else:
-            depth = self.depth_start + reach / self.depth_num * index
-        v, u, d = np.meshgrid(rows, columns, depth.astype("float32"), indexing="ij")
-        d_safe = np.maximum(d, np.float32(1e-5))
-        return np.stack([u * d_safe, v * d_safe, d, np.ones_like(d)], axis=-1).reshape(-1, 4).astype("float32")
+            return self.depth_start + reach / (self.depth_num * (1 + self.depth_num)) * index * (index + 1)
+        return self.depth_start + reach / self.depth_num * index
 
     def point_embedding(
         self,
@@ -182,7 +152,7 @@ class PetrV2Head(petr_head.PETRHead):
         low, high = np.split(np.asarray(self.position_range, "float32"), 2)
         points = self.constant(
             f"frustum_{height}_{width}_{pad_height}_{pad_width}",
-            lambda: self.frustum(height, width, pad_height, pad_width),
+            lambda: frustum((height, width), (pad_height, pad_width), self.depths()),
         )
         matrix = img2lidar[:, :, :3, :].reshape([batch * images, 3, 4])
         points = paddle.matmul(points, matrix, transpose_y=True)
@@ -230,37 +200,53 @@ class PetrV2Head(petr_head.PETRHead):
         starts = self.constant(
             f"frame_starts_{batch}_{tokens}", lambda: np.arange(batch * 2).reshape(-1, 1) * (tokens // 2)
         )
-        return (paddle.topk(heat, self.num_keys)[1] + starts).reshape([batch, -1])
+        return (paddle.topk(heat, min(self.num_keys, tokens // 2))[1] + starts).reshape([batch, -1])
 
     def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
         """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
         name = f"sines_{images}_{height}_{width}_{padding is not None}"
-        sines = self.constant(name, lambda: self.image_sines(images, height, width, padding))
+        sines = self.constant(name, lambda: image_sines((images, height, width), padding, self.positional_encoding))
         return pointwise(self.adapt_pos3d[2], F.relu(pointwise(self.adapt_pos3d[0], sines)))
 
-    def image_sines(self, images: int, height: int, width: int, padding: np.ndarray | None) -> np.ndarray:
-        """Return (1, 2N * height * width, 3 * num_feats) float32, SinePositionalEncoding3D's numbers."""
-        encoding = self.positional_encoding
-        valid = np.ones((images, height, width), "float32") if padding is None else 1.0 - padding
-        embeds = []
-        for axis in range(3):
-            embed = valid.cumsum(axis=axis, dtype="float32")
-            if encoding.normalize:
-                last = np.take(embed, [-1], axis=axis)
-                embed = (embed + encoding.offset) / (last + encoding.eps) * encoding.scale
-            angle = embed[..., None] / _wavelengths(encoding.num_feats, encoding.temperature)
-            embeds += [np.sin(angle[..., 0::2]), np.cos(angle[..., 1::2])]  # all sines, then all cosines
-        return np.concatenate(embeds, axis=-1).reshape(1, images * height * width, -1).astype("float32")
+    def embed_points(self, points: Tensor) -> Tensor:
+        """Embed points (..., 3), 0 to 1 within the detection range, as queries' positions are: (..., E)."""
+        frequencies = self.constant(
+            "frequencies", lambda: (2 * math.pi / wavelengths(self.embed_dims // 2)).astype("float32")
+        )
+        return self.query_embedding(sine_embedding(points, frequencies))
 
-    def cell_padding(self, images: int, height: int, width: int, pad_shape: Sequence[int], image_shape: Sequence[int]):
-        """Return (images, height, width) float32, 1 where a cell's image point is padding; None if nothing is padded."""
-        if tuple(pad_shape) == tuple(image_shape):
-            return None
-        mask = np.ones(pad_shape, "float32")
-        mask[: image_shape[0], : image_shape[1]] = 0
-        rows = (np.arange(height) * (pad_shape[0] / height)).astype(int)
-        columns = (np.arange(width) * (pad_shape[1] / width)).astype(int)
-        return np.broadcast_to(mask[rows][:, columns], (images, height, width)).copy()
+    def keys(
+        self,
+        tokens: Tensor,
+        img2lidar: Tensor,
+        where: tuple[int, int, int],
+        pad_shape: Sequence[int],
+        image_shape: Sequence[int],
+        chosen: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what the decoder attends to: tokens (B, K, E), their positions (B, K, E) and what padding adds to attention.
+
+        Parameters
+        ----------
+        tokens : (B, 2N * h * w, E) float32
+        img2lidar, pad_shape, image_shape
+            As :meth:`decode_queries`.
+        where : (2N, h, w)
+        chosen : (B, K) int64, optional
+            As :func:`pick` takes it.
+        """
+        keys = pick(tokens, chosen)
+        positions = self.point_embedding(img2lidar, *where[1:], pad_shape[0], pad_shape[1], chosen=chosen)
+        if self.with_fpe:
+            gate = pointwise(self.fpe.conv_expand, F.relu(pointwise(self.fpe.conv_reduce, keys)))
+            positions = positions * F.sigmoid(gate)
+        padding = cell_padding(where, pad_shape, image_shape)
+        positions = positions + pick(self.image_embedding(*where, padding), chosen)
+        if padding is None:
+            return keys, positions, None
+        name = "padding_{}_{}_{}".format(*where)
+        blocked = self.constant(name, lambda: padding.reshape(1, -1, 1) * np.float32(-1e9))
+        return keys, positions, pick(blocked, chosen).transpose([0, 2, 1]).unsqueeze(1)
 
     # -- forward ----------------------------------------------------------------------------------------------------
 
@@ -303,30 +289,15 @@ class PetrV2Head(petr_head.PETRHead):
             if self.num_keys:
                 chosen = self.boldest(sight)
 
-        keys = pick(tokens, chosen)
-        positions = self.point_embedding(img2lidar, height, width, *pad_shape, chosen=chosen)
-        if self.with_fpe:
-            gate = pointwise(self.fpe.conv_expand, F.relu(pointwise(self.fpe.conv_reduce, keys)))
-            positions = positions * F.sigmoid(gate)
-        padding = self.cell_padding(images, height, width, pad_shape, image_shape)
-        positions = positions + pick(self.image_embedding(images, height, width, padding), chosen)
-        cross_bias = None
-        if padding is not None:
-            blocked = self.constant(
-                f"padding_{images}_{height}_{width}", lambda: padding.reshape(1, -1, 1) * np.float32(-1e9)
-            )
-            cross_bias = pick(blocked, chosen).transpose([0, 2, 1]).unsqueeze(1)
-
+        where = (images, height, width)
+        keys, positions, cross_bias = self.keys(tokens, img2lidar, where, pad_shape, image_shape, chosen)
         reference, self_bias = self.reference_points.weight.unsqueeze(0), None
-        frequencies = self.constant(
-            "frequencies", lambda: (2 * math.pi / _wavelengths(self.embed_dims // 2)).astype("float32")
-        )
         start: Proposals | None = None
         if sight is not None:
             seeing = self.monocular.embedding(sight)
             points = pick(sight.points, chosen)
             keys = keys + pick(seeing, chosen)
-            positions = positions + self.query_embedding(sine_embedding(points.detach(), frequencies))
+            positions = positions + self.embed_points(points.detach())
             if self.num_proposals:
                 offset = self.constant("not_centre", lambda: NOT_CENTRE)
                 start = self.monocular.proposals(sight, tokens + seeing, self.num_proposals, offset)
@@ -341,7 +312,7 @@ class PetrV2Head(petr_head.PETRHead):
         if self.point_prior is not None:
             prior = self.point_bias(reference, points)
             cross_bias = prior if cross_bias is None else prior + cross_bias
-        query_pos = self.query_embedding(sine_embedding(reference, frequencies))
+        query_pos = self.embed_points(reference)
         decoded = self.transformer(
             keys, positions, query_pos, self_bias, cross_bias, None if start is None else start.content
         )
