@@ -174,8 +174,9 @@ def _environment(devices: int) -> dict[str, str]:
     if devices > 1:
         environment.setdefault("GLOG_minloglevel", "1")  # not which ports and sockets were opened
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for name in THREADS:
-            environment[name] = str(max(1, cores // devices))
+        told = environment.get(THREADS[0], "")  # Snakemake: how many cores this job has
+        cores = min(cores, int(told)) if told.isdigit() else cores
+        environment.update(dict.fromkeys(THREADS, str(max(1, cores // devices))))
     package = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environment["PYTHONSAFEPATH"] = (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from petrflow.blas import SWITCH, use_avx2
+from petrflow import distributed
+from petrflow.blas import SWITCH, THREADS, use_avx2
 
 EPYC = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2 avx avx2 fma\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\n"
 
@@ -45,3 +46,16 @@ def test_importing_petrflow_is_enough(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert said.strip() == ("5" if use_avx2({}) else "None")
+
+
+@pytest.mark.parametrize(("told", "cores", "expected"), [("4", 64, "2"), ("64", 2, "1"), (None, 6, "3"), ("", 1, "1")])
+def test_processes_that_train_together_share_the_jobs_cores(
+    told: str | None, cores: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+        if told is not None:
+            monkeypatch.setenv(name, told)
+    environment = distributed._environment(2)
+    assert {environment[name] for name in THREADS} == {expected}
