@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+OUR_HEAD_KEYS = ("monocular", "proposals", "keys", "point_prior", "reference_height")
+"""Keys of a model file's head that stock Paddle3D does not know."""
 MODELS = Path(__file__).parents[1] / "config" / "models"
 
 
@@ -34,7 +36,7 @@ def small_model_config(denoising: bool = False) -> dict[str, Any]:
     model["backbone"]["out_features"] = ["stage4", "stage5"]
     model["neck"].update(in_channels=[16, 16], out_channels=32, num_outs=2)
     head = model["pts_bbox_head"]
-    for ours in ("monocular", "proposals", "keys", "point_prior", "reference_height"):
+    for ours in OUR_HEAD_KEYS:
         head.pop(ours, None)
     head.update(embed_dims=32, num_pred=2, in_channels=32, num_query=40, depth_num=8, with_denoise=denoising)
     head["positional_encoding"]["num_feats"] = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def _export(folder: Path, weights: Any, cameras: int = 6) -> dict[str, Any]:
         patch.setattr(exporting, "PetrDataset", type("Dataset", (_Dataset,), {"cameras": cameras}))
         patch.setattr(exporting, "AnnotationStore", type("Store", (_Dataset,), {"cameras": cameras}))
         return exporting.export(CONFIG, weights, Path("store"), Path("root"), folder, samples=2)
+
+
+@pytest.mark.parametrize(
+    ("margins", "chosen"), [([0.5], 4), ([1e-6, 2e-6, 0.3], 6), ([1e-6, 3e-6, 2e-6], 5), ([np.inf], 4)]
+)
+def test_samples_are_compared_whose_choice_of_cells_does_not_hang_on_rounding(
+    margins: list[float], chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = (np.zeros((1, 1, 1)), np.zeros((1, 1, 10)))
+    monkeypatch.setattr(
+        exporting, "run_eager", lambda model, dataset, index: exporting.Sample(index, (), outputs, margins[index - 4])
+    )
+    found = exporting.steady_sample(None, [None] * (4 + len(margins)), 4)  # type: ignore[arg-type]
+    assert found.index == chosen
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +119,10 @@ def test_an_export_that_differs_fails_and_leaves_nothing(
 ) -> None:
     run = exporting.run_eager
 
-    def shifted(*arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-        logits, codes = run(*arguments)
-        return logits, codes + 0.01
+    def shifted(*arguments: Any) -> exporting.Sample:
+        sample = run(*arguments)
+        logits, codes = sample.outputs
+        return replace(sample, outputs=(logits, codes + 0.01))
 
     def copy(model: Any, shapes: Any, path: Path) -> None:
         for name in exporting.FILES:

@@ -42,10 +42,9 @@ class VoVNet(vovnetcp.VoVNetCP):
             vovnetcp._STAGE_SPECS[spec_name] = spec
         super().__init__(spec_name=spec_name, **arguments)
         if patch is not None:
+            channels = arguments.get("input_ch", 3)
             self.stem = nn.Sequential(
-                ("stem_1/conv", nn.Conv2D(3, patch, 7, stride=4, padding=3, bias_attr=False)),
-                ("stem_1/norm", nn.BatchNorm2D(patch)),
-                ("stem_1/relu", nn.ReLU()),
+                *vovnetcp.conv3x3(channels, patch, "stem", "1", stride=4, kernel_size=7, padding=3)
             )
         for layer in self.sublayers():
             if isinstance(layer, vovnetcp._OSA_layer):

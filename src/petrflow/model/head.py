@@ -13,9 +13,11 @@ from paddle import Tensor, nn
 from paddle3d.models.heads.dense_heads import petr_head
 from paddle3d.models.layers.layer_libs import inverse_sigmoid
 
+from petrflow.files import PetrflowError
 from petrflow.model import denoise, loss
-from petrflow.model.monocular import NOT_CENTRE, Grid, MonocularHead, Proposals, Sight, cell_targets
+from petrflow.model.monocular import Grid, MonocularHead, Sight, cell_targets
 from petrflow.model.tokens import (
+    boldest,
     cell_padding,
     frustum,
     image_sines,
@@ -30,7 +32,7 @@ STILL = 1e-4
 
 
 class PetrV2Head(petr_head.PETRHead):
-    """PETRHead without its fixed sizes and faults; the names and shapes of its parameters are upstream's.
+    """PETRHead without its fixed sizes and faults; without ``monocular`` its parameters' names and shapes are upstream's.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ class PetrV2Head(petr_head.PETRHead):
             raise ValueError(
                 "proposals, keys and point_prior need monocular above 0: they are about what that head sees"
             )
-        if proposals >= arguments["num_query"]:
+        if proposals and proposals >= arguments.get("num_query", 100):
             raise ValueError(f"proposals is {proposals}: num_query must be more, some reference points are learned")
         self.reference_height = reference_height
         self.monocular_weight, self.num_proposals, self.point_prior = monocular, proposals, point_prior
@@ -134,32 +136,23 @@ class PetrV2Head(petr_head.PETRHead):
         return self.depth_start + reach / self.depth_num * index
 
     def point_embedding(
-        self,
-        img2lidar: Tensor,
-        height: int,
-        width: int,
-        pad_height: int,
-        pad_width: int,
-        *,
-        chosen: Tensor | None = None,
+        self, img2lidar: Tensor, cells: Sequence[int], pad_shape: Sequence[int], chosen: Tensor | None = None
     ) -> Tensor:
-        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * height * width, E), or of the ``chosen`` cells only.
+        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * h * w, E), or of the ``chosen`` cells only.
 
         Upstream tiles a 4x4 matrix to every cell and depth bin and multiplies hundreds of thousands of 4x4 by 4x1;
         one product over all points gives the same numbers.
         """
         batch, images = img2lidar.shape[:2]
         low, high = np.split(np.asarray(self.position_range, "float32"), 2)
-        points = self.constant(
-            f"frustum_{height}_{width}_{pad_height}_{pad_width}",
-            lambda: frustum((height, width), (pad_height, pad_width), self.depths()),
-        )
+        name = "frustum_{}_{}_{}_{}".format(*cells, *pad_shape)
+        points = self.constant(name, lambda: frustum(cells, pad_shape, self.depths()))
         matrix = img2lidar[:, :, :3, :].reshape([batch * images, 3, 4])
         points = paddle.matmul(points, matrix, transpose_y=True)
         points = (points - self.constant("position_low", lambda: low)) / self.constant(
             "position_size", lambda: high - low
         )
-        points = points.reshape([batch, images * height * width, self.depth_num * 3])
+        points = points.reshape([batch, -1, self.depth_num * 3])
         encoded = inverse_sigmoid(pick(points, chosen))
         encoded.stop_gradient = True
         return pointwise(self.position_encoder[2], F.relu(pointwise(self.position_encoder[0], encoded)))
@@ -167,8 +160,7 @@ class PetrV2Head(petr_head.PETRHead):
     def look(self, tokens: Tensor, img2lidar: Tensor, grid: Grid) -> Sight:
         """Return what the dense head sees in tokens (B, 2N * cells, E)."""
         low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
-        pad_height, pad_width = round(grid.height * grid.cell[0]), round(grid.width * grid.cell[1])
-        pixels = self.constant(f"pixels_{grid.height}_{grid.width}_{pad_height}_{pad_width}", grid.centres)
+        pixels = self.constant(f"pixels_{grid}".replace(".", "_"), grid.centres)
         low_corner = self.constant("range_low", lambda: low)
         return self.monocular(
             tokens, img2lidar, grid, pixels, low_corner, self.constant("range_size", lambda: high - low)
@@ -179,7 +171,7 @@ class PetrV2Head(petr_head.PETRHead):
 
         Parameters
         ----------
-        reference : (B, Q, 3) float32
+        reference : (B or 1, Q, 3) float32
             Reference points, 0 to 1 within the detection range.
         points : (B, T, 3) float32
             Centres of what the cells see, likewise. Heights do not count.
@@ -193,20 +185,30 @@ class PetrV2Head(petr_head.PETRHead):
         strength = self.constant("point_prior", lambda: np.asarray(self.point_prior, "float32").reshape(1, -1, 1, 1))
         return -distance * strength
 
-    def boldest(self, sight: Sight) -> Tensor:
-        """Return (B, 2 * keys) int64: the cells of each frame that most look like anything, as :func:`pick` takes them."""
-        batch, tokens, _ = sight.logits.shape
-        heat = sight.logits.detach().max(axis=-1).reshape([batch * 2, tokens // 2])
-        starts = self.constant(
-            f"frame_starts_{batch}_{tokens}", lambda: np.arange(batch * 2).reshape(-1, 1) * (tokens // 2)
-        )
-        return (paddle.topk(heat, min(self.num_keys, tokens // 2))[1] + starts).reshape([batch, -1])
+    def choices(self, sight: Sight) -> list[tuple[Tensor, int]]:
+        """Return what decides which cells start queries and which are attended to: heats (G, T), and how many of each row are taken."""
+        attended = sight.logits.detach().max(axis=-1).reshape([-1, sight.current])
+        return [
+            (self.monocular.peaks(sight), self.num_proposals),
+            (attended, min(self.num_keys, sight.current)),
+        ]
 
-    def image_embedding(self, images: int, height: int, width: int, padding: np.ndarray | None) -> Tensor:
-        """Embed image number, row and column: (1, 2N * height * width, E); the same for every sample of a batch."""
-        name = f"sines_{images}_{height}_{width}_{padding is not None}"
-        sines = self.constant(name, lambda: image_sines((images, height, width), padding, self.positional_encoding))
-        return pointwise(self.adapt_pos3d[2], F.relu(pointwise(self.adapt_pos3d[0], sines)))
+    def margin(self, sight: Sight) -> float:
+        """Return by how much the last cell chosen outdoes the first that is not: below rounding, another device chooses that one."""
+        margin = math.inf
+        for heat, count in self.choices(sight):
+            if 0 < count < heat.shape[1]:
+                best = -np.sort(-heat.numpy(), axis=-1)
+                margin = min(margin, float((best[:, count - 1] - best[:, count]).min()))
+        return margin
+
+    def image_embedding(
+        self, where: tuple[int, int, int], padding: np.ndarray | None, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Embed image number, row and column of (2N, h, w) cells: (1, 2N * h * w, E), the same for every sample; or (B, K, E)."""
+        name = "sines_{}_{}_{}_{}".format(*where, padding is not None)
+        sines = self.constant(name, lambda: image_sines(where, padding, self.positional_encoding))
+        return pointwise(self.adapt_pos3d[2], F.relu(pointwise(self.adapt_pos3d[0], pick(sines, chosen))))
 
     def embed_points(self, points: Tensor) -> Tensor:
         """Embed points (..., 3), 0 to 1 within the detection range, as queries' positions are: (..., E)."""
@@ -236,17 +238,16 @@ class PetrV2Head(petr_head.PETRHead):
             As :func:`pick` takes it.
         """
         keys = pick(tokens, chosen)
-        positions = self.point_embedding(img2lidar, *where[1:], pad_shape[0], pad_shape[1], chosen=chosen)
+        positions = self.point_embedding(img2lidar, where[1:], pad_shape, chosen)
         if self.with_fpe:
             gate = pointwise(self.fpe.conv_expand, F.relu(pointwise(self.fpe.conv_reduce, keys)))
             positions = positions * F.sigmoid(gate)
         padding = cell_padding(where, pad_shape, image_shape)
-        positions = positions + pick(self.image_embedding(*where, padding), chosen)
+        positions = positions + self.image_embedding(where, padding, chosen)
         if padding is None:
             return keys, positions, None
         name = "padding_{}_{}_{}".format(*where)
-        blocked = self.constant(name, lambda: padding.reshape(1, -1, 1) * np.float32(-1e9))
-        return keys, positions, pick(blocked, chosen).transpose([0, 2, 1]).unsqueeze(1)
+        return keys, positions, self.constant(name, lambda: padding.reshape(1, 1, 1, -1) * np.float32(-1e9))
 
     # -- forward ----------------------------------------------------------------------------------------------------
 
@@ -258,9 +259,8 @@ class PetrV2Head(petr_head.PETRHead):
         pad_shape: Sequence[int],
         image_shape: Sequence[int],
         denoising: denoise.DenoisingQueries | None = None,
-        seen: dict[str, Sight] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers.
+    ) -> tuple[Tensor, Tensor, Sight | None]:
+        """Return the class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and what the dense head sees.
 
         Parameters
         ----------
@@ -274,53 +274,51 @@ class PetrV2Head(petr_head.PETRHead):
             Of the padded image and of the picture in its top left corner, pixels.
         denoising : DenoisingQueries, optional
             Its P queries come first in the outputs.
-        seen : dict, optional
-            Gets what the dense head sees, where there is one, as ``monocular``.
+
+        Raises
+        ------
+        PetrflowError
+            When the dense head would look at padding.
         """
         batch, images, channels, height, width = features.shape
-        cells = height * width
-        tokens = features.reshape([batch, images, channels, cells]).transpose([0, 1, 3, 2])
-        tokens = pointwise(self.input_proj, tokens.reshape([batch, images * cells, channels]))
+        tokens = features.reshape([batch, images, channels, height * width]).transpose([0, 1, 3, 2])
+        tokens = pointwise(self.input_proj, tokens.reshape([batch, -1, channels]))
         sight, chosen = None, None
         if self.monocular_weight:
+            if tuple(pad_shape) != tuple(image_shape):
+                raise PetrflowError(
+                    f"monocular above 0 finds boxes in every cell, and images of {tuple(image_shape)} are padded to {tuple(pad_shape)}: "
+                    "give an input.image_size of multiples of input.size_divisor."
+                )
             sight = self.look(tokens, img2lidar, Grid.over(height, width, pad_shape))
-            if seen is not None:
-                seen["monocular"] = sight
             if self.num_keys:
-                chosen = self.boldest(sight)
+                chosen = boldest(*self.choices(sight)[1], sight.current).reshape([batch, -1])
 
         where = (images, height, width)
         keys, positions, cross_bias = self.keys(tokens, img2lidar, where, pad_shape, image_shape, chosen)
-        reference, self_bias = self.reference_points.weight.unsqueeze(0), None
-        start: Proposals | None = None
+        reference, start = self.reference_points.weight.unsqueeze(0), None
         if sight is not None:
-            seeing = self.monocular.embedding(sight)
-            points = pick(sight.points, chosen)
+            seeing, points = self.monocular.embedding(sight), pick(sight.points, chosen)
             keys = keys + pick(seeing, chosen)
             positions = positions + self.embed_points(points.detach())
             if self.num_proposals:
-                offset = self.constant("not_centre", lambda: NOT_CENTRE)
-                start = self.monocular.proposals(sight, tokens + seeing, self.num_proposals, offset)
-                start = start.followed_by(reference)
+                start = self.monocular.proposals(sight, tokens + seeing, self.num_proposals).followed_by(reference)
                 reference = start.reference
+        self_bias = None
         if denoising is not None:
-            reference = paddle.concat(
-                [paddle.to_tensor(denoising.reference), reference.expand([batch, -1, -1])], axis=1
-            )
+            shaken = paddle.to_tensor(denoising.reference)
+            reference = paddle.concat([shaken, reference.expand([batch, -1, -1])], axis=1)
             self_bias = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
-            start = None if start is None else start.after(denoising.reference.shape[1])
+            start = None if start is None else start.after(shaken.shape[1])
         if self.point_prior is not None:
-            prior = self.point_bias(reference, points)
-            cross_bias = prior if cross_bias is None else prior + cross_bias
-        query_pos = self.embed_points(reference)
-        decoded = self.transformer(
-            keys, positions, query_pos, self_bias, cross_bias, None if start is None else start.content
-        )
+            cross_bias = self.point_bias(reference, points)
+        content = None if start is None else start.content
+        decoded = self.transformer(keys, positions, self.embed_points(reference), self_bias, cross_bias, content)
         logits = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.cls_branches)])
         codes = paddle.stack([branch(decoded[level]) for level, branch in enumerate(self.reg_branches)])
         if start is not None:
             logits, codes = logits + start.logits, codes + start.codes
-        return logits, self.place(codes, reference, timestamps)
+        return logits, self.place(codes, reference, timestamps), sight
 
     def place(self, codes: Tensor, reference: Tensor, timestamps: Tensor) -> Tensor:
         """Turn offsets from the reference points into metres and displacements between frames into velocities."""
@@ -364,7 +362,7 @@ class PetrV2Head(petr_head.PETRHead):
         labels: Sequence[np.ndarray],
         denoising: denoise.DenoisingQueries | None,
     ) -> dict[str, Tensor]:
-        """Return all losses by their upstream names; arguments as :meth:`decode_queries` returns and takes them."""
+        """Return the losses of all queries by their upstream names; arguments as :meth:`decode_queries` returns and takes them."""
         losses: dict[str, Tensor] = {}
         if denoising is not None:
             padding = denoising.reference.shape[1]

@@ -11,10 +11,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from petrflow import geometry
+from petrflow.files import PetrflowError
 from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA, mean_over_devices
+from petrflow.model.tokens import boldest, pick
 
-TERMS = 10
-"""Per cell: u and v of the centre off the cell's, cells; ln of depth over focal length; ln w, l, h; heading and displacement ahead and right."""
+TERMS = ("u", "v", "depth", "width", "length", "height", "heading ahead", "right", "displacement ahead", "right")
+"""Per cell: the centre off the cell's own, cells; ln of depth over focal length; ln of the size, m; the rest along its ray and right of it."""
 WEIGHTS = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3], "float32")
 FOCAL_PER_METRE = 12.0
 """Pixels of focal length for each metre of depth where the head predicts 0: 15 m with 183 px."""
@@ -145,8 +147,9 @@ class MonocularHead(nn.Layer):
         super().__init__()
         self.hidden = nn.Linear(embed_dims, 2 * embed_dims)
         self.classes = nn.Linear(2 * embed_dims, num_classes)
-        self.boxes = nn.Linear(2 * embed_dims, TERMS)
-        self.embed = nn.Linear(num_classes + TERMS, embed_dims)
+        self.boxes = nn.Linear(2 * embed_dims, len(TERMS))
+        self.embed = nn.Linear(num_classes + len(TERMS), embed_dims)
+        self.register_buffer("not_centre", paddle.to_tensor(NOT_CENTRE), persistable=False)
         self.classes.bias.set_value(np.full(num_classes, PRIOR_LOGIT, "float32"))
         self.boxes.weight.set_value(self.boxes.weight * 0.1)
 
@@ -174,31 +177,38 @@ class MonocularHead(nn.Layer):
         """Embed what the cells see, (B, T, E)."""
         return self.embed(paddle.concat([F.sigmoid(sight.logits), sight.codes], axis=-1))
 
-    def proposals(self, sight: Sight, tokens: Tensor, count: int, offset: Tensor) -> Proposals:
-        """Turn the current frame's boldest cells that outdo their neighbours into queries; no gradient flows into their boxes.
+    def peaks(self, sight: Sight) -> Tensor:
+        """Return (B, T / 2) float32: how bold the current frame's cells are, less so those that a neighbour outdoes."""
+        cells, grid = sight.current, sight.grid
+        batch, _, classes = sight.logits.shape
+        heat = sight.logits[:, :cells].detach()
+        heat = heat.reshape([-1, grid.height, grid.width, classes]).transpose([0, 3, 1, 2])
+        heat = paddle.where(heat >= F.max_pool2d(heat, 3, 1, 1), heat, heat - WEAKER)
+        return heat.max(axis=1).reshape([batch, cells])
+
+    def proposals(self, sight: Sight, tokens: Tensor, count: int) -> Proposals:
+        """Turn the current frame's boldest peaks into queries; no gradient flows into their boxes.
 
         Parameters
         ----------
         sight : Sight
         tokens : (B, T, E) float32
         count : int
-        offset : (10,) float32
-            ``NOT_CENTRE``, as a tensor: the reference point is the centre.
+
+        Raises
+        ------
+        PetrflowError
+            When there are fewer cells.
         """
-        cells, grid = sight.current, sight.grid
-        batch, _, classes = sight.logits.shape
-        logits, points, codes = (part[:, :cells].detach() for part in (sight.logits, sight.points, sight.codes))
-        heat = logits.reshape([-1, grid.height, grid.width, classes]).transpose([0, 3, 1, 2])
-        heat = paddle.where(heat >= F.max_pool2d(heat, 3, 1, 1), heat, heat - WEAKER)
-        heat = heat.max(axis=1).reshape([batch, cells])
-        # A product with this is a gather whose gradient needs no scatter.
-        picked = F.one_hot(paddle.topk(heat, count)[1], cells)
-        return Proposals(
-            paddle.matmul(picked, points),
-            paddle.matmul(picked, tokens[:, :cells]),
-            paddle.matmul(picked, logits) - PRIOR_LOGIT,
-            paddle.matmul(picked, codes) * offset,
-        )
+        if count > sight.current:
+            raise PetrflowError(
+                f"proposals is {count}, and the cameras of a frame have {sight.current} cells in all: lower proposals (and num_query), "
+                "or give larger images."
+            )
+        chosen = boldest(self.peaks(sight), count, sight.raw.shape[1])
+        reference, logits, codes = (pick(part.detach(), chosen) for part in (sight.points, sight.logits, sight.codes))
+        # The reference point is the centre.
+        return Proposals(reference, pick(tokens, chosen), logits - PRIOR_LOGIT, codes * self.not_centre)
 
     def losses(self, sight: Sight, targets: Sequence[CellTargets]) -> tuple[Tensor, Tensor]:
         """Focal loss of all current cells and L1 loss of those that see a box, each over the number of the latter."""
@@ -219,7 +229,7 @@ class MonocularHead(nn.Layer):
             return focal / total, sight.raw.sum() * 0.0
         value = np.concatenate(values)
         weights = np.isfinite(value) * WEIGHTS
-        picked = paddle.gather(sight.raw.reshape([-1, TERMS]), paddle.to_tensor(np.concatenate(rows)))
+        picked = paddle.gather(sight.raw.flatten(0, 1), paddle.to_tensor(np.concatenate(rows)))
         difference = (picked - paddle.to_tensor(np.nan_to_num(value))).abs() * paddle.to_tensor(weights)
         return focal / total, difference.sum() / total
 
@@ -254,7 +264,7 @@ def place_cells(
         As in :class:`Sight`.
     """
     batch, images = img2lidar.shape[:2]
-    terms = raw.reshape([batch, images, -1, TERMS])
+    terms = raw.reshape([batch, images, -1, len(TERMS)])
     shift = paddle.concat([terms[..., :1] * grid.cell[1], terms[..., 1:2] * grid.cell[0]], axis=-1)
     spot = pixels + paddle.concat([shift, paddle.zeros_like(shift[..., :1])], axis=-1)
     turn = img2lidar[:, :, :3, :3]
@@ -287,7 +297,7 @@ def cell_targets(
     Parameters
     ----------
     boxes : (M, 9) float32
-        Paddle3D order with gravity centres, lidar frame.
+        Paddle3D order with gravity centres, lidar frame. Those without a whole centre, size and yaw are left out.
     labels : (M,) int64
     img2lidar : (N, 4, 4) float32
     grid : Grid
@@ -298,13 +308,15 @@ def cell_targets(
     images = len(img2lidar)
     owner = np.full((images, height, width), -1, "int64")
     boxes = np.asarray(boxes, "float64").reshape(-1, 9)
+    known = np.isfinite(boxes[:, :7]).all(axis=1)
+    boxes, labels = boxes[known], np.asarray(labels)[known]
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes = np.log(boxes[:, 3:6]).T
     lidar2img = np.linalg.inv(img2lidar.astype("float64"))
     heading = -np.stack([np.sin(boxes[:, 6]), np.cos(boxes[:, 6])], axis=-1)
     corners = geometry.box_corners(np.column_stack([boxes[:, :6], -boxes[:, 6] - np.pi / 2]))
     points = np.concatenate([boxes[:, None, :3], corners], axis=1)
-    values = np.full((images, len(boxes), TERMS), np.nan)
+    values = np.full((images, len(boxes), len(TERMS)), np.nan)
     for image in range(images):
         seen = points @ lidar2img[image, :3, :3].T + lidar2img[image, :3, 3]
         depth = seen[:, 0, 2]
@@ -335,7 +347,7 @@ def cell_targets(
     found = values[camera, chosen].astype("float32")
     found[:, 0] -= column + 0.5
     found[:, 1] -= row + 0.5
-    return CellTargets(rows, np.asarray(labels)[chosen], found)
+    return CellTargets(rows, labels[chosen], found)
 
 
 def _cells(centre: float, half: float, count: int) -> slice:

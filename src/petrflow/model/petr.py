@@ -118,10 +118,10 @@ class PetrV2(petr3d.Petr3D):
         features = self.neck(self.backbone(images))[self.pts_bbox_head.position_level]
         return features.astype("float32")
 
-    def raw_outputs(
-        self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None, seen: Any = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, before any choice.
+    def all_outputs(
+        self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None
+    ) -> tuple[Tensor, Tensor, Sight | None]:
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and what a dense head sees.
 
         Parameters
         ----------
@@ -132,39 +132,37 @@ class PetrV2(petr3d.Petr3D):
         timestamps : (B, 2N) float32
             Seconds by which each image is older than the sample.
         denoising : DenoisingQueries, optional
-        seen : dict, optional
-            Gets what the dense head sees, where there is one, as ``monocular``.
         """
         features = self.extract_features(images)
         with paddle.amp.auto_cast(enable=False):
             return self.pts_bbox_head.decode_queries(
-                features, img2lidar, timestamps, images.shape[-2:], self.image_shape, denoising, seen
+                features, img2lidar, timestamps, images.shape[-2:], self.image_shape, denoising
             )
+
+    def raw_outputs(self, images: Tensor, img2lidar: Tensor, timestamps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before any choice; arguments as :meth:`all_outputs`."""
+        return self.all_outputs(images, img2lidar, timestamps)[:2]
 
     def inputs_of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three inputs of :meth:`raw_outputs` for a batch of numpy arrays, which stays as it is."""
-        arrays = network_inputs(batch)
-        return paddle.to_tensor(arrays[0]), paddle.to_tensor(arrays[1]), paddle.to_tensor(arrays[2])
+        return _tensors(network_inputs(batch))
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the losses of a batch by their upstream names; the total is their sum.
+        """Return the losses of a batch, the queries' by their upstream names; the total is their sum.
 
         Call :meth:`seed_step` before, for a step that can be repeated. Under ``paddle.amp.auto_cast`` only the image
         features are computed in low precision, as upstream does.
         """
+        head = self.pts_bbox_head
         boxes = [gravity_centre(b) for b in batch["gt_bboxes_3d"]]
         labels = [np.asarray(label, dtype="int64") for label in batch["gt_labels_3d"]]
-        denoising = self.pts_bbox_head.denoising_queries(boxes, labels, self.rng) if self.training else None
-        seen: dict[str, Sight] = {}
+        denoising = head.denoising_queries(boxes, labels, self.rng) if self.training else None
         images, img2lidar, timestamps = network_inputs(batch)
-        inputs = (paddle.to_tensor(images), paddle.to_tensor(img2lidar), paddle.to_tensor(timestamps))
-        logits, codes = self.raw_outputs(*inputs, denoising, seen)
+        logits, codes, sight = self.all_outputs(*_tensors((images, img2lidar, timestamps)), denoising)
         with paddle.amp.auto_cast(enable=False):
-            losses = self.pts_bbox_head.losses(logits, codes, boxes, labels, denoising)
-            if seen:
-                losses.update(
-                    self.pts_bbox_head.monocular_losses(seen["monocular"], boxes, labels, img2lidar, timestamps)
-                )
+            losses = head.losses(logits, codes, boxes, labels, denoising)
+            if sight is not None:
+                losses.update(head.monocular_losses(sight, boxes, labels, img2lidar, timestamps))
             return losses
 
     def predict(self, batch: Mapping[str, Any]) -> list[decode.Detections]:
@@ -177,6 +175,10 @@ class PetrV2(petr3d.Petr3D):
             self.train()
         coder = self.pts_bbox_head.bbox_coder
         return decode.decode(logits[-1].numpy(), codes[-1].numpy(), coder.max_num, coder.post_center_range)
+
+
+def _tensors(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+    return paddle.to_tensor(arrays[0]), paddle.to_tensor(arrays[1]), paddle.to_tensor(arrays[2])
 
 
 def network_inputs(batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,6 +30,15 @@ def pick(tokens: Tensor, chosen: Tensor | None) -> Tensor:
     return paddle.gather(tokens.flatten(0, 1), rows).reshape([batch, keys, tokens.shape[-1]])
 
 
+def boldest(heat: Tensor, count: int, tokens: int) -> Tensor:
+    """Return (G, count) int64: the first ``count`` of each row of heat (G, T), as :func:`pick` takes them.
+
+    ``tokens`` is how many tokens one row's lie apart from the next row's: T, or more where only the first T take part.
+    """
+    starts = paddle.arange(heat.shape[0], dtype="int64").unsqueeze(1) * tokens
+    return paddle.topk(heat, count)[1] + starts
+
+
 def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
     """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies (rad), in the order y, x, z."""
     angle = position.unsqueeze(-1) * frequencies
