@@ -13,7 +13,7 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.files import PetrflowError  # noqa: E402
 from petrflow.model import build_model, load_weights  # noqa: E402
-from petrflow.model.weights import halve  # noqa: E402
+from petrflow.model.halve import halve, main  # noqa: E402
 from petrflow.unpickle import save_pdparams  # noqa: E402
 
 
@@ -83,10 +83,13 @@ def test_halved_weights_are_half_the_size_and_load_to_the_nearest_half(model: An
         np.testing.assert_array_equal(value.numpy(), weights[name].astype("float16").astype("float32"))
 
 
-def test_numbers_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:
-    save_pdparams(
-        tmp_path / "model.pdparams", {"fine": np.ones(2, "float32"), "norm.variance": np.full(2, 7e4, "float32")}
-    )
-    with pytest.raises(PetrflowError, match=r"norm\.variance holds numbers above 65504"):
-        halve(tmp_path / "model.pdparams", tmp_path / "half.safetensors")
-    assert not (tmp_path / "half.safetensors").exists()
+@pytest.mark.parametrize("value", [7e4, np.nan, -np.inf])
+def test_numbers_that_half_precision_cannot_carry_are_refused(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "model.pdparams", tmp_path / "half.safetensors"
+    save_pdparams(source, {"fine": np.ones(2, "float32"), "norm.variance": np.full(2, value, "float32")})
+    monkeypatch.setattr("sys.argv", ["halve", str(source), str(target)])
+    assert main() == 1
+    assert "norm.variance holds numbers above 65504 or NaN" in capsys.readouterr().err
+    assert not target.exists()

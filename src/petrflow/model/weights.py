@@ -1,11 +1,7 @@
-"""Load weights with a report of what fitted; halve weights to be shipped.
-
-``python -m petrflow.model.weights results/RUN/train/best_model/model.pdparams MODEL.safetensors`` writes them in half precision.
-"""
+"""Load weights with a report of what fitted."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +53,7 @@ def load_weights(model: paddle.nn.Layer, source: Mapping[str, np.ndarray] | Path
     PetrflowError
         When nothing matched.
     """
-    weights = source if isinstance(source, Mapping) else _read(Path(source))
+    weights = source if isinstance(source, Mapping) else read_weights(Path(source))
     own = model.state_dict()
     shared = [name for name in own if name in weights]
     matched = [name for name in shared if tuple(weights[name].shape) == tuple(own[name].shape)]
@@ -78,7 +74,8 @@ def load_weights(model: paddle.nn.Layer, source: Mapping[str, np.ndarray] | Path
     return report
 
 
-def _read(path: Path) -> Mapping[str, np.ndarray]:
+def read_weights(path: Path) -> Mapping[str, np.ndarray]:
+    """Return the arrays of a ``.pdparams`` or ``.safetensors`` file by name."""
     if not path.is_file():
         raise PetrflowError(f"{path}: no such file. Correct the run's weights or leave them null.")
     if path.suffix == ".safetensors":
@@ -88,48 +85,3 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
     from petrflow.unpickle import load_pdparams
 
     return load_pdparams(path)
-
-
-def halve(source: Path, target: Path) -> None:
-    """Write weights as safetensors with their floating point numbers in half precision (float16).
-
-    Parameters
-    ----------
-    source : Path
-        ``.pdparams`` or ``.safetensors``.
-    target : Path
-        Appears whole or not at all.
-
-    Raises
-    ------
-    PetrflowError
-        When a number is too large for half precision.
-    """
-    from safetensors.numpy import save
-
-    from petrflow.files import write_atomic
-
-    halved = {}
-    for name, array in _read(source).items():
-        values = np.ascontiguousarray(array)
-        if np.issubdtype(values.dtype, np.floating):
-            if np.abs(values, dtype="float64").max(initial=0) > np.finfo("float16").max:
-                raise PetrflowError(
-                    f"{source}: {name} holds numbers above 65504; keep these weights in full precision."
-                )
-            values = values.astype("float16")
-        halved[name] = values
-    write_atomic(target, save(halved))
-
-
-def main() -> None:
-    """Run :func:`halve` from the command line."""
-    parser = argparse.ArgumentParser(description="Write weights in half precision, as safetensors.")
-    parser.add_argument("source", type=Path, help="weights of a run: .pdparams or .safetensors")
-    parser.add_argument("target", type=Path, help="the .safetensors file to write")
-    options = parser.parse_args()
-    halve(options.source, options.target)
-
-
-if __name__ == "__main__":
-    main()
