@@ -19,6 +19,7 @@ class Trainings:
     """Trainings of one test, forked from a process that has Paddle imported."""
 
     def __init__(self) -> None:
+        self.under_way = False
         self.server = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
             stdin=subprocess.PIPE,
@@ -36,6 +37,9 @@ class Trainings:
             "parts": parts,
         }
         assert self.server.stdin and self.server.stdout
+        if self.under_way:  # a test failed before it heard of its training's end
+            self.wait()
+        self.under_way = True
         self.server.stdin.write(json.dumps(order) + "\n")
         self.server.stdin.flush()
         return int(json.loads(self.server.stdout.readline())["pid"])
@@ -43,6 +47,7 @@ class Trainings:
     def wait(self) -> int:
         """Return the exit status of the training under way; minus the signal when it was killed."""
         assert self.server.stdout
+        self.under_way = False
         return int(json.loads(self.server.stdout.readline())["status"])
 
     def run(self, folder: Path, fault: dict[str, Any] | None = None, parts: str = "fake") -> int:
