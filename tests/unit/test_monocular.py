@@ -197,7 +197,7 @@ def test_the_chosen_cells_are_the_boldest_of_each_frame() -> None:
     logits, tokens = rng.normal(size=(2, 24, 10)).astype("float32"), rng.normal(size=(2, 24, 3)).astype("float32")
     nothing = paddle.zeros([2, 24, 3])
     sight = Sight(paddle.to_tensor(logits), nothing, nothing, nothing, Grid.over(1, 12, (16, 192)))
-    _, (heat, count) = head.choices(sight)
+    heat, count = head.attended(sight)
     assert count == 5
     chosen = boldest(heat, count, 12).reshape([2, -1])
     found = pick(paddle.to_tensor(tokens), chosen).numpy()
@@ -210,7 +210,7 @@ def test_the_chosen_cells_are_the_boldest_of_each_frame() -> None:
     best = -np.sort(-logits.max(axis=-1).reshape(4, 12), axis=-1)
     assert head.margin(sight) == pytest.approx((best[:, 4] - best[:, 5]).min())
     few = Sight(*(part[:, :4] for part in (sight.logits, nothing, nothing, nothing)), Grid.over(1, 2, (16, 32)))
-    assert head.choices(few)[1][1] == 2 and head.margin(few) == np.inf
+    assert head.attended(few)[1] == 2 and head.margin(few) == np.inf
 
 
 def test_more_proposals_than_cells_and_padded_images_are_refused() -> None:

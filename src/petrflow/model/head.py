@@ -185,18 +185,15 @@ class PetrV2Head(petr_head.PETRHead):
         strength = self.constant("point_prior", lambda: np.asarray(self.point_prior, "float32").reshape(1, -1, 1, 1))
         return -distance * strength
 
-    def choices(self, sight: Sight) -> list[tuple[Tensor, int]]:
-        """Return what decides which cells start queries and which are attended to: heats (G, T), and how many of each row are taken."""
-        attended = sight.logits.detach().max(axis=-1).reshape([-1, sight.current])
-        return [
-            (self.monocular.peaks(sight), self.num_proposals),
-            (attended, min(self.num_keys, sight.current)),
-        ]
+    def attended(self, sight: Sight) -> tuple[Tensor, int]:
+        """Return what decides which cells are attended to: a heat (2B, T / 2) of each frame, and how many of each row are taken."""
+        heat = sight.logits.detach().max(axis=-1).reshape([-1, sight.current])
+        return heat, min(self.num_keys, sight.current)
 
     def margin(self, sight: Sight) -> float:
         """Return by how much the last cell chosen outdoes the first that is not: below rounding, another device chooses that one."""
         margin = math.inf
-        for heat, count in self.choices(sight):
+        for heat, count in (self.attended(sight), (self.monocular.peaks(sight), self.num_proposals)):
             if 0 < count < heat.shape[1]:
                 best = -np.sort(-heat.numpy(), axis=-1)
                 margin = min(margin, float((best[:, count - 1] - best[:, count]).min()))
@@ -292,7 +289,7 @@ class PetrV2Head(petr_head.PETRHead):
                 )
             sight = self.look(tokens, img2lidar, Grid.over(height, width, pad_shape))
             if self.num_keys:
-                chosen = boldest(*self.choices(sight)[1], sight.current).reshape([batch, -1])
+                chosen = boldest(*self.attended(sight), sight.current).reshape([batch, -1])
 
         where = (images, height, width)
         keys, positions, cross_bias = self.keys(tokens, img2lidar, where, pad_shape, image_shape, chosen)
