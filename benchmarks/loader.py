@@ -23,15 +23,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "unit")]
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-from loader_fakes import FakeStore, keyframe, model_config, write_pictures  # noqa: E402
-from stock_loader import StockLoader  # noqa: E402
+import cv2
+import numpy as np
+import psutil
+from loader_fakes import FakeStore, keyframe, model_config, write_pictures
+from stock_loader import StockLoader
 
-from petrflow.dataset import PetrDataset  # noqa: E402
-from petrflow.loader import Loader, sample_rng  # noqa: E402
-from petrflow.transforms import draw  # noqa: E402
+from petrflow.dataset import PetrDataset
+from petrflow.loader import Loader, sample_rng
+from petrflow.transforms import draw
 
 SIZE = (1600, 900)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from petrflow.config import load_yaml
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.preflight import main
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from petrflow.errors import PetrflowError
 from petrflow.files import (
-    PetrflowError,
     disk_errors,
     fingerprint,
     fsync_all,

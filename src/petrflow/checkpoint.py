@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from petrflow import distributed
-from petrflow.files import PetrflowError, atomic_path, human_bytes, read_json, remove, sha256_file, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import atomic_path, human_bytes, read_json, remove, sha256_file, write_json
 
 log = logging.getLogger("petrflow.train")
 

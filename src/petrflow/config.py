@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 # How a schedule is carried out, not what comes of it: changing these retrains nothing.
 EXECUTION_KEYS = ("num_workers", "checkpoint_minutes", "device", "share_gpu", "slow_factor", "allow_slow_cpu")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.geometry import boxes_to_petr
 from petrflow.images import read_image
 from petrflow.resample import normalise_into, resize_crop

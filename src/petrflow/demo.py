@@ -14,8 +14,9 @@ from tqdm import tqdm
 from petrflow import drawing, geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.dataset import PetrDataset
+from petrflow.errors import PetrflowError
 from petrflow.evaluate import SampleDetections, predict
-from petrflow.files import PetrflowError, atomic_dir, write_atomic, write_json
+from petrflow.files import atomic_dir, write_atomic, write_json
 from petrflow.loader import Loader
 
 JPEG_QUALITY = 90

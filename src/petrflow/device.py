@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 LARGE_MODEL_PARAMETERS = 50_000_000
 LARGE_RUN_SAMPLES = 500

@@ -20,8 +20,8 @@ from urllib.request import url2pathname
 import requests
 from tqdm import tqdm
 
+from petrflow.errors import PetrflowError
 from petrflow.files import (
-    PetrflowError,
     disk_errors,
     fsync_path,
     human_bytes,

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
+from petrflow.errors import PetrflowError
 from petrflow.expectations import ERROR_NAMES, compare_with_expected
-from petrflow.files import PetrflowError, atomic_dir, write_atomic, write_json
+from petrflow.files import atomic_dir, write_atomic, write_json
 
 EVALUATED_SPLIT = "petrflow_val"
 MAX_BOXES_PER_SAMPLE = 500

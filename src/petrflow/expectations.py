@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 ERROR_NAMES = {
     "trans_err": "mATE",

@@ -24,6 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from petrflow.errors import PetrflowError
+
 try:  # not on Windows; only `lock` needs it
     import fcntl
 except ImportError:  # pragma: no cover
@@ -35,10 +37,6 @@ FOREIGN_STALE_SECONDS = 24 * 3600.0
 _counter = itertools.count()
 _swept_folders: set[tuple[int, str]] = set()
 _held_locks: set[int] = set()
-
-
-class PetrflowError(Exception):
-    """Something a person can put right: one clear sentence, then the remedy. Scripts print it without a traceback."""
 
 
 # ------------------------------------------------------------------------------------------------------------------ who is writing

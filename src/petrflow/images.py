@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 # The sample's pictures are as the file stores them: calibration knows nothing of an EXIF rotation.
 _FLAGS = {

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petrflow.dataset import PetrDataset
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.loader_pool import Batch, Pending, Pool, Slots, WorkerFailure, collate
 
 # Streams of random numbers that must never meet.

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from petrflow.blas import THREADS
 from petrflow.dataset import PetrDataset, Sample
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.resample import warm_up
 
 Batch = dict[str, Any]

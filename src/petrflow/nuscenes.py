@@ -15,8 +15,8 @@ from typing import Any
 
 from petrflow.archive import extract, finished_record, is_archive
 from petrflow.download import fetch, file_name, public_url, read_url_list
+from petrflow.errors import PetrflowError
 from petrflow.files import (
-    PetrflowError,
     atomic_dir,
     disk_errors,
     fingerprint,

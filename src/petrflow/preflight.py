@@ -23,7 +23,8 @@ from petrflow.device import (
     gpu_problem,
     refuse_slow_cpu,
 )
-from petrflow.files import PetrflowError, human_bytes
+from petrflow.errors import PetrflowError
+from petrflow.files import human_bytes
 from petrflow.machine import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
 
 GIGABYTE = 10**9

@@ -13,13 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from petrflow.files import (
-    PetrflowError,
-    fingerprint,
-    read_json,
-    sha256_file,
-    write_json,
-)
+from petrflow.errors import PetrflowError
+from petrflow.files import fingerprint, read_json, sha256_file, write_json
 
 PACKAGES = (
     "petrflow",

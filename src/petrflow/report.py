@@ -12,8 +12,9 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
+from petrflow.errors import PetrflowError
 from petrflow.expectations import ERROR_NAMES
-from petrflow.files import PetrflowError, read_json, write_atomic
+from petrflow.files import read_json, write_atomic
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

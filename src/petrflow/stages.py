@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from petrflow.config import load_yaml
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.preflight import gate
 from petrflow.provenance import provenance
 

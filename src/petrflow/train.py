@@ -21,7 +21,8 @@ import paddle
 
 from petrflow import distributed
 from petrflow.checkpoint import CheckpointFolder
-from petrflow.files import PetrflowError, atomic_dir, lock, remove, write_atomic, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import atomic_dir, lock, remove, write_atomic, write_json
 from petrflow.provenance import provenance
 from petrflow.schedule import learning_rate
 from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar

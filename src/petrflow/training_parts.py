@@ -17,7 +17,8 @@ import numpy as np
 import paddle
 
 from petrflow import distributed
-from petrflow.files import PetrflowError, lock
+from petrflow.errors import PetrflowError
+from petrflow.files import lock
 from petrflow.schedule import PUBLISHED_BATCH, PUBLISHED_RATE, rate_warning
 from petrflow.training_request import Request, Settings
 from petrflow.watch import Stopped, StopRequest

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import fingerprint, read_json, sha256_file, write_json
 
 log = logging.getLogger("petrflow.train")
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 from tqdm import tqdm
 
-from petrflow.files import PetrflowError, disk_errors, read_json, remove, require_space, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import disk_errors, read_json, remove, require_space, write_json
 
 CHUNK_BYTES = 1 << 20
 BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "mininterval": 1.0}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.resample import normalisation_table
 
 FloatArray = NDArray[np.float64]

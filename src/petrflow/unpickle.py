@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from petrflow.files import PetrflowError, atomic_path, disk_errors
+from petrflow.errors import PetrflowError
+from petrflow.files import atomic_path, disk_errors
 from petrflow.plain_pickle import PLAIN_DTYPE, Refused, read_plain
 
 _NAME_TABLE = "StructuredToParameterName@@"

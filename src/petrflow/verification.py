@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from petrflow.archive import RECORDS, Record, read_records
-from petrflow.files import PetrflowError, remove
+from petrflow.errors import PetrflowError
+from petrflow.files import remove
 from petrflow.tables import read_table
 from petrflow.tables.columns import LIST, TEXT, read_columns
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 
 def tunnel_command(port: int, environment: Mapping[str, str]) -> str:

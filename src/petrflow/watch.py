@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 log = logging.getLogger("petrflow.train")
 

@@ -15,7 +15,7 @@ from fake_training import fake_parts, make_request, results
 
 from petrflow import checkpoint, train
 from petrflow.checkpoint import CheckpointFolder, Snapshot, Unusable, parse
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 EAGER = {"checkpoint_minutes": 0.0}
 

@@ -16,8 +16,8 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("unit", "workflow")]
 
-from helpers import SNAKEMAKE, copy_workflow, run_snakemake  # noqa: E402
-from misbehaving_server import MisbehavingServer  # noqa: E402
+from helpers import SNAKEMAKE, copy_workflow, run_snakemake
+from misbehaving_server import MisbehavingServer
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from petrflow.annotations import AnnotationStore, annotate, build, build_all, check_images, layout, write_classic
 from petrflow.annotations.images import header_size
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

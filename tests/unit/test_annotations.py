@@ -13,7 +13,7 @@ import pytest
 from nuscenes import NuScenes
 
 from petrflow.annotations import AnnotationStore, Keyframe, build, build_all
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

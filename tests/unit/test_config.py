@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from petrflow.config import load_schema, load_yaml, model_path, training_settings, validate
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = load_schema(REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")

@@ -21,7 +21,7 @@ from loader_fakes import (
 )
 
 from petrflow.dataset import PetrDataset
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.images import read_image
 from petrflow.loader import sample_rng
 from petrflow.transforms import calm, draw

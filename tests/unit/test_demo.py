@@ -13,8 +13,8 @@ import pytest
 
 from petrflow import demo, drawing
 from petrflow.annotations import AnnotationStore
+from petrflow.errors import PetrflowError
 from petrflow.evaluate import ground_truth_detections
-from petrflow.files import PetrflowError
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",

@@ -13,7 +13,7 @@ import pytest
 
 from petrflow.annotations import AnnotationStore, build
 from petrflow.doctor import diagnose, examine
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.xtreme1 import prepare
 from tests.xtreme1_writer import Export, write_export, write_poses
 

@@ -18,7 +18,8 @@ import pytest
 from misbehaving_server import FAULTS, MisbehavingServer
 
 from petrflow.download import Patience, fetch, file_name, public_url, read_url_list
-from petrflow.files import PetrflowError, read_json
+from petrflow.errors import PetrflowError
+from petrflow.files import read_json
 
 QUICK = Patience(attempts=4, backoff=0.001, longest_wait=0.01, connect_timeout=2, stall_timeout=0.2, restarts=4)
 CONTENT = random.Random(1).randbytes(300_000)

@@ -14,7 +14,7 @@ from pyquaternion import Quaternion
 
 from petrflow import evaluate
 from petrflow.annotations import AnnotationStore, build
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",

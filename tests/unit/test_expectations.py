@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from petrflow import expectations
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 CLASS_NAMES = ["car", "truck", "pedestrian"]
 

@@ -12,9 +12,10 @@ from model_helpers import fake_batch, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
-from petrflow import export as exporting  # noqa: E402
-from petrflow.files import PetrflowError, read_json  # noqa: E402
-from petrflow.model import build_model  # noqa: E402
+from petrflow import export as exporting
+from petrflow.errors import PetrflowError
+from petrflow.files import read_json
+from petrflow.model import build_model
 
 CONFIG = small_model_config()
 CONFIG["model"]["pts_bbox_head"].update(monocular=1.0, proposals=10, keys=20, point_prior=[0.0, 0.2, 0.5, 2.0])

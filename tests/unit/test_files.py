@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from petrflow import files
+from petrflow.errors import PetrflowError
 from petrflow.files import (
-    PetrflowError,
     atomic_dir,
     atomic_path,
     fingerprint,

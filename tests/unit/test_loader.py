@@ -16,7 +16,7 @@ import pytest
 from loader_fakes import FakeStore, model_config, small_store, with_changes
 
 from petrflow.dataset import PetrDataset
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.loader import Loader, epoch_batches, epoch_order, sample_rng
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])

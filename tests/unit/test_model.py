@@ -11,13 +11,13 @@ from model_helpers import fake_batch, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
-from paddle3d.models.detection.petr import petr3d  # noqa: E402
-from paddle3d.models.heads.dense_heads.target_assigner.hungarian_assigner import HungarianAssigner3D  # noqa: E402
+from paddle3d.models.detection.petr import petr3d
+from paddle3d.models.heads.dense_heads.target_assigner.hungarian_assigner import HungarianAssigner3D
 
-from petrflow.files import PetrflowError  # noqa: E402
-from petrflow.model import build_model  # noqa: E402
-from petrflow.model.loss import encode, match, regression_targets  # noqa: E402
-from petrflow.model.petr import GridMask  # noqa: E402
+from petrflow.errors import PetrflowError
+from petrflow.model import build_model
+from petrflow.model.loss import encode, match, regression_targets
+from petrflow.model.petr import GridMask
 
 
 def _losses(model: Any, batch: dict[str, Any], step: tuple[int, int, int] = (0, 0, 0)) -> dict[str, float]:

@@ -15,8 +15,8 @@ from model_helpers import fake_batch, read_model_config, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
-from petrflow import geometry  # noqa: E402
-from petrflow.model import build_model  # noqa: E402
+from petrflow import geometry
+from petrflow.model import build_model
 
 STOCK = Path(__file__).parents[1] / "stock_model.py"
 PUBLISHED = "petrv2_vovnet_gridmask_p4_800x320"

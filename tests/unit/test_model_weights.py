@@ -11,10 +11,10 @@ from model_helpers import small_model_config
 
 paddle = pytest.importorskip("paddle")
 
-from petrflow.files import PetrflowError  # noqa: E402
-from petrflow.model import build_model, load_weights  # noqa: E402
-from petrflow.model.halve import halve, main  # noqa: E402
-from petrflow.unpickle import save_pdparams  # noqa: E402
+from petrflow.errors import PetrflowError
+from petrflow.model import build_model, load_weights
+from petrflow.model.halve import halve, main
+from petrflow.unpickle import save_pdparams
 
 
 @pytest.fixture(scope="module")

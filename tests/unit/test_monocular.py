@@ -10,11 +10,11 @@ from model_helpers import camera_ring, fake_batch, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
-from petrflow.files import PetrflowError  # noqa: E402
-from petrflow.model import build_model  # noqa: E402
-from petrflow.model.loss import encode, gravity_centre  # noqa: E402
-from petrflow.model.monocular import PRIOR_LOGIT, WEAKER, Grid, Sight, cell_targets, place_cells  # noqa: E402
-from petrflow.model.tokens import boldest, pick  # noqa: E402
+from petrflow.errors import PetrflowError
+from petrflow.model import build_model
+from petrflow.model.loss import encode, gravity_centre
+from petrflow.model.monocular import PRIOR_LOGIT, WEAKER, Grid, Sight, cell_targets, place_cells
+from petrflow.model.tokens import boldest, pick
 
 HEIGHT, WIDTH = 64, 192
 GRID = Grid.over(4, 12, (HEIGHT, WIDTH))

@@ -17,7 +17,8 @@ import pytest
 from misbehaving_server import MisbehavingServer
 
 from petrflow.archive import Record
-from petrflow.files import PetrflowError, read_json
+from petrflow.errors import PetrflowError
+from petrflow.files import read_json
 from petrflow.nuscenes import TABLE_NAMES, prepare, read_source, resolve_splits
 from petrflow.tables import read_table
 from petrflow.verification import holding_archives

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.xtreme1.pcd import read_pcd, write_pcd
 
 

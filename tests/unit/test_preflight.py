@@ -14,7 +14,7 @@ import yaml
 
 from petrflow import machine as machine_module
 from petrflow.device import PaddleAnswer, ask_paddle, check_paddle_version, gpu_problem, refuse_slow_cpu, select_device
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.machine import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
 from petrflow.preflight import Row, disk_need, gate, judge, require, table
 

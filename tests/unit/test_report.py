@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.report import write_report
 
 ERRORS = {"mATE": 0.5, "mASE": 0.4, "mAOE": 0.3, "mAVE": 1.0, "mAAE": 0.2}

@@ -24,7 +24,8 @@ from nuscenes.utils.geometry_utils import BoxVisibility, points_in_box, view_poi
 from nuscenes.utils.splits import mini_train, mini_val
 from pyquaternion import Quaternion
 
-from petrflow.files import PetrflowError, sweep_stale
+from petrflow.errors import PetrflowError
+from petrflow.files import sweep_stale
 from petrflow.synthetic import DEFAULTS, generate
 from petrflow.synthetic.generate import scene_names, split_scenes
 from petrflow.synthetic.render import Renderer, View

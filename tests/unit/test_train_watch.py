@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from fake_training import FakeModel, fake_parts, make_request, results
 
 from petrflow import train
-from petrflow.files import PetrflowError, lock, read_json
+from petrflow.errors import PetrflowError
+from petrflow.files import lock, read_json
 from petrflow.training_log import Scalars, history_csv
 from petrflow.training_parts import own_gpu
 from petrflow.training_request import Request, Settings

@@ -5,7 +5,7 @@ import pytest
 from loader_fakes import model_config
 from PIL import Image
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.resample import bicubic_filter, normalisation_table, normalise_into, resize_crop
 from petrflow.transforms import Draws, Settings, calm, draw, plan_image, turn_boxes, turn_matrices
 

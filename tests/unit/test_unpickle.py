@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.plain_pickle import read_plain
 from petrflow.unpickle import load_pdparams, load_pickle, save_pdparams, save_safetensors
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from petrflow import visualdl
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.training_log import Scalars
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from petrflow.annotations import AnnotationStore
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.geometry import box_corners, boxes_from_xtreme1, boxes_to_xtreme1, invert_rigid, transform_boxes
 from petrflow.xtreme1 import prepare
 from petrflow.xtreme1.cameras import derive_names, forward_axis, lidar_from_cloud

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 # A conda environment holds petrflow's dependencies, not petrflow: the checkout serves.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 STOPPED = 75  # exit code of a stage that was asked to end and can go on from where it was (sysexits' EX_TEMPFAIL)
 

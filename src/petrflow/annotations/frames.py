@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from petrflow.annotations.roots import LIDAR, Root
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.tables.arrays import arrow, take, view
 from petrflow.tables.columns import Columns
 

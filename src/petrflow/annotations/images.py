@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from petrflow.annotations import layout
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 _HEAD_BYTES = 2048
 _TAIL_BYTES = 64

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from petrflow.files import PetrflowError, atomic_path
+from petrflow.errors import PetrflowError
+from petrflow.files import atomic_path
 from petrflow.tables.arrays import arrow, view
 
 FORMAT = "petrflow-annotations"

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from petrflow.files import PetrflowError, fingerprint, read_json, sha256_file
+from petrflow.errors import PetrflowError
+from petrflow.files import fingerprint, read_json, sha256_file
 from petrflow.tables.arrays import arrow, take, text_lengths, valid, view
 from petrflow.tables.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
 

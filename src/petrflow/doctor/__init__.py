@@ -22,7 +22,8 @@ from petrflow.annotations import DETECTION_NAMES, AnnotationStore, Keyframe, bui
 from petrflow.doctor import boxes, calibration, images
 from petrflow.doctor.findings import Finding, as_text
 from petrflow.doctor.pictures import write_overlay
-from petrflow.files import PetrflowError, read_json, write_atomic, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import read_json, write_atomic, write_json
 
 __all__ = ["Finding", "diagnose", "examine"]
 

@@ -9,7 +9,7 @@ import paddle.utils.unique_name
 import paddle3d.models  # noqa: F401  (fills the registries)
 from paddle3d.apis import manager
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.model import attention, backbone, head, neck, petr
 
 COMPONENTS = {

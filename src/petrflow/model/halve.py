@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from petrflow.files import PetrflowError, write_atomic
+from petrflow.errors import PetrflowError
+from petrflow.files import write_atomic
 from petrflow.model.weights import read_weights
 
 

@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 from paddle3d.models.heads.dense_heads import petr_head
 from paddle3d.models.layers.layer_libs import inverse_sigmoid
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.model import denoise, loss
 from petrflow.model.monocular import Grid, MonocularHead, Sight, cell_targets
 from petrflow.model.tokens import (

@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from petrflow import geometry
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA, mean_over_devices
 from petrflow.model.tokens import boldest, pick
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 
 @dataclass(frozen=True)

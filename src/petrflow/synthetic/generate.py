@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from petrflow import files
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.synthetic.pool import run_scenes
 from petrflow.synthetic.rig import CAMERA_NAMES
 from petrflow.synthetic.tables import TABLE_NAMES, fixed_tables

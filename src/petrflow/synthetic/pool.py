@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import petrflow
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 
 def run_scenes(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.tables.arrays import arrow, list_lengths, take, valid, view
 
 _BATCH_ROWS = 65_536

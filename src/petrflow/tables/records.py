@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 
 def read_table(root: Path, version: str, name: str) -> list[dict[str, Any]]:

@@ -43,7 +43,8 @@ from typing import Any
 import numpy as np
 
 from petrflow.archive import extract
-from petrflow.files import PetrflowError, atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
 from petrflow.geometry import invert_rigid, transform_boxes
 from petrflow.provenance import provenance
 from petrflow.xtreme1 import cameras as camera_names

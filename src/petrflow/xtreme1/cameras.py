@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.geometry import quaternion_to_matrix, rigid, wrap_angle, yaw_to_quaternion
 from petrflow.xtreme1.layout import image_folder_index
 from petrflow.xtreme1.settings import Settings

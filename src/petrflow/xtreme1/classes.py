@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 CATEGORY_OF_DETECTION = {
     "car": "vehicle.car",

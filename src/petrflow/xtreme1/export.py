@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.xtreme1 import cameras as camera_names
 from petrflow.xtreme1.layout import FrameFiles, find_frames, image_folder_index, natural_key
 from petrflow.xtreme1.parse import Camera, Objects, choose_source, read_cameras, read_objects, read_results

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from petrflow.files import PetrflowError, fingerprint
+from petrflow.errors import PetrflowError
+from petrflow.files import fingerprint
 
 _IMAGE_FOLDER = re.compile(r"(?:camera_)?image_?(\d+)")
 _CLOUD_FOLDER = re.compile(r"(?:lidar_)?point_cloud(?:_0)?")

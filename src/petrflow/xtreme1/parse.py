@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.geometry import boxes_from_xtreme1, invert_rigid, rigid
 from petrflow.xtreme1.layout import load_json
 from petrflow.xtreme1.settings import Settings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from petrflow.files import PetrflowError, write_atomic
+from petrflow.errors import PetrflowError
+from petrflow.files import write_atomic
 
 _TYPES = {
     ("F", 4): "<f4", ("F", 8): "<f8",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.xtreme1.layout import FrameFiles
 
 _BLOCKS = 10

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 
 _UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _UNIT_OF = ("boxes", "externals", "cloud")

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.geometry import (
     invert_rigid,
     matrix_to_quaternion,

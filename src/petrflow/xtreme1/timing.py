@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.files import PetrflowError
+from petrflow.errors import PetrflowError
 from petrflow.geometry import transform
 from petrflow.xtreme1.layout import FrameFiles, image_folder_index, load_json
 
