@@ -9,8 +9,8 @@ from typing import Any
 
 from petrflow.config import load_yaml
 from petrflow.errors import PetrflowError
+from petrflow.files.provenance import provenance
 from petrflow.preflight import gate
-from petrflow.provenance import provenance
 
 
 def baseline(

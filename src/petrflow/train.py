@@ -23,7 +23,7 @@ from petrflow import distributed
 from petrflow.checkpoint import CheckpointFolder
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir, lock, remove, write_atomic, write_json
-from petrflow.provenance import provenance
+from petrflow.files.provenance import provenance
 from petrflow.schedule import learning_rate
 from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar
 from petrflow.training_parts import Parts, own_gpu, petrflow_parts, use_device

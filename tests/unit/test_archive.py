@@ -198,7 +198,7 @@ def test_a_bomb_stops_at_a_full_disk_with_the_disk_named(tmp_path: Path) -> None
 
 
 def test_too_small_a_disk_is_said_before_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("petrflow.files.free_bytes", lambda _path: 1000)
+    monkeypatch.setattr("petrflow.files.disk.free_bytes", lambda _path: 1000)
     with pytest.raises(PetrflowError, match=r"Unpacking a\.tgz needs"):
         extract(make_tar(tmp_path / "a.tgz"), tmp_path / "out", progress=False)
 

@@ -275,7 +275,7 @@ def test_a_known_size_is_enforced(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before_the_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("petrflow.files.free_bytes", lambda _path: 1000)
+    monkeypatch.setattr("petrflow.files.disk.free_bytes", lambda _path: 1000)
     with serve() as server, pytest.raises(PetrflowError, match=r"Fetching f needs 293\.0 KB"):
         fetch(f"{server.url}/f", tmp_path / "f", patience=QUICK, progress=False)
 

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petrflow import files
 from petrflow.errors import PetrflowError
 from petrflow.files import (
+    atomic,
     atomic_dir,
     atomic_path,
     fingerprint,
     lock,
+    locks,
+    owners,
     patient_lock,
     read_json,
     require_space,
@@ -30,7 +32,7 @@ from petrflow.files import (
     write_atomic,
     write_json,
 )
-from petrflow.provenance import input_fingerprint, provenance
+from petrflow.files.provenance import input_fingerprint, provenance
 
 
 def names(folder: Path) -> list[str]:
@@ -104,7 +106,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     process.send_signal(signal.SIGKILL)
     process.wait()
     write_atomic(tmp_path / "other.txt", "")
-    files._swept_folders.clear()
+    atomic._swept_folders.clear()
     write_atomic(tmp_path / "other.txt", "")
     assert names(tmp_path) == ["other.txt"]
 
@@ -113,18 +115,18 @@ def test_a_folder_that_was_being_replaced_when_its_writer_died_is_put_back(tmp_p
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "precious").write_text("")
     retired = temporary_path(tmp_path / "set", ".old")
-    machine, _, _ = retired.name.split(files.TEMPORARY_MARK)[1].split("-", 2)
+    machine, _, _ = retired.name.split(atomic.TEMPORARY_MARK)[1].split("-", 2)
     # The name as a process wrote it that no longer exists.
-    (tmp_path / "set").rename(tmp_path / f".set{files.TEMPORARY_MARK}{machine}-{2**22 + 5}-77-0.old")
+    (tmp_path / "set").rename(tmp_path / f".set{atomic.TEMPORARY_MARK}{machine}-{2**22 + 5}-77-0.old")
     sweep_stale(tmp_path)
     assert names(tmp_path / "set") == ["precious"]
 
 
 def test_temporaries_of_another_machine_go_by_age(tmp_path: Path) -> None:
-    young, old = (tmp_path / f".{name}{files.TEMPORARY_MARK}deadbeef-1-1-0.tmp" for name in ("young", "old"))
+    young, old = (tmp_path / f".{name}{atomic.TEMPORARY_MARK}deadbeef-1-1-0.tmp" for name in ("young", "old"))
     young.write_text("")
     old.write_text("")
-    os.utime(old, (time.time() - 2 * files.FOREIGN_STALE_SECONDS,) * 2)
+    os.utime(old, (time.time() - 2 * owners.FOREIGN_STALE_SECONDS,) * 2)
     (tmp_path / ".petrflow-looks-like-one").write_text("")
     sweep_stale(tmp_path)
     assert names(tmp_path) == [".petrflow-looks-like-one", young.name]
@@ -161,7 +163,7 @@ def test_a_full_disk_is_named_wherever_it_strikes(tmp_path: Path, monkeypatch: p
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(PetrflowError, match=r"a\.bin: the disk is full; it needs 3 bytes"):
         write_atomic(tmp_path / "a.bin", b"abc")
     monkeypatch.undo()
@@ -176,7 +178,7 @@ def test_folders_that_cannot_be_flushed_are_no_error(tmp_path: Path, monkeypatch
             raise OSError(errno.EINVAL, "Invalid argument")
         flush(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", bucket)
+    monkeypatch.setattr(atomic.os, "fsync", bucket)
     write_atomic(tmp_path / "a.txt", "x")
     assert (tmp_path / "a.txt").read_text() == "x"
 
@@ -306,9 +308,9 @@ def test_a_mount_without_locks_falls_back_to_the_owners_name(tmp_path: Path, mon
     def unsupported(*_arguments: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    monkeypatch.setattr(locks.fcntl, "flock", unsupported)
     with lock(tmp_path / "lock"), pytest.raises(PetrflowError, match="is held by"), lock(tmp_path / "lock"):
         pass
-    (tmp_path / "lock").write_text(f"process 1 on x #{files._owner_tag().rsplit('-', 2)[0]}-{2**22 + 5}-77")
+    (tmp_path / "lock").write_text(f"process 1 on x #{owners._owner_tag().rsplit('-', 2)[0]}-{2**22 + 5}-77")
     with lock(tmp_path / "lock"):  # its owner is gone
         pass

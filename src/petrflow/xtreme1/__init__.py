@@ -45,8 +45,8 @@ import numpy as np
 from petrflow.archive import extract
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
+from petrflow.files.provenance import provenance
 from petrflow.geometry import invert_rigid, transform_boxes
-from petrflow.provenance import provenance
 from petrflow.xtreme1 import cameras as camera_names
 from petrflow.xtreme1.classes import category_of
 from petrflow.xtreme1.export import Export

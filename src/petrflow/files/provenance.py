@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from petrflow.errors import PetrflowError
-from petrflow.files import fingerprint, read_json, sha256_file, write_json
+from petrflow.files.atomic import read_json, write_json
+from petrflow.files.fingerprints import fingerprint, sha256_file
 
 PACKAGES = (
     "petrflow",

@@ -1,0 +1,115 @@
+"""Locks between processes that the kernel drops with their process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from petrflow.errors import PetrflowError
+from petrflow.files.disk import disk_errors
+from petrflow.files.owners import _owner_is_gone, _owner_tag
+
+try:  # not on Windows; only `lock` needs it
+    import fcntl
+except ImportError:  # pragma: no cover
+    fcntl = None  # type: ignore[assignment]
+
+_held_locks: set[int] = set()
+
+
+def _close_locks_after_fork() -> None:
+    # A data loader worker that outlives its killed parent must not keep the parent's lock; closing its copy does not release ours.
+    for descriptor in _held_locks:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held_locks.clear()
+
+
+@contextlib.contextmanager
+def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock that the kernel drops with its process, so that a kill never leaves it behind.
+
+    Parameters
+    ----------
+    path : the lock file; it stays on disk, which means nothing
+    timeout : seconds to wait for another process before giving up
+
+    Raises
+    ------
+    PetrflowError
+        another live process holds it; the message says which
+    """
+    path = Path(path)
+    with disk_errors(path, permissions=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    owner = os.getpid()
+    try:
+        deadline = time.monotonic() + timeout
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another process"
+                raise PetrflowError(
+                    f"{path} is held by {holder.split(' #')[0]}: wait for it to end, or stop it, then run the same command again."
+                )
+            time.sleep(0.1)
+        _held_locks.add(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(
+            descriptor,
+            f"process {os.getpid()} on {socket.gethostname()} #{_owner_tag()}\n".encode(),
+            0,
+        )
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:
+                _held_locks.discard(descriptor)
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, 0)
+    finally:
+        if os.getpid() == owner:  # a forked child has closed its copy, and the number may name another file by now
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def patient_lock(path: Path, timeout: float = 24 * 3600.0) -> Iterator[None]:
+    """Hold a lock, waiting for whoever has it and saying so: for work that another process is doing for us too."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path))
+        except PetrflowError as error:
+            print(f"Waiting: {error}", file=sys.stderr, flush=True)
+            stack.enter_context(lock(path, timeout))
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            if error.errno not in (
+                errno.ENOTSUP,
+                errno.ENOSYS,
+                errno.ENOLCK,
+                errno.EINVAL,
+            ):
+                raise
+    # A mount without locks (some buckets, NFSv3 without lockd): the owner's name in the file has to do.
+    content = os.pread(descriptor, 400, 0).decode(errors="replace").strip()
+    tag = content.rpartition("#")[2]
+    return not content or _owner_is_gone(tag, time.time() - os.fstat(descriptor).st_mtime)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks_after_fork)
