@@ -30,10 +30,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from petrflow.archive import extract
-from petrflow.download import fetch
-from petrflow.unpickle import load_pdparams, save_pdparams
+from petrflow.fetch.archive import extract
+from petrflow.fetch.download import fetch
 from petrflow.verification import file_fault
+from petrflow.weights.pdparams import load_pdparams, save_pdparams
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

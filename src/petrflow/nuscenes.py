@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petrflow.archive import extract, finished_record, is_archive
-from petrflow.download import fetch, file_name, public_url, read_url_list
 from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import extract, finished_record, is_archive
+from petrflow.fetch.download import fetch, file_name, public_url, read_url_list
+from petrflow.fetch.transfer import scheme_of
 from petrflow.files import (
     atomic_dir,
     disk_errors,
@@ -28,7 +29,6 @@ from petrflow.files import (
     write_json,
 )
 from petrflow.tables import read_table, table_remedy
-from petrflow.transfer import scheme_of
 
 TABLE_NAMES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data", "scene",

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petrflow.archive import is_archive
 from petrflow.device import (
     GPU_DOCS,
     LARGE_MODEL_PARAMETERS,
@@ -24,6 +23,7 @@ from petrflow.device import (
     refuse_slow_cpu,
 )
 from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import is_archive
 from petrflow.files import human_bytes
 from petrflow.machine import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
 

@@ -291,7 +291,7 @@ def _log_window(scalars: Scalars, progress: Progress, rate: float, samples_per_s
 
 def write_results(request: Request, trained: Trained) -> None:
     """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
-    from petrflow.unpickle import save_pdparams
+    from petrflow.weights.pdparams import save_pdparams
 
     best = trained.best or trained.last
     with atomic_dir(request.out_dir) as folder:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from petrflow.archive import RECORDS, Record, read_records
 from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import RECORDS, Record, read_records
 from petrflow.files import remove
 from petrflow.tables import read_table
 from petrflow.tables.columns import LIST, TEXT, read_columns

@@ -41,7 +41,7 @@ POINTS = {
     "rename": ("os", "replace"),
     "removal": ("petrflow.checkpoint", "remove"),
     "scalars": ("petrflow.training_log", "Scalars.add"),
-    "weights file": ("petrflow.unpickle", "save_pdparams"),
+    "weights file": ("petrflow.weights.pdparams", "save_pdparams"),
     "folder rename": ("pathlib", "Path.rename"),
 }
 

@@ -14,7 +14,7 @@ import yaml
 from fake_training import make_request, results
 
 from petrflow.training_request import Request
-from petrflow.unpickle import load_pdparams
+from petrflow.weights.pdparams import load_pdparams
 
 HERE = Path(__file__).parent
 CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"

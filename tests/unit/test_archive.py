@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from petrflow import archive as archive_module
-from petrflow.archive import extract, finished_record, is_archive, read_records
 from petrflow.errors import PetrflowError
+from petrflow.fetch import archive as archive_module
+from petrflow.fetch.archive import extract, finished_record, is_archive, read_records
 
 LOG = "n015-2018-07-24-11-22-45+0800"
 FILES = {f"samples/CAM_FRONT/{LOG}__CAM_FRONT__{i}.jpg": random.Random(i).randbytes(5_000 + i) for i in range(40)} | {

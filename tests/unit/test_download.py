@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from misbehaving_server import FAULTS, MisbehavingServer
 
-from petrflow.download import Patience, fetch, file_name, public_url, read_url_list
 from petrflow.errors import PetrflowError
+from petrflow.fetch.download import Patience, fetch, file_name, public_url, read_url_list
 from petrflow.files import read_json
 
 QUICK = Patience(attempts=4, backoff=0.001, longest_wait=0.01, connect_timeout=2, stall_timeout=0.2, restarts=4)
@@ -256,7 +256,7 @@ def test_weights_that_are_no_weights_are_refused_before_their_checksum_is_record
 
     import numpy as np
 
-    from petrflow.unpickle import load_pdparams
+    from petrflow.weights.pdparams import load_pdparams
 
     weights = pickle.dumps({"w": np.ones(3, np.float32)})
     with MisbehavingServer(b"cos\nsystem\n(S'true'\ntR.", lambda _number: "none") as server:
@@ -326,7 +326,7 @@ def test_the_proxy_of_the_environment_is_used(
 
 
 def test_progress_shows_bytes_speed_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = "import sys; from pathlib import Path; from petrflow.download import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
+    code = "import sys; from pathlib import Path; from petrflow.fetch.download import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
     with serve() as server:
         done = subprocess.run(
             [sys.executable, "-c", code, f"{server.url}/f", str(tmp_path / "f")],

@@ -13,8 +13,8 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
 from petrflow.model import build_model, load_weights
-from petrflow.model.halve import halve, main
-from petrflow.unpickle import save_pdparams
+from petrflow.weights.halve import halve, main
+from petrflow.weights.pdparams import save_pdparams
 
 
 @pytest.fixture(scope="module")

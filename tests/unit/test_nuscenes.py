@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from misbehaving_server import MisbehavingServer
 
-from petrflow.archive import Record
 from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import Record
 from petrflow.files import read_json
 from petrflow.nuscenes import TABLE_NAMES, prepare, read_source, resolve_splits
 from petrflow.tables import read_table

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from petrflow.errors import PetrflowError
-from petrflow.plain_pickle import read_plain
-from petrflow.unpickle import load_pdparams, load_pickle, save_pdparams, save_safetensors
+from petrflow.weights.pdparams import load_pdparams, load_pickle, save_pdparams, save_safetensors
+from petrflow.weights.plain_pickle import read_plain
 
 PLAIN = {
     "numbers": [1, -5, 2.5, 2**70, True, None, 3j],

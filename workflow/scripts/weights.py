@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from petrflow.download import fetch
-from petrflow.unpickle import load_pdparams
+from petrflow.fetch.download import fetch
+from petrflow.weights.pdparams import load_pdparams
 from rule_job import rule_job
 
 with rule_job(snakemake):

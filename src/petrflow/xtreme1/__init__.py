@@ -42,8 +42,8 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.archive import extract
 from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import extract
 from petrflow.files import atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
 from petrflow.files.provenance import provenance
 from petrflow.geometry import invert_rigid, transform_boxes

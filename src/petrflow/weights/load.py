@@ -82,6 +82,6 @@ def read_weights(path: Path) -> Mapping[str, np.ndarray]:
         from safetensors.numpy import load_file
 
         return load_file(path)
-    from petrflow.unpickle import load_pdparams
+    from petrflow.weights.pdparams import load_pdparams
 
     return load_pdparams(path)

@@ -21,19 +21,7 @@ import requests
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
-from petrflow.files import (
-    disk_errors,
-    fsync_path,
-    human_bytes,
-    lock,
-    patient_lock,
-    read_json,
-    remove,
-    require_space,
-    sha256_file,
-    write_json,
-)
-from petrflow.transfer import (
+from petrflow.fetch.transfer import (
     Expected,
     GiveUp,
     Patience,
@@ -46,6 +34,18 @@ from petrflow.transfer import (
     public_url,
     scheme_of,
     transfer,
+)
+from petrflow.files import (
+    disk_errors,
+    fsync_path,
+    human_bytes,
+    lock,
+    patient_lock,
+    read_json,
+    remove,
+    require_space,
+    sha256_file,
+    write_json,
 )
 
 __all__ = ["Patience", "Source", "fetch", "file_name", "public_url", "read_url_list"]

@@ -1,6 +1,6 @@
 """Write weights to be shipped: in half precision, as safetensors.
 
-``python -m petrflow.model.halve results/RUN/train/best_model/model.pdparams MODEL.safetensors``
+``python -m petrflow.weights.halve results/RUN/train/best_model/model.pdparams MODEL.safetensors``
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from petrflow.errors import PetrflowError
 from petrflow.files import write_atomic
-from petrflow.model.weights import read_weights
+from petrflow.weights.load import read_weights
 
 
 def halve(source: Path, target: Path) -> None:
@@ -47,7 +47,7 @@ def halve(source: Path, target: Path) -> None:
 
 def main() -> int:
     """Run :func:`halve` from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m petrflow.model.halve", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m petrflow.weights.halve", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="weights of a run: .pdparams or .safetensors")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
     options = parser.parse_args()

@@ -11,7 +11,7 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_path, disk_errors
-from petrflow.plain_pickle import PLAIN_DTYPE, Refused, read_plain
+from petrflow.weights.plain_pickle import PLAIN_DTYPE, Refused, read_plain
 
 _NAME_TABLE = "StructuredToParameterName@@"
 _SLICE_TABLE = "UnpackBigParamInfor@@"
