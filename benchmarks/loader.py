@@ -29,9 +29,9 @@ import psutil
 from loader_fakes import FakeStore, keyframe, model_config, write_pictures
 from stock_loader import StockLoader
 
-from petrflow.dataset import PetrDataset
-from petrflow.loader import Loader, sample_rng
-from petrflow.transforms import draw
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.loader import Loader, sample_rng
+from petrflow.samples.transforms import draw
 
 SIZE = (1600, 900)
 

@@ -135,7 +135,7 @@ def measure(name: str, steps: int, batch_size: int, cameras: int) -> dict[str, A
     import paddle
     from model_helpers import fake_batch, read_model_config
 
-    from petrflow.blas import SWITCH
+    from petrflow.machine.mkl import SWITCH
     from petrflow.model import build_model
 
     config = comparable(read_model_config(name))

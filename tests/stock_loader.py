@@ -12,7 +12,8 @@ from unittest import mock
 
 import numpy as np
 
-from petrflow.transforms import Draws, Settings, camera_from_lidar, pad_intrinsics
+from petrflow.samples.settings import Settings
+from petrflow.samples.transforms import Draws, camera_from_lidar, pad_intrinsics
 
 
 def stock_info(keyframe: Any, cameras: tuple[str, ...]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from petrflow import distributed
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_path, human_bytes, read_json, remove, sha256_file, write_json
+from petrflow.machine import processes
 
 log = logging.getLogger("petrflow.train")
 
@@ -232,7 +232,7 @@ class CheckpointFolder:
 
         Where memory is short for the copy that the background needs while training goes on, the write is waited for.
         """
-        if distributed.rank() > 0:
+        if processes.rank() > 0:
             return
         start = time.monotonic()
         self.finish()

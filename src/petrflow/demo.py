@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from petrflow import drawing, geometry
 from petrflow.annotations import AnnotationStore
-from petrflow.dataset import PetrDataset
 from petrflow.errors import PetrflowError
-from petrflow.evaluate import SampleDetections, predict
+from petrflow.evaluate import predict
 from petrflow.files import atomic_dir, write_atomic, write_json
-from petrflow.loader import Loader
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.loader import Loader
+from petrflow.samples.types import SampleDetections
 
 JPEG_QUALITY = 90
 

@@ -13,7 +13,6 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.expectations import ERROR_NAMES, compare_with_expected
 from petrflow.files import atomic_dir, write_atomic, write_json
+from petrflow.samples.types import SampleDetections
 
 EVALUATED_SPLIT = "petrflow_val"
 MAX_BOXES_PER_SAMPLE = 500
@@ -42,29 +42,6 @@ STILL_ATTRIBUTE = {
     "bus": "vehicle.stopped",
     "pedestrian": "pedestrian.standing",
 }
-
-
-@dataclass(frozen=True)
-class SampleDetections:
-    """Detections of one keyframe.
-
-    Attributes
-    ----------
-    boxes : (K, 9) float
-        x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s), in the keyframe's lidar frame and
-        nuScenes' order.
-    scores : (K,) float
-        Confidence, 0 to 1.
-    labels : (K,) int
-        Index into ``class_names``.
-    attributes : sequence of str, optional
-        nuScenes attribute names; chosen from class and speed when absent.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    attributes: Sequence[str] | None = None
 
 
 def choose_attribute(class_name: str, speed: float) -> str:
@@ -365,8 +342,8 @@ def evaluate(
     dict
         As :func:`score` returns it, with ``expect`` added when figures are expected.
     """
-    from petrflow.dataset import PetrDataset
-    from petrflow.loader import Loader
+    from petrflow.samples.dataset import PetrDataset
+    from petrflow.samples.loader import Loader
 
     store = AnnotationStore.open(store_path)
     dataset = PetrDataset(store_path, root, dict(model_config), training=False)

@@ -18,12 +18,12 @@ import paddle
 from scipy.optimize import linear_sum_assignment
 
 from petrflow.annotations import AnnotationStore
-from petrflow.dataset import PetrDataset
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_path, read_json, remove, temporary_path, write_json
 from petrflow.model import Detections, PetrV2, build_model, load_weights
 from petrflow.model.decode import decode, decode_boxes
 from petrflow.model.petr import network_inputs
+from petrflow.samples.dataset import PetrDataset
 
 INPUTS = ("images", "img2lidars", "timestamps")
 TOLERANCE = 1e-3

@@ -1,6 +1,6 @@
 """What this machine is good for: one table before anything expensive, with what is wrong and what to do about it.
 
-`petrflow.machine` and `petrflow.device` ask; here the answers are judged, so that the judgement is tested on recorded ones.
+`petrflow.machine.hardware` and `petrflow.machine.device` ask; here the answers are judged, so that the judgement is tested on recorded ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petrflow.device import (
+from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import is_archive
+from petrflow.files import human_bytes
+from petrflow.machine.device import (
     GPU_DOCS,
     LARGE_MODEL_PARAMETERS,
     PaddleAnswer,
@@ -22,10 +25,7 @@ from petrflow.device import (
     gpu_problem,
     refuse_slow_cpu,
 )
-from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import is_archive
-from petrflow.files import human_bytes
-from petrflow.machine import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
+from petrflow.machine.hardware import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
 
 GIGABYTE = 10**9
 # (version, archives, unpacked): published sizes of what a data set needs on disk.

@@ -10,6 +10,7 @@ from typing import Any
 from petrflow.config import load_yaml
 from petrflow.errors import PetrflowError
 from petrflow.files.provenance import provenance
+from petrflow.machine.device import use_device
 from petrflow.preflight import gate
 
 
@@ -47,7 +48,7 @@ def baseline(
 
     model_config = load_yaml(model_file)
     gate(schedule, model_config, out_dir)
-    device = _use_device(schedule)
+    device = use_device(schedule["device"])
     inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
     with provenance(out_dir / "provenance.json", inputs, {"seed": schedule["seed"]}) as record:
         record.device = device
@@ -90,7 +91,7 @@ def train(request_path: Path, **request: Any) -> int:
         When a process ended in any other way.
     """
     from petrflow.annotations import AnnotationStore
-    from petrflow.distributed import launch
+    from petrflow.training.launch import launch
     from petrflow.training_request import Request
     from petrflow.watch import EX_TEMPFAIL
 
@@ -117,7 +118,7 @@ def export(
     """Export trained weights as a static model and compare it with the eager one on samples of a split."""
     from petrflow import export as exporting
 
-    device = _use_device(schedule)
+    device = use_device(schedule["device"])
     inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights}
     with provenance(out_dir / "provenance.json", inputs) as record:
         record.device = device
@@ -137,7 +138,7 @@ def demo(
     from petrflow.demo import demo as draw_scene
     from petrflow.export import ExportedModel
 
-    device = _use_device(schedule)
+    device = use_device(schedule["device"])
     inputs: dict[str, str | Path] = {
         "model file": model_file,
         "annotations": store_path,
@@ -154,14 +155,3 @@ def demo(
             num_workers=schedule["num_workers"],
             **settings,
         )
-
-
-def _use_device(schedule: Mapping[str, Any]) -> str:
-    """Choose the run's device and make it Paddle's."""
-    import paddle
-
-    from petrflow.device import select_device
-
-    device = select_device(schedule["device"])
-    paddle.set_device(device)
-    return device

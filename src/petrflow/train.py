@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import paddle
 
-from petrflow import distributed
 from petrflow.checkpoint import CheckpointFolder
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir, lock, remove, write_atomic, write_json
 from petrflow.files.provenance import provenance
+from petrflow.machine import processes
+from petrflow.machine.device import use_device
 from petrflow.schedule import learning_rate
+from petrflow.training import launch
 from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar
-from petrflow.training_parts import Parts, own_gpu, petrflow_parts, use_device
+from petrflow.training_parts import Parts, own_gpu, petrflow_parts
 from petrflow.training_request import Request, Settings
 from petrflow.training_state import (
     Progress,
@@ -71,20 +73,22 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
     """
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
-        device = use_device(request.settings)
+        device = use_device(request.settings.device)
+        if request.settings.amp and device == "cpu" and processes.rank() == 0:
+            log.warning("amp %s has no effect on a CPU: Paddle computes in float32 there", request.settings.amp)
         held.enter_context(own_gpu(device, request.settings, stop))
-        distributed.initialize()
+        processes.initialize()
         with provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule) as record:
             record.device = device
             parts = (make_parts or petrflow_parts)(request)
             held.callback(parts.loader.close)
             trained = _train(request, parts, stop)
             record.record(training_seconds=round(trained.progress.seconds, 3), checkpoints=trained.costs)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             write_results(request, trained)
-        distributed.barrier()
+        processes.barrier()
     return trained.metrics
 
 
@@ -108,7 +112,7 @@ class Trained:
 
 def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
     settings, model, loader = request.settings, parts.model, parts.loader
-    rank, world = distributed.rank(), distributed.world_size()
+    rank, world = processes.rank(), processes.world_size()
     optimizer = make_optimizer(model, settings)
     progress, scalars, best = Progress(), Scalars(), None
 
@@ -121,7 +125,7 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
         log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(loader))
         report_machine(snapshot.meta["machine"])
     else:
-        distributed.broadcast([*model.parameters(), *model.buffers()])
+        processes.broadcast([*model.parameters(), *model.buffers()])
     total_steps = _plan(progress, settings, len(loader))
     if rank == 0:
         scalars.mirror(folder.folder / "visualdl")
@@ -157,7 +161,7 @@ def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
             if stopping or due:
                 save(wait=stopping)
             if stopping:
-                distributed.barrier()  # the launcher ends all processes when the first one ends
+                processes.barrier()  # the launcher ends all processes when the first one ends
                 raise Stopped(_how_to_go_on(stop, progress, total_steps))
 
         # ---- the epoch's end: here again if a kill came during the evaluation
@@ -200,12 +204,12 @@ def _step(
         total = sum(losses.values())
     (total * scale if scaling else total).backward()
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    distributed.average_gradients(parameters)
+    processes.average_gradients(parameters)
     norm = _clip(parameters, settings.clip_norm, scale)
 
     names = sorted(losses)
     values = paddle.stack([value.astype("float32").reshape([]) for value in [*(losses[name] for name in names), total]])
-    means = dict(zip([*names, "total_loss"], distributed.average_numbers(values.numpy().tolist()), strict=True))
+    means = dict(zip([*names, "total_loss"], processes.average_numbers(values.numpy().tolist()), strict=True))
     tokens, rate = batch["token"], optimizer.get_lr()
     overflow = scale > 1.0 and not np.isfinite(norm) and np.isfinite(list(means.values())).all()
     if overflow:  # float16 does that now and then
@@ -327,8 +331,8 @@ def _plan(progress: Progress, settings: Settings, batches: int) -> int:
 
 def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
     """Return whether any process was asked to stop, and whether the first one wants a checkpoint."""
-    mine = [float(stop), float(due and distributed.rank() == 0)]
-    stop_somewhere, due_first = distributed.average_numbers(mine)
+    mine = [float(stop), float(due and processes.rank() == 0)]
+    stop_somewhere, due_first = processes.average_numbers(mine)
     return stop_somewhere > 0, due_first > 0
 
 
@@ -351,7 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--request", type=Path, required=True, help="JSON written by petrflow.training_request.Request.write"
     )
     options = parser.parse_args(arguments)
-    distributed.end_with_parent()
+    launch.end_with_parent()
     _log_to_stderr()
     code = 0
     try:
@@ -362,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PetrflowError as error:
         log.error("%s", error)
         code = 1
-    if distributed.world_size() > 1 and distributed.rank() == 0:
+    if processes.world_size() > 1 and processes.rank() == 0:
         write_json(options.request.with_name("outcome.json"), {"code": code})
     return code
 
@@ -371,7 +375,7 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     log.addHandler(handler)
-    log.setLevel(logging.INFO if distributed.rank() == 0 else logging.WARNING)
+    log.setLevel(logging.INFO if processes.rank() == 0 else logging.WARNING)
     log.propagate = False  # Paddle has given the root logger a format of its own
 
 

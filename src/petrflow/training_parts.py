@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import paddle
 
-from petrflow import distributed
 from petrflow.errors import PetrflowError
 from petrflow.files import lock
+from petrflow.machine import processes
 from petrflow.schedule import PUBLISHED_BATCH, PUBLISHED_RATE, rate_warning
 from petrflow.training_request import Request, Settings
 from petrflow.watch import Stopped, StopRequest
@@ -37,9 +37,9 @@ class Parts:
 
 def petrflow_parts(request: Request) -> Parts:
     """Build PETRv2, the loader of the train split and the evaluation on the val split."""
-    from petrflow.dataset import PetrDataset
-    from petrflow.loader import Loader
     from petrflow.model import build_model, load_weights
+    from petrflow.samples.dataset import PetrDataset
+    from petrflow.samples.loader import Loader
 
     settings = request.settings
     dataset = PetrDataset(request.train_store, request.root, request.model_config, training=True)
@@ -50,8 +50,8 @@ def petrflow_parts(request: Request) -> Parts:
         num_workers=settings.num_workers,
         shuffle=True,
         drop_last=True,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
+        rank=processes.rank(),
+        world_size=processes.world_size(),
     )
     random.seed(settings.seed)
     np.random.seed(settings.seed)
@@ -68,7 +68,7 @@ def _warn_about_rate(request: Request) -> None:
     reference = request.model_config.get("reference_learning_rate") or {}
     pair = (reference.get("rate", PUBLISHED_RATE), reference.get("batch", PUBLISHED_BATCH))
     warning = rate_warning(settings.learning_rate, settings.batch_size, settings.devices, pair)
-    if warning and distributed.rank() == 0:
+    if warning and processes.rank() == 0:
         log.warning(warning)
 
 
@@ -80,7 +80,7 @@ def evaluate_split(request: Request, model: Any) -> dict[str, Any] | None:
     from petrflow import evaluate
 
     settings = request.settings
-    if distributed.world_size() == 1:
+    if processes.world_size() == 1:
         return evaluate.evaluate(
             model,
             request.val_store,
@@ -94,12 +94,12 @@ def evaluate_split(request: Request, model: Any) -> dict[str, Any] | None:
 
     detections = _predict_share(request, model)
     folder = request.state_dir / "shares"
-    _write_share(folder / f"{distributed.rank()}.npz", detections)
-    distributed.barrier()
+    _write_share(folder / f"{processes.rank()}.npz", detections)
+    processes.barrier()
     metrics = None
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         store = AnnotationStore.open(request.val_store)
-        for rank in range(1, distributed.world_size()):
+        for rank in range(1, processes.world_size()):
             share = _read_share(folder / f"{rank}.npz")
             if twice := sorted(set(share) & set(detections)):
                 raise PetrflowError(f"sample {twice[0]} was predicted by two processes: the loader shards wrongly")
@@ -107,17 +107,17 @@ def evaluate_split(request: Request, model: Any) -> dict[str, Any] | None:
         submission = evaluate.to_submission(store, detections, list(request.model_config["class_names"]))
         metrics = evaluate.score(submission, request.root, store.version)
         evaluate.write_evaluation(request.state_dir / "evaluation", metrics, submission)
-    distributed.barrier()  # nobody writes the next share before this one is read
+    processes.barrier()  # nobody writes the next share before this one is read
     return metrics
 
 
 def _predict_share(request: Request, model: Any) -> dict[str, Any]:
     """Predict this process's part of the val split; all parts together are every sample once."""
     from petrflow import evaluate
-    from petrflow.dataset import PetrDataset
-    from petrflow.loader import Loader, epoch_batches
+    from petrflow.samples.dataset import PetrDataset
+    from petrflow.samples.loader import Loader, epoch_batches
 
-    settings, rank, world = request.settings, distributed.rank(), distributed.world_size()
+    settings, rank, world = request.settings, processes.rank(), processes.world_size()
     dataset = PetrDataset(request.val_store, request.root, request.model_config, training=False)
     if not epoch_batches(
         np.arange(len(dataset)), settings.batch_size, drop_last=False, rank=rank, world_size=world, equal_steps=False
@@ -152,7 +152,7 @@ def _write_share(path: Path, detections: dict[str, Any]) -> None:
 
 
 def _read_share(path: Path) -> dict[str, Any]:
-    from petrflow.evaluate import SampleDetections
+    from petrflow.samples.types import SampleDetections
 
     with np.load(path, allow_pickle=False) as arrays:
         tokens = sorted({name.rsplit("/", 1)[0] for name in arrays.files})
@@ -160,22 +160,6 @@ def _read_share(path: Path) -> dict[str, Any]:
             token: SampleDetections(arrays[f"{token}/boxes"], arrays[f"{token}/scores"], arrays[f"{token}/labels"])
             for token in tokens
         }
-
-
-# ------------------------------------------------------------------------------------------------------------------- device
-
-
-def use_device(settings: Settings) -> str:
-    """Choose the device, make it Paddle's, and return its name (``cpu``, ``gpu:0``, …)."""
-    from petrflow.device import select_device
-
-    device = select_device(settings.device)
-    if device.startswith("gpu") and distributed.world_size() > 1:
-        device = f"gpu:{os.environ.get('FLAGS_selected_gpus', distributed.rank())}"  # noqa: SIM112 (the launcher's spelling)
-    paddle.set_device(device)
-    if settings.amp and device == "cpu" and distributed.rank() == 0:
-        log.warning("amp %s has no effect on a CPU: Paddle computes in float32 there", settings.amp)
-    return device
 
 
 @contextlib.contextmanager

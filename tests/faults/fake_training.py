@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import paddle
 
-from petrflow import distributed, train, watch
+from petrflow import train, watch
+from petrflow.machine import processes
 from petrflow.training_parts import Parts
 from petrflow.training_request import Request
 
@@ -55,7 +56,7 @@ class FakeModel(paddle.nn.Layer):
 
     def losses(self, batch: dict[str, Any]) -> dict[str, paddle.Tensor]:
         self.steps += 1
-        if os.environ.get("FAKE_KILL") == f"{distributed.rank()}:{self.steps}":
+        if os.environ.get("FAKE_KILL") == f"{processes.rank()}:{self.steps}":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.steps == self.hang_at:
             # one long call that no signal interrupts, as one large operation of Paddle is
@@ -72,7 +73,7 @@ class FakeLoader:
     def __init__(self, request: Request) -> None:
         self.settings = request.settings
         self.options = request.model_config
-        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.rank, self.world = processes.rank(), processes.world_size()
 
     def __len__(self) -> int:
         return self.options.get("samples", SAMPLES) // (self.settings.batch_size * self.world)

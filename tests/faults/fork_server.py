@@ -25,7 +25,6 @@ import fake_training
 import visualdl  # noqa: F401
 
 import petrflow.evaluate
-import petrflow.loader
 import petrflow.model  # noqa: F401
 from petrflow import train, training_parts
 

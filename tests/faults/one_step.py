@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from petrflow import distributed
-from petrflow.training_parts import _predict_share, petrflow_parts, use_device
+from petrflow.machine import processes
+from petrflow.machine.device import use_device
+from petrflow.training_parts import _predict_share, petrflow_parts
 from petrflow.training_request import Request
 
 if __name__ == "__main__":
@@ -17,15 +18,15 @@ if __name__ == "__main__":
     parser.add_argument("--request", type=Path)
     path = parser.parse_args().request
     request = Request.read(path)
-    use_device(request.settings)
-    distributed.initialize()
+    use_device(request.settings.device)
+    processes.initialize()
     parts = petrflow_parts(request)
     parts.model.train()
     parts.model.seed_step(0, 0, 0)
     losses = parts.model.losses(next(iter(parts.loader.epoch(0))))
     sum(losses.values()).backward()
-    distributed.average_gradients([p for p in parts.model.parameters() if not p.stop_gradient])
-    rank = distributed.rank()
+    processes.average_gradients([p for p in parts.model.parameters() if not p.stop_gradient])
+    rank = processes.rank()
     gradients = {name: p.grad.numpy() for name, p in parts.model.named_parameters() if p.grad is not None}
     np.savez(path.with_name(f"gradients-{rank}.npz"), **gradients)
     tokens = sorted(_predict_share(request, parts.model))

@@ -23,7 +23,7 @@ CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
 def launch(folder: Path, devices: int, script: str = "fake_training.py", **environment: str) -> int:
     """Launch a training as the workflow does; return its exit code."""
     code = (
-        "import sys; from pathlib import Path; from petrflow.distributed import launch;"
+        "import sys; from pathlib import Path; from petrflow.machine.hardware.processes import launch;"
         f"sys.exit(launch(Path({str(folder / 'request.json')!r}), {devices}, script=Path({str(HERE / script)!r})))"
     )
     with (folder / "log.txt").open("a") as log:

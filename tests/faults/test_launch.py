@@ -20,7 +20,7 @@ EAGER = {"checkpoint_minutes": 0.0}
 def start(folder: Path) -> subprocess.Popen[bytes]:
     """Launch the training of ``folder`` and wait until it has written a checkpoint."""
     code = (
-        "import sys; from pathlib import Path; from petrflow.distributed import launch;"
+        "import sys; from pathlib import Path; from petrflow.machine.hardware.processes import launch;"
         f"sys.exit(launch(Path({str(folder / 'request.json')!r}), script=Path({str(SCRIPT)!r})))"
     )
     with (folder / "log.txt").open("ab") as log:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from petrflow import distributed
-from petrflow.blas import SWITCH, THREADS, use_avx2
+from petrflow.machine.mkl import SWITCH, THREADS, use_avx2
+from petrflow.training import launch
 
 EPYC = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2 avx avx2 fma\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\n"
 
@@ -57,5 +57,5 @@ def test_processes_that_train_together_share_the_jobs_cores(
         monkeypatch.delenv(name, raising=False)
         if told is not None:
             monkeypatch.setenv(name, told)
-    environment = distributed._environment(2)
+    environment = launch._environment(2)
     assert {environment[name] for name in THREADS} == {expected}

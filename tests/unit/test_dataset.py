@@ -20,11 +20,11 @@ from loader_fakes import (
     write_pictures,
 )
 
-from petrflow.dataset import PetrDataset
 from petrflow.errors import PetrflowError
 from petrflow.images import read_image
-from petrflow.loader import sample_rng
-from petrflow.transforms import calm, draw
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.loader import sample_rng
+from petrflow.samples.transforms import calm, draw
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])
 stock = pytest.mark.xdist_group("stock")  # one process imports Paddle3D for all of them
@@ -208,7 +208,7 @@ def test_fast_decode_takes_the_smallest_fraction_that_serves(tmp_path, height, r
         asked.append(fraction)
         return read_image(path, size, owner, fraction)
 
-    monkeypatch.setattr("petrflow.dataset.read_image", spy)
+    monkeypatch.setattr("petrflow.samples.dataset.read_image", spy)
     store = small_store(tmp_path, keyframes=1, size=(161, 91))
     config = model_config((height, height * 16 // 9))
     exact = PetrDataset(None, tmp_path, config, False, store=store).load(0)
@@ -237,7 +237,7 @@ def test_a_store_on_disk_makes_the_samples_of_a_synthetic_set(synthetic_root, sy
 
 
 def test_nothing_that_workers_import_imports_paddle():
-    code = "import sys, petrflow.loader, petrflow.loader_worker, petrflow.annotations.store; print('paddle' in sys.modules)"
+    code = "import sys, petrflow.samples.loader, petrflow.samples.worker, petrflow.annotations.store; print('paddle' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )

@@ -15,6 +15,7 @@ from pyquaternion import Quaternion
 from petrflow import evaluate
 from petrflow.annotations import AnnotationStore, build
 from petrflow.errors import PetrflowError
+from petrflow.samples import types
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",
@@ -53,9 +54,9 @@ def test_a_box_lands_where_pyquaternion_and_the_devkits_box_put_it(
     keyframe = store[1]
     box = np.array([[12.0, -7.5, 0.4, 1.9, 4.6, 1.7, 2.1, 3.0, -1.0]])
     found = {
-        store[i].token: evaluate.SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0)) for i in range(len(store))
+        store[i].token: types.SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0)) for i in range(len(store))
     }
-    found[keyframe.token] = evaluate.SampleDetections(box, np.array([0.7]), np.array([0]))
+    found[keyframe.token] = types.SampleDetections(box, np.array([0.7]), np.array([0]))
     (got,) = evaluate.to_submission(store, found, CLASS_NAMES)["results"][keyframe.token]
 
     tables = NuScenes("v1.0-mini", str(synthetic_root), verbose=False)
@@ -85,7 +86,7 @@ def test_shifted_boxes_show_as_a_translation_error_of_that_size(perfect: dict[st
 
 
 def test_no_detection_at_all_is_a_score_of_zero_and_not_a_crash(store: AnnotationStore, synthetic_root: Path) -> None:
-    nothing = evaluate.SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0))
+    nothing = types.SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0))
     empty = evaluate.to_submission(store, {store[i].token: nothing for i in range(len(store))}, CLASS_NAMES)
     assert not any(empty["results"].values())
     metrics = evaluate.score(empty, synthetic_root, "v1.0-mini")

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from loader_fakes import FakeStore, model_config, small_store, with_changes
 
-from petrflow.dataset import PetrDataset
 from petrflow.errors import PetrflowError
-from petrflow.loader import Loader, epoch_batches, epoch_order, sample_rng
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.loader import Loader, epoch_batches, epoch_order, sample_rng
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])
 HERE = Path(__file__).parent
@@ -330,7 +330,7 @@ def test_an_interrupt_to_the_whole_group_is_for_the_parent_to_answer(tmp_path):
 
 
 def test_stuck_workers_do_not_hold_up_the_end(folder, store, monkeypatch):
-    monkeypatch.setattr("petrflow.loader_pool._SECONDS_TO_STOP", 0.5)
+    monkeypatch.setattr("petrflow.samples.pool._SECONDS_TO_STOP", 0.5)
     dataset = Slow(None, folder, SMALL, training=True, store=store)
     loader = _loader(dataset, 2, shuffle=False, batch_size=1)
     batches = loader.epoch(0)

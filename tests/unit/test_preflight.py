@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 import yaml
 
-from petrflow import machine as machine_module
-from petrflow.device import PaddleAnswer, ask_paddle, check_paddle_version, gpu_problem, refuse_slow_cpu, select_device
 from petrflow.errors import PetrflowError
-from petrflow.machine import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
+from petrflow.machine import hardware as machine_module
+from petrflow.machine.device import (
+    PaddleAnswer,
+    ask_paddle,
+    check_paddle_version,
+    gpu_problem,
+    refuse_slow_cpu,
+    select_device,
+)
+from petrflow.machine.hardware import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
 from petrflow.preflight import Row, disk_need, gate, judge, require, table
 
 RECORDED: dict[str, dict[str, Any]] = yaml.safe_load(

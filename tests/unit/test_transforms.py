@@ -7,7 +7,8 @@ from PIL import Image
 
 from petrflow.errors import PetrflowError
 from petrflow.resample import bicubic_filter, normalisation_table, normalise_into, resize_crop
-from petrflow.transforms import Draws, Settings, calm, draw, plan_image, turn_boxes, turn_matrices
+from petrflow.samples.settings import Settings
+from petrflow.samples.transforms import Draws, calm, draw, plan_image, turn_boxes, turn_matrices
 
 
 def _noise(width: int, height: int) -> np.ndarray:

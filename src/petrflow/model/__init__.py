@@ -5,8 +5,8 @@ uses it, ``load_weights`` fills it.
 """
 
 from petrflow.model.build import build_model
-from petrflow.model.decode import Detections
 from petrflow.model.petr import PetrV2
+from petrflow.samples.types import Detections
 from petrflow.weights.load import LoadReport, load_weights
 
 __all__ = ["Detections", "LoadReport", "PetrV2", "build_model", "load_weights"]

@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from petrflow import geometry
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Detections of one sample, best first.
-
-    Attributes
-    ----------
-    boxes : (K, 9) float32
-        x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s): lidar frame, nuScenes order.
-    scores : (K,) float32
-        0 to 1.
-    labels : (K,) int64
-        Index into ``class_names``.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
+from petrflow.samples.types import Detections
 
 
 def decode_boxes(codes: np.ndarray) -> np.ndarray:

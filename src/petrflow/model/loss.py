@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor, nn
 from scipy.optimize import linear_sum_assignment
 
+from petrflow.machine.processes import mean_over_devices
 from petrflow.model.denoise import DenoisingQueries
 
 CLASS_COST, BOX_COST = 2.0, 0.25
@@ -68,15 +69,6 @@ def match(
         distance += np.abs(predicted[:, term, None] - codes[None, :, term])
     cost = cost + BOX_COST * distance
     return linear_sum_assignment(np.nan_to_num(cost, nan=100.0, posinf=100.0, neginf=-100.0))
-
-
-def mean_over_devices(value: float) -> float:
-    """Average a number over the processes of a distributed run."""
-    if not paddle.distributed.is_initialized():
-        return value
-    tensor = paddle.to_tensor([value / paddle.distributed.get_world_size()], dtype="float32")
-    paddle.distributed.all_reduce(tensor)
-    return tensor.item()
 
 
 def _classification(loss: nn.Layer, logits: Tensor, labels: np.ndarray, average: float) -> Tensor:

@@ -12,7 +12,8 @@ from paddle import Tensor, nn
 
 from petrflow import geometry
 from petrflow.errors import PetrflowError
-from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA, mean_over_devices
+from petrflow.machine.processes import mean_over_devices
+from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA
 from petrflow.model.tokens import boldest, pick
 
 TERMS = ("u", "v", "depth", "width", "length", "height", "heading ahead", "right", "displacement ahead", "right")

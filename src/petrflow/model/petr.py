@@ -13,6 +13,7 @@ from paddle3d.models.detection.petr import petr3d
 from petrflow.model import decode
 from petrflow.model.loss import gravity_centre
 from petrflow.model.monocular import Sight
+from petrflow.samples import types
 
 
 class GridMask(petr3d.GridMask):
@@ -165,7 +166,7 @@ class PetrV2(petr3d.Petr3D):
                 losses.update(head.monocular_losses(sight, boxes, labels, img2lidar, timestamps))
             return losses
 
-    def predict(self, batch: Mapping[str, Any]) -> list[decode.Detections]:
+    def predict(self, batch: Mapping[str, Any]) -> list[types.Detections]:
         """Return the detections of every sample of a batch, best first; leaves the training mode as it was."""
         training = self.training
         self.eval()

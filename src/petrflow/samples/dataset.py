@@ -17,10 +17,10 @@ from petrflow.errors import PetrflowError
 from petrflow.geometry import boxes_to_petr
 from petrflow.images import read_image
 from petrflow.resample import normalise_into, resize_crop
-from petrflow.transforms import (
+from petrflow.samples.settings import Settings
+from petrflow.samples.transforms import (
     SECONDS_PER_SWEEP,
     Draws,
-    Settings,
     calm,
     camera_from_lidar,
     draw,
@@ -31,8 +31,7 @@ from petrflow.transforms import (
     turn_matrices,
     wrap_petr_yaw,
 )
-
-Sample = dict[str, Any]
+from petrflow.samples.types import Sample
 
 # With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for less work.
 LARGEST_ENLARGEMENT = 1.3

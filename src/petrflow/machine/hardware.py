@@ -156,7 +156,7 @@ def ask_machine(folders: Iterable[Path]) -> Machine:
         memory_limit=_container_memory(),
         shared_memory=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
         now=time.time(),
-        newest_file=max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py")),
+        newest_file=max(path.stat().st_mtime for path in Path(__file__).parents[1].rglob("*.py")),
         free={str(folder): free_bytes(folder) for folder in folders},
     )
 

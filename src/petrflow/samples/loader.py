@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.dataset import PetrDataset
 from petrflow.errors import PetrflowError
-from petrflow.loader_pool import Batch, Pending, Pool, Slots, WorkerFailure, collate
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.pool import Pending, Pool, Slots, WorkerFailure, collate
+from petrflow.samples.types import Batch
 
 # Streams of random numbers that must never meet.
 _ORDER, _AUGMENTATION = 0, 1

@@ -26,12 +26,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.blas import THREADS
-from petrflow.dataset import PetrDataset, Sample
 from petrflow.errors import PetrflowError
+from petrflow.machine.mkl import THREADS
 from petrflow.resample import warm_up
-
-Batch = dict[str, Any]
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.types import Batch, Sample
 
 # Keys of a sample that are stacked; the others become lists.
 _STACKED = ("lidar2img", "intrinsics", "timestamp")
@@ -119,7 +118,7 @@ class Pool:
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "petrflow.loader_worker", *map(str, [slots.descriptor, *theirs])],
+                [sys.executable, "-P", "-m", "petrflow.samples.worker", *map(str, [slots.descriptor, *theirs])],
                 pass_fds=(slots.descriptor, *theirs),
                 stdin=subprocess.DEVNULL,
                 env=_worker_environment(),
@@ -265,7 +264,7 @@ class WorkerFailure:
 def _worker_environment() -> dict[str, str]:
     """One thread a worker, and memory that goes back and forth within the process instead of to the kernel."""
     environment = dict(os.environ)
-    package = str(Path(__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
     for name in (*THREADS, "NUMBA_NUM_THREADS"):
         environment[name] = "1"

@@ -1,6 +1,6 @@
 """A loader's worker processes: receive sample indices, write pictures into shared memory, send the rest back.
 
-Started by `petrflow.loader_pool` as ``python -m petrflow.loader_worker MEMORY CONTROL SOCKET...`` with inherited descriptors. The
+Started by `petrflow.samples.pool` as ``python -m petrflow.samples.worker MEMORY CONTROL SOCKET...`` with inherited descriptors. The
 process that is started imports everything once, opens the dataset, forks a worker for each socket, which shares those pages,
 and from then on only reports which of them ended how. It has a single thread, so that forking is safe.
 """
@@ -54,9 +54,9 @@ def _prepare(control: Connection, memory: int) -> Callable[[int, int, int, int],
     import cv2
     import numpy as np
 
-    from petrflow.loader import sample_rng
-    from petrflow.loader_pool import WorkerFailure
     from petrflow.resample import warm_up
+    from petrflow.samples.loader import sample_rng
+    from petrflow.samples.pool import WorkerFailure
 
     cv2.setNumThreads(1)
     warm_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from petrflow.errors import PetrflowError
+from petrflow.machine import processes
 
 LARGE_MODEL_PARAMETERS = 50_000_000
 LARGE_RUN_SAMPLES = 500
@@ -206,3 +208,17 @@ def check_paddle_version(version: str | None = None, stride_kernel_off: bool = T
     if release < (3, 3):
         return f"Paddle {version} is older than what petrflow is tested with ({SUPPORTED_PADDLE})."
     return ""
+
+
+def use_device(asked: str) -> str:
+    """Choose a device (``auto``, ``cpu``, ``gpu``, ``gpu:1``), make it Paddle's, and return its name (``cpu``, ``gpu:0``, …).
+
+    Of several processes that train together, each gets the GPU that its launcher named.
+    """
+    import paddle
+
+    device = select_device(asked)
+    if device.startswith("gpu") and processes.world_size() > 1:
+        device = f"gpu:{os.environ.get('FLAGS_selected_gpus', processes.rank())}"  # noqa: SIM112 (the launcher's spelling)
+    paddle.set_device(device)
+    return device
