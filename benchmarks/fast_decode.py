@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from petrflow.annotations import AnnotationStore
-from petrflow.evaluate import evaluate
+from petrflow.evaluation.evaluate import evaluate
 from petrflow.model import build_model, load_weights
 
 

@@ -24,7 +24,7 @@ import yaml
 from petrflow import synthetic
 from petrflow.annotations import build
 from petrflow.files import read_json
-from petrflow.training_request import Request
+from petrflow.training.request import Request
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = {"scenes": 3, "keyframes": 8, "image_size": [400, 225], "sweeps": 2, "seed": 0}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from petrflow import drawing, geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.evaluate import predict
+from petrflow.evaluation.evaluate import predict
 from petrflow.files import atomic_dir, write_atomic, write_json
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader

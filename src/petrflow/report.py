@@ -13,7 +13,7 @@ import matplotlib
 import pandas as pd
 
 from petrflow.errors import PetrflowError
-from petrflow.expectations import ERROR_NAMES
+from petrflow.evaluation.expectations import ERROR_NAMES
 from petrflow.files import read_json, write_atomic
 
 matplotlib.use("Agg")

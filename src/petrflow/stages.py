@@ -34,7 +34,7 @@ def baseline(
     store_path, root : Path
         The split's annotation store and the nuScenes root it was made from.
     out_dir : Path
-        Gets what :func:`petrflow.evaluate.evaluate` writes.
+        Gets what :func:`petrflow.evaluation.evaluate.evaluate` writes.
     schedule : mapping
         Of the run: seed, device and workers are used.
     expect : mapping, optional
@@ -43,7 +43,8 @@ def baseline(
     import paddle
 
     from petrflow.annotations import AnnotationStore
-    from petrflow.evaluate import evaluate, format_table
+    from petrflow.evaluation.evaluate import evaluate
+    from petrflow.evaluation.table import format_table
     from petrflow.model import build_model, load_weights
 
     model_config = load_yaml(model_file)
@@ -78,7 +79,7 @@ def train(request_path: Path, **request: Any) -> int:
     request_path : Path
         Where the request is left for the processes, and for whoever wants to train it by hand.
     request
-        Fields of :class:`petrflow.training_request.Request`; ``model_config`` may be the model file's path.
+        Fields of :class:`petrflow.training.request.Request`; ``model_config`` may be the model file's path.
 
     Returns
     -------
@@ -92,8 +93,8 @@ def train(request_path: Path, **request: Any) -> int:
     """
     from petrflow.annotations import AnnotationStore
     from petrflow.training.launch import launch
-    from petrflow.training_request import Request
-    from petrflow.watch import EX_TEMPFAIL
+    from petrflow.training.request import Request
+    from petrflow.training.stopping import EX_TEMPFAIL
 
     if isinstance(request["model_config"], Path):
         request["model_config"] = load_yaml(request["model_config"])

@@ -1,6 +1,6 @@
 """A training of a handful of parameters with everything random that a real one has, for faults that must be tried many times.
 
-Run as a script it is ``python -m petrflow.train`` with the fake parts: ``fake_training.py --request request.json``.
+Run as a script it is ``python -m petrflow.training.train`` with the fake parts: ``fake_training.py --request request.json``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import paddle
 
-from petrflow import train, watch
 from petrflow.machine import processes
-from petrflow.training_parts import Parts
-from petrflow.training_request import Request
+from petrflow.training import stopping, train
+from petrflow.training.parts import Parts
+from petrflow.training.request import Request
 
 SAMPLES = 24
 FEATURES = 6
@@ -112,7 +112,7 @@ def evaluate(model: FakeModel, options: dict[str, Any]) -> dict[str, Any]:
 def fake_parts(request: Request) -> Parts:
     """Build the fake parts, seeded as the real ones are."""
     options = request.model_config
-    watch.PATIENCE = options.get("patience", watch.PATIENCE)
+    stopping.PATIENCE = options.get("patience", stopping.PATIENCE)
     paddle.seed(request.settings.seed)
     return Parts(FakeModel(options), FakeLoader(request), lambda model: evaluate(model, options))
 

@@ -24,22 +24,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_training
 import visualdl  # noqa: F401
 
-import petrflow.evaluate
+import petrflow.evaluation.evaluate
 import petrflow.model  # noqa: F401
-from petrflow import train, training_parts
+from petrflow.training import parts as training_parts
+from petrflow.training import train
 
 POINTS = {
     "step": ("fake_training", "FakeModel.losses"),
     "update": ("paddle.optimizer", "AdamW.step"),
-    "step of any model": ("petrflow.train", "_step"),
-    "submission": ("petrflow.evaluate", "to_submission"),
+    "step of any model": ("petrflow.training.train", "_step"),
+    "submission": ("petrflow.evaluation.evaluate", "to_submission"),
     "evaluation": ("fake_training", "FakeModel.forward"),
-    "snapshot": ("petrflow.train", "capture"),
-    "checkpoint bytes": ("petrflow.checkpoint", "_chunks"),
+    "snapshot": ("petrflow.training.train", "capture"),
+    "checkpoint bytes": ("petrflow.training.checkpoint", "_chunks"),
     "fsync": ("os", "fsync"),
     "rename": ("os", "replace"),
-    "removal": ("petrflow.checkpoint", "remove"),
-    "scalars": ("petrflow.training_log", "Scalars.add"),
+    "removal": ("petrflow.training.checkpoint", "remove"),
+    "scalars": ("petrflow.training.log", "Scalars.add"),
     "weights file": ("petrflow.weights.pdparams", "save_pdparams"),
     "folder rename": ("pathlib", "Path.rename"),
 }

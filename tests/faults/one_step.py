@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from petrflow.evaluation.evaluate import predict_share
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
-from petrflow.training_parts import _predict_share, petrflow_parts
-from petrflow.training_request import Request
+from petrflow.training.parts import petrflow_parts
+from petrflow.training.request import Request
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -29,5 +30,14 @@ if __name__ == "__main__":
     rank = processes.rank()
     gradients = {name: p.grad.numpy() for name, p in parts.model.named_parameters() if p.grad is not None}
     np.savez(path.with_name(f"gradients-{rank}.npz"), **gradients)
-    tokens = sorted(_predict_share(request, parts.model))
+    tokens = sorted(
+        predict_share(
+            parts.model,
+            request.val_store,
+            request.root,
+            request.model_config,
+            request.settings.batch_size,
+            request.settings.num_workers,
+        )
+    )
     path.with_name(f"tokens-{rank}.json").write_text(json.dumps(tokens))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fake_training import make_request, results
 
-from petrflow import training_request
 from petrflow.files import read_json
-from petrflow.training_request import Request
+from petrflow.training import request as training_request
+from petrflow.training.request import Request
 
 EAGER = {"checkpoint_minutes": 0.0}
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from fake_training import fake_parts, make_request, results
 
-from petrflow import checkpoint, train
-from petrflow.checkpoint import CheckpointFolder, Snapshot, Unusable, parse
 from petrflow.errors import PetrflowError
+from petrflow.training import checkpoint, train
+from petrflow.training.checkpoint import CheckpointFolder, Snapshot, Unusable, parse
 
 EAGER = {"checkpoint_minutes": 0.0}
 

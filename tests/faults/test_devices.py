@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from fake_training import make_request, results
 
-from petrflow.training_request import Request
+from petrflow.training.request import Request
 from petrflow.weights.pdparams import load_pdparams
 
 HERE = Path(__file__).parent

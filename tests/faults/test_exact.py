@@ -10,7 +10,7 @@ import pytest
 import yaml
 from fake_training import results
 
-from petrflow.training_request import Request
+from petrflow.training.request import Request
 
 CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
 

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from petrflow import checkpoint
-from petrflow.checkpoint import CheckpointFolder, Snapshot, parse
+from petrflow.training import checkpoint
+from petrflow.training.checkpoint import CheckpointFolder, Snapshot, parse
 
 ARRAYS = {
     "scalar": np.array(3.5, dtype="float32"),

@@ -75,7 +75,7 @@ def test_defaults_are_filled_in_and_keys_sorted() -> None:
 
 
 def test_every_key_of_the_schedule_is_one_that_training_knows() -> None:
-    from petrflow.training_request import Settings
+    from petrflow.training.request import Settings
 
     config = validate(DEFAULT, SCHEMA)
     schedule = dict(config["runs"]["default"]["schedule"])
@@ -84,7 +84,7 @@ def test_every_key_of_the_schedule_is_one_that_training_knows() -> None:
 
 
 def test_what_does_not_shape_a_training_is_what_its_fingerprint_leaves_out() -> None:
-    from petrflow.training_request import NOT_SHAPING
+    from petrflow.training.request import NOT_SHAPING
 
     config = validate(DEFAULT, SCHEMA)
     left_out = set(config["runs"]["default"]["schedule"]) - set(training_settings(config["runs"]["default"]))

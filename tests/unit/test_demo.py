@@ -14,7 +14,7 @@ import pytest
 from petrflow import demo, drawing
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.evaluate import ground_truth_detections
+from petrflow.evaluation.submission import ground_truth_detections
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",

@@ -12,10 +12,14 @@ from nuscenes import NuScenes
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
-from petrflow import evaluate
 from petrflow.annotations import AnnotationStore, build
 from petrflow.errors import PetrflowError
-from petrflow.samples import types
+from petrflow.evaluation.evaluate import write_evaluation
+from petrflow.evaluation.expectations import compare_with_expected
+from petrflow.evaluation.score import score
+from petrflow.evaluation.submission import ground_truth_detections, to_submission
+from petrflow.evaluation.table import format_table
+from petrflow.samples.types import SampleDetections
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",
@@ -30,14 +34,14 @@ def store(synthetic_stores: dict[str, Path]) -> AnnotationStore:
 
 @pytest.fixture(scope="module")
 def perfect(store: AnnotationStore) -> dict[str, Any]:
-    truth = evaluate.ground_truth_detections(store, CLASS_NAMES)
-    return evaluate.to_submission(store, truth, CLASS_NAMES)
+    truth = ground_truth_detections(store, CLASS_NAMES)
+    return to_submission(store, truth, CLASS_NAMES)
 
 
 def test_ground_truth_fed_through_the_conversion_scores_one_with_no_error(
     perfect: dict[str, Any], synthetic_root: Path
 ) -> None:
-    metrics = evaluate.score(perfect, synthetic_root, "v1.0-mini")
+    metrics = score(perfect, synthetic_root, "v1.0-mini")
     assert len(metrics["ground_truth"]) >= 6
     for name in metrics["ground_truth"]:
         row = metrics["per_class"][name]
@@ -53,11 +57,9 @@ def test_a_box_lands_where_pyquaternion_and_the_devkits_box_put_it(
 ) -> None:
     keyframe = store[1]
     box = np.array([[12.0, -7.5, 0.4, 1.9, 4.6, 1.7, 2.1, 3.0, -1.0]])
-    found = {
-        store[i].token: types.SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0)) for i in range(len(store))
-    }
-    found[keyframe.token] = types.SampleDetections(box, np.array([0.7]), np.array([0]))
-    (got,) = evaluate.to_submission(store, found, CLASS_NAMES)["results"][keyframe.token]
+    found = {store[i].token: SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0)) for i in range(len(store))}
+    found[keyframe.token] = SampleDetections(box, np.array([0.7]), np.array([0]))
+    (got,) = to_submission(store, found, CLASS_NAMES)["results"][keyframe.token]
 
     tables = NuScenes("v1.0-mini", str(synthetic_root), verbose=False)
     record = tables.get("sample_data", tables.get("sample", keyframe.token)["data"]["LIDAR_TOP"])
@@ -80,27 +82,27 @@ def test_shifted_boxes_show_as_a_translation_error_of_that_size(perfect: dict[st
     for boxes in shifted["results"].values():
         for box in boxes:
             box["translation"][0] += 0.3
-    metrics = evaluate.score(shifted, synthetic_root, "v1.0-mini")
+    metrics = score(shifted, synthetic_root, "v1.0-mini")
     # Next to a border of the class range the shift may cost or gain a box; the error of matched boxes is the shift itself.
     assert metrics["per_class"]["car"]["ATE"] == pytest.approx(0.3, abs=0.02)
 
 
 def test_no_detection_at_all_is_a_score_of_zero_and_not_a_crash(store: AnnotationStore, synthetic_root: Path) -> None:
-    nothing = types.SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0))
-    empty = evaluate.to_submission(store, {store[i].token: nothing for i in range(len(store))}, CLASS_NAMES)
+    nothing = SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0))
+    empty = to_submission(store, {store[i].token: nothing for i in range(len(store))}, CLASS_NAMES)
     assert not any(empty["results"].values())
-    metrics = evaluate.score(empty, synthetic_root, "v1.0-mini")
+    metrics = score(empty, synthetic_root, "v1.0-mini")
     assert metrics["mAP"] == 0.0 and metrics["mATE"] == 1.0
 
 
 def test_a_keyframe_without_a_prediction_is_named(store: AnnotationStore) -> None:
     with pytest.raises(PetrflowError, match=store[0].token):
-        evaluate.to_submission(store, {}, CLASS_NAMES)
+        to_submission(store, {}, CLASS_NAMES)
 
 
 def test_predictions_of_another_split_are_refused_with_a_remedy(perfect: dict[str, Any], synthetic_root: Path) -> None:
     with pytest.raises(PetrflowError, match="belong together"):
-        evaluate.score(perfect, synthetic_root, "v1.0-mini", split="petrflow_train")
+        score(perfect, synthetic_root, "v1.0-mini", split="petrflow_train")
 
 
 def test_velocities_and_attributes_that_no_box_has_are_reported_as_not_available(
@@ -117,18 +119,19 @@ def test_velocities_and_attributes_that_no_box_has_are_reported_as_not_available
     (root / "v1.0-mini" / "splits.json").write_text(json.dumps(splits))
     build(root, "val", tmp_path / "val.arrow", progress=False)
     store = AnnotationStore.open(tmp_path / "val.arrow")
-    submission = evaluate.to_submission(store, evaluate.ground_truth_detections(store, CLASS_NAMES), CLASS_NAMES)
-    for boxes in submission["results"].values():
+    perfect = ground_truth_detections(store, CLASS_NAMES)
+    boxes_of = to_submission(store, perfect, CLASS_NAMES)
+    for boxes in boxes_of["results"].values():
         for box in boxes:
             box["velocity"] = [0.0, 0.0]
-    metrics = evaluate.score(submission, root, "v1.0-mini")
+    metrics = score(boxes_of, root, "v1.0-mini")
     assert metrics["not_available"] == ["mAVE", "mAAE"]
     present = [metrics["per_class"][name]["AP"] for name in metrics["ground_truth"]]
     assert min(present) == pytest.approx(1.0)
     assert metrics["mAP_present_classes"] == pytest.approx(1.0) and metrics["mAP"] == pytest.approx(len(present) / 10)
     errors = [metrics[name] for name in ("mATE", "mASE", "mAOE")]
     assert metrics["NDS_available_terms"] == pytest.approx((5 * metrics["mAP"] + sum(1 - e for e in errors)) / 8)
-    table = evaluate.format_table(metrics)
+    table = format_table(metrics)
     assert "mAP over classes present: 1.0000  (without" in table
     assert "mAVE: 1.0000  (not available" in table and "NDS over available terms" in table
 
@@ -136,16 +139,16 @@ def test_velocities_and_attributes_that_no_box_has_are_reported_as_not_available
 def test_a_missed_expectation_stands_in_the_table_with_its_likely_cause(
     perfect: dict[str, Any], synthetic_root: Path
 ) -> None:
-    metrics = evaluate.score(perfect, synthetic_root, "v1.0-mini")
+    metrics = score(perfect, synthetic_root, "v1.0-mini")
     expect = {"mAP": {"value": 0.2669, "tolerance": 0.01}, "mATE": {"value": 0.0, "tolerance": 0.01}}
-    table = evaluate.format_table({**metrics, "expect": evaluate.compare_with_expected(metrics, expect)})
+    table = format_table({**metrics, "expect": compare_with_expected(metrics, expect)})
     assert "expected 0.2669 +- 0.01: MISSED" in table and "expected 0.0000 +- 0.01: met" in table
     assert "likely: the figures differ only in size" in table
 
 
 def test_a_written_evaluation_is_standard_json(perfect: dict[str, Any], synthetic_root: Path, tmp_path: Path) -> None:
-    metrics = evaluate.score(perfect, synthetic_root, "v1.0-mini")
-    evaluate.write_evaluation(tmp_path / "baseline", metrics, perfect)
+    metrics = score(perfect, synthetic_root, "v1.0-mini")
+    write_evaluation(tmp_path / "baseline", metrics, perfect)
 
     def refuse(text: str) -> None:
         raise AssertionError(f"{text} is not JSON")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from petrflow import expectations
 from petrflow.errors import PetrflowError
+from petrflow.evaluation import expectations
 
 CLASS_NAMES = ["car", "truck", "pedestrian"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from petrflow.schedule import learning_rate, rate_warning, warmup_length
+from petrflow.training.learning_rate import learning_rate, rate_warning, warmup_length
 
 
 def test_the_rate_rises_to_the_peak_and_falls_to_a_thousandth_of_it():

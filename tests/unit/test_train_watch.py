@@ -16,19 +16,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 from fake_training import FakeModel, fake_parts, make_request, results
 
-from petrflow import train
 from petrflow.errors import PetrflowError
 from petrflow.files import lock, read_json
-from petrflow.training_log import Scalars, history_csv
-from petrflow.training_parts import own_gpu
-from petrflow.training_request import Request, Settings
-from petrflow.training_state import Progress, capture, deliverable_weights, make_optimizer, restore
-from petrflow.watch import Stopped, StopRequest, Watch
+from petrflow.training import train
+from petrflow.training.gpu import own_gpu
+from petrflow.training.log import Scalars
+from petrflow.training.request import Request, Settings
+from petrflow.training.results import history_csv
+from petrflow.training.state import Progress, capture, deliverable_weights, make_optimizer, restore
+from petrflow.training.stopping import Stopped, StopRequest
+from petrflow.training.watch import Watch
 
 
 @pytest.fixture(autouse=True)
 def log_reaches_caplog(caplog):
-    caplog.set_level(logging.INFO, "petrflow.train")
+    caplog.set_level(logging.INFO, "petrflow.training.train")
 
 
 def test_a_batch_of_nans_is_skipped_reported_and_leaves_the_weights_finite(tmp_path, caplog):

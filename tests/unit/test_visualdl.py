@@ -15,7 +15,7 @@ import pytest
 
 from petrflow import visualdl
 from petrflow.errors import PetrflowError
-from petrflow.training_log import Scalars
+from petrflow.training.log import Scalars
 
 
 def _free_port() -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
+from petrflow.evaluation.table import format_table
 from petrflow.geometry import box_corners, boxes_from_xtreme1, boxes_to_xtreme1, invert_rigid, transform_boxes
 from petrflow.xtreme1 import prepare
 from petrflow.xtreme1.cameras import derive_names, forward_axis, lidar_from_cloud
@@ -600,8 +601,8 @@ def test_a_folder_without_frames_and_a_source_that_is_not_there_are_named(tmp_pa
 def test_an_evaluation_on_an_import_names_what_neither_labels_nor_time_hold(
     synthetic_root: Path, tmp_path: Path, names: str, missing: list[str]
 ) -> None:
-    from petrflow import evaluate
-    from petrflow.evaluate import ground_truth_detections, score, to_submission
+    from petrflow.evaluation.score import score
+    from petrflow.evaluation.submission import ground_truth_detections, to_submission
 
     classes = [
         "car",
@@ -624,4 +625,4 @@ def test_an_evaluation_on_an_import_names_what_neither_labels_nor_time_hold(
     assert metrics["not_available"] == missing
     assert metrics["NDS"] < metrics["NDS_available_terms"]
     assert all(metrics["per_class"][name]["AP"] == pytest.approx(1.0, abs=1e-6) for name in metrics["ground_truth"])
-    assert "not available" in evaluate.format_table(metrics)
+    assert "not available" in format_table(metrics)

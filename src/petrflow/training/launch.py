@@ -16,7 +16,7 @@ from typing import Any
 
 from petrflow.files import read_json, remove
 from petrflow.machine.mkl import THREADS
-from petrflow.watch import EX_TEMPFAIL
+from petrflow.training.stopping import EX_TEMPFAIL
 
 PARENT = "PETRFLOW_PARENT"
 """Environment variable with the process that a training process must not outlive."""
@@ -31,7 +31,7 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
     Parameters
     ----------
     request_path : Path
-        JSON of a :class:`petrflow.training_request.Request`.
+        JSON of a :class:`petrflow.training.request.Request`.
     devices : int
         Processes; logs of those after the first go to ``launch/`` beside the request.
     script : Path, optional

@@ -13,7 +13,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint, read_json, sha256_file, write_json
 
-log = logging.getLogger("petrflow.train")
+log = logging.getLogger("petrflow.training.train")
 
 LOOP_VERSION = 1
 """Raised whenever the loop computes something else from the same inputs; states of another version are set aside."""
@@ -109,7 +109,7 @@ class Request:
         object.__setattr__(self, "settings", Settings.from_schedule(self.schedule))
 
     def write(self, path: Path) -> None:
-        """Write the request as JSON for ``python -m petrflow.train --request``."""
+        """Write the request as JSON for ``python -m petrflow.training.train --request``."""
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.init}
         write_json(path, {key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import struct
 import sys
 import time
@@ -89,18 +87,6 @@ class Scalars:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def history_csv(history: list[dict[str, Any]]) -> str:
-    """Return one line an epoch; columns in order of first appearance, floats as Python prints them (exact), nothing timed."""
-    columns: dict[str, None] = {}
-    for row in history:
-        columns.update(dict.fromkeys(row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
 
 
 class _Unbroken:

@@ -1,6 +1,6 @@
 """Train a run: one loop, readable from top to bottom, that any kill at any time only delays.
 
-``python -m petrflow.train --request request.json`` trains what :class:`petrflow.training_request.Request` describes. Its exit code is
+``python -m petrflow.training.train --request request.json`` trains what :class:`petrflow.training.request.Request` describes. Its exit code is
 0 when training is done, 75 when it was asked to stop and has left a checkpoint (the same command goes on), 1 on an error.
 """
 
@@ -12,25 +12,26 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 
-from petrflow.checkpoint import CheckpointFolder
 from petrflow.errors import PetrflowError
-from petrflow.files import atomic_dir, lock, remove, write_atomic, write_json
+from petrflow.files import lock, write_json
 from petrflow.files.provenance import provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
-from petrflow.schedule import learning_rate
 from petrflow.training import launch
-from petrflow.training_log import LOG_NAME, TIMING, Scalars, history_csv, progress_bar
-from petrflow.training_parts import Parts, own_gpu, petrflow_parts
-from petrflow.training_request import Request, Settings
-from petrflow.training_state import (
+from petrflow.training.checkpoint import CheckpointFolder
+from petrflow.training.gpu import own_gpu
+from petrflow.training.learning_rate import learning_rate
+from petrflow.training.log import TIMING, Scalars, progress_bar
+from petrflow.training.parts import Parts, petrflow_parts
+from petrflow.training.request import Request, Settings
+from petrflow.training.results import Trained, write_results
+from petrflow.training.state import (
     Progress,
     capture,
     deliverable_weights,
@@ -41,9 +42,10 @@ from petrflow.training_state import (
     restore,
     section,
 )
-from petrflow.watch import EX_TEMPFAIL, Clock, Interrupted, Stopped, StopRequest, Watch
+from petrflow.training.stopping import EX_TEMPFAIL, Interrupted, Stopped, StopRequest
+from petrflow.training.watch import Clock, Watch
 
-log = logging.getLogger("petrflow.train")
+log = logging.getLogger("petrflow.training.train")
 
 ORPHAN_SECONDS = 40.0
 """How long to wait for a process that outlived its killed parents and is still writing its checkpoint."""
@@ -90,24 +92,6 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
             write_results(request, trained)
         processes.barrier()
     return trained.metrics
-
-
-@dataclass
-class Trained:
-    """What is left when the last epoch is over."""
-
-    progress: Progress
-    scalars: Scalars
-    best: Mapping[str, np.ndarray] | None
-    last: Mapping[str, np.ndarray]
-    costs: dict[str, float]
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds."""
-        progress = self.progress
-        figures = {"best": progress.best, "last": progress.metrics, "plans": progress.lengths}
-        return {**figures, "steps": progress.step, "epochs": progress.epoch}
 
 
 def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
@@ -293,23 +277,6 @@ def _log_window(scalars: Scalars, progress: Progress, rate: float, samples_per_s
     progress.window_sums, progress.window_steps = {}, 0
 
 
-def write_results(request: Request, trained: Trained) -> None:
-    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
-    from petrflow.weights.pdparams import save_pdparams
-
-    best = trained.best or trained.last
-    with atomic_dir(request.out_dir) as folder:
-        for name, weights in (("last_model", trained.last), ("best_model", best)):
-            (folder / name).mkdir()
-            save_pdparams(folder / name / "model.pdparams", {key: weights[key] for key in trained.last})
-        write_atomic(folder / "history.csv", history_csv(trained.progress.history))
-        write_atomic(folder / "visualdl" / LOG_NAME, trained.scalars.to_bytes())
-        write_json(folder / "metrics.json", trained.metrics)
-        write_atomic(folder / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
-    for mirror in request.state_dir.glob("*/visualdl"):
-        remove(mirror)  # VisualDL would show every curve twice
-
-
 # ---------------------------------------------------------------------------------------------------------------- around the loop
 
 
@@ -350,9 +317,9 @@ def _inputs(request: Request) -> dict[str, str | Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train what ``--request`` says; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m petrflow.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m petrflow.training.train", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--request", type=Path, required=True, help="JSON written by petrflow.training_request.Request.write"
+        "--request", type=Path, required=True, help="JSON written by petrflow.training.request.Request.write"
     )
     options = parser.parse_args(arguments)
     launch.end_with_parent()

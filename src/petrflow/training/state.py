@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.checkpoint import CheckpointFolder, Snapshot
-from petrflow.training_request import Request, Settings, state_folder
+from petrflow.training.checkpoint import CheckpointFolder, Snapshot
+from petrflow.training.request import Request, Settings, state_folder
 
-log = logging.getLogger("petrflow.train")
+log = logging.getLogger("petrflow.training.train")
 
 
 @dataclass

@@ -1,0 +1,77 @@
+"""What the training loop turns, made from a request: the device, the model, the loader, the evaluation."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+
+from petrflow.evaluation.evaluate import evaluate_split
+from petrflow.machine import processes
+from petrflow.training.learning_rate import PUBLISHED_BATCH, PUBLISHED_RATE, rate_warning
+from petrflow.training.request import Request
+
+log = logging.getLogger("petrflow.training.train")
+
+
+@dataclass
+class Parts:
+    """A model, batches of an epoch, and a judge of the model that returns its metrics (None on all processes but the first)."""
+
+    model: Any
+    loader: Any
+    evaluate: Callable[[Any], dict[str, Any] | None]
+
+
+def petrflow_parts(request: Request) -> Parts:
+    """Build PETRv2, the loader of the train split and the evaluation on the val split."""
+    from petrflow.model import build_model, load_weights
+    from petrflow.samples.dataset import PetrDataset
+    from petrflow.samples.loader import Loader
+
+    settings = request.settings
+    dataset = PetrDataset(request.train_store, request.root, request.model_config, training=True)
+    loader = Loader(
+        dataset,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        num_workers=settings.num_workers,
+        shuffle=True,
+        drop_last=True,
+        rank=processes.rank(),
+        world_size=processes.world_size(),
+    )
+    random.seed(settings.seed)
+    np.random.seed(settings.seed)
+    paddle.seed(settings.seed)
+    model = build_model(request.model_config, num_cameras=len(dataset.store.camera_names))
+    if request.weights is not None:
+        log.info("%s", load_weights(model, request.weights))
+    _warn_about_rate(request)
+
+    def evaluate_val(model: Any) -> dict[str, Any] | None:
+        return evaluate_split(
+            model,
+            request.val_store,
+            request.root,
+            request.model_config,
+            request.state_dir / "evaluation",
+            batch_size=request.settings.batch_size,
+            num_workers=request.settings.num_workers,
+        )
+
+    return Parts(model, loader, evaluate_val)
+
+
+def _warn_about_rate(request: Request) -> None:
+    settings = request.settings
+    reference = request.model_config.get("reference_learning_rate") or {}
+    pair = (reference.get("rate", PUBLISHED_RATE), reference.get("batch", PUBLISHED_BATCH))
+    warning = rate_warning(settings.learning_rate, settings.batch_size, settings.devices, pair)
+    if warning and processes.rank() == 0:
+        log.warning(warning)

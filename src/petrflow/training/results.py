@@ -1,0 +1,63 @@
+"""What a finished training leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from petrflow.files import atomic_dir, remove, write_atomic, write_json
+from petrflow.training.log import LOG_NAME, Scalars
+from petrflow.training.request import Request
+from petrflow.training.state import Progress
+
+
+@dataclass
+class Trained:
+    """What is left when the last epoch is over."""
+
+    progress: Progress
+    scalars: Scalars
+    best: Mapping[str, np.ndarray] | None
+    last: Mapping[str, np.ndarray]
+    costs: dict[str, float]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds."""
+        progress = self.progress
+        figures = {"best": progress.best, "last": progress.metrics, "plans": progress.lengths}
+        return {**figures, "steps": progress.step, "epochs": progress.epoch}
+
+
+def write_results(request: Request, trained: Trained) -> None:
+    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
+    from petrflow.weights.pdparams import save_pdparams
+
+    best = trained.best or trained.last
+    with atomic_dir(request.out_dir) as folder:
+        for name, weights in (("last_model", trained.last), ("best_model", best)):
+            (folder / name).mkdir()
+            save_pdparams(folder / name / "model.pdparams", {key: weights[key] for key in trained.last})
+        write_atomic(folder / "history.csv", history_csv(trained.progress.history))
+        write_atomic(folder / "visualdl" / LOG_NAME, trained.scalars.to_bytes())
+        write_json(folder / "metrics.json", trained.metrics)
+        write_atomic(folder / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
+    for mirror in request.state_dir.glob("*/visualdl"):
+        remove(mirror)  # VisualDL would show every curve twice
+
+
+def history_csv(history: list[dict[str, Any]]) -> str:
+    """Return one line an epoch; columns in order of first appearance, floats as Python prints them (exact), nothing timed."""
+    columns: dict[str, None] = {}
+    for row in history:
+        columns.update(dict.fromkeys(row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
