@@ -34,7 +34,7 @@ format: $(ENVIRONMENT)  ## put style right where a tool can
 	.venv/bin/ruff format .
 
 visualdl: $(ENVIRONMENT)  ## curves in the browser (PORT=8040)
-	.venv/bin/python -m petrflow.visualdl --logdir results --port $(or $(PORT),8040)
+	.venv/bin/python -m petrflow.reports.curves --logdir results --port $(or $(PORT),8040)
 
 left: $(ENVIRONMENT)  ## what is left to do, why, and how long it took last time
 	.venv/bin/python workflow/left.py $(TARGET) $(CONFIG_ARGUMENTS)

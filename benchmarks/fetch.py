@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from petrflow.fetch.archive import extract
 from petrflow.fetch.download import fetch
-from petrflow.verification import file_fault
+from petrflow.pictures.read import file_fault
 from petrflow.weights.pdparams import load_pdparams, save_pdparams
 
 

@@ -117,7 +117,7 @@ def export(
     model_file: Path, weights: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any]
 ) -> None:
     """Export trained weights as a static model and compare it with the eager one on samples of a split."""
-    from petrflow import export as exporting
+    from petrflow.export import static as exporting
 
     device = use_device(schedule["device"])
     inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights}
@@ -136,8 +136,8 @@ def demo(
     settings: Mapping[str, Any],
 ) -> None:
     """Run an exported model over a scene and draw what it finds."""
-    from petrflow.demo import demo as draw_scene
-    from petrflow.export import ExportedModel
+    from petrflow.export.exported import ExportedModel
+    from petrflow.reports.demo import demo as draw_scene
 
     device = use_device(schedule["device"])
     inputs: dict[str, str | Path] = {

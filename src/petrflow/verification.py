@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import RECORDS, Record, read_records
 from petrflow.files import remove
+from petrflow.pictures.read import file_fault
 from petrflow.tables import read_table
 from petrflow.tables.columns import LIST, TEXT, read_columns
 
@@ -168,40 +168,6 @@ def _check_all(root: Path, names: pa.Array, channels: Sequence[str]) -> Iterable
     with ThreadPoolExecutor(THREADS) as pool:
         for results in pool.map(check, range(0, len(names), _BATCH)):
             yield from results
-
-
-def file_fault(path: Path) -> str:
-    """What is wrong with a file of the data set by its first and last bytes: '' when nothing is, `missing` when it is not there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return str(error.strerror)
-    try:
-        size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, 8, 0)
-        # Two bytes would do; some cameras leave padding behind the end marker.
-        tail = os.pread(descriptor, 64, max(0, size - 64))
-    except OSError as error:
-        return str(error.strerror)
-    finally:
-        os.close(descriptor)
-    return _content_fault(path.name.lower(), size, head, tail)
-
-
-def _content_fault(name: str, size: int, head: bytes, tail: bytes) -> str:
-    if size == 0:
-        return "empty"
-    if name.endswith((".jpg", ".jpeg")):
-        return "not a JPEG" if head[:3] != b"\xff\xd8\xff" else "" if b"\xff\xd9" in tail else "cut short"
-    if name.endswith(".png"):
-        return "not a PNG" if head != b"\x89PNG\r\n\x1a\n" else "" if b"IEND" in tail else "cut short"
-    if name.endswith(".pcd.bin"):
-        return "" if size % 20 == 0 else "cut short (not a whole number of points)"
-    if name.endswith(".pcd"):
-        return "" if head[:1] == b"#" or head[:7] == b"VERSION" else "not a point cloud"
-    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------------ the report

@@ -17,8 +17,8 @@ from nuscenes import NuScenes
 from PIL import Image
 
 from petrflow.annotations import AnnotationStore, annotate, build, build_all, check_images, layout, write_classic
-from petrflow.annotations.images import header_size
 from petrflow.errors import PetrflowError
+from petrflow.pictures.read import header_size
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -21,7 +21,7 @@ from loader_fakes import (
 )
 
 from petrflow.errors import PetrflowError
-from petrflow.images import read_image
+from petrflow.pictures.read import read_image
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import sample_rng
 from petrflow.samples.transforms import calm, draw

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petrflow import demo, drawing
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.submission import ground_truth_detections
+from petrflow.pictures import draw as drawing
+from petrflow.reports import demo
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",

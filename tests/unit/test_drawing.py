@@ -11,8 +11,8 @@ from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import view_points
 from pyquaternion import Quaternion
 
-from petrflow import drawing
-from petrflow.demo import encode_video
+from petrflow.pictures import draw as drawing
+from petrflow.pictures.video import encode_video
 
 INTRINSIC = np.array([[400.0, 0.0, 320.0], [0.0, 400.0, 180.0], [0.0, 0.0, 1.0]])
 # A camera at the lidar's origin that looks along +y: camera x = lidar x, camera y = -lidar z, camera z = lidar y.

@@ -12,8 +12,10 @@ from model_helpers import fake_batch, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
-from petrflow import export as exporting
 from petrflow.errors import PetrflowError
+from petrflow.export import onnx, parity
+from petrflow.export import static as exporting
+from petrflow.export.exported import FILES, ExportedModel
 from petrflow.files import read_json
 from petrflow.model import build_model
 
@@ -58,9 +60,9 @@ def test_samples_are_compared_whose_choice_of_cells_does_not_hang_on_rounding(
 ) -> None:
     outputs = (np.zeros((1, 1, 1)), np.zeros((1, 1, 10)))
     monkeypatch.setattr(
-        exporting, "run_eager", lambda model, dataset, index: exporting.Sample(index, (), outputs, margins[index - 4])
+        parity, "run_eager", lambda model, dataset, index: parity.Sample(index, (), outputs, margins[index - 4])
     )
-    found = exporting.steady_sample(None, [None] * (4 + len(margins)), 4)  # type: ignore[arg-type]
+    found = parity.steady_sample(None, [None] * (4 + len(margins)), 4)  # type: ignore[arg-type]
     assert found.index == chosen
 
 
@@ -97,7 +99,7 @@ def test_the_exported_model_agrees_with_the_eager_one(exported: Path) -> None:
 
 def test_the_exported_model_predicts_what_the_eager_one_does(exported: Path, eager: Any) -> None:
     batch = fake_batch(CONFIG, seed=5)
-    model = exporting.ExportedModel(exported)
+    model = ExportedModel(exported)
     model.eval()
     for mine, theirs in zip(model.predict(batch), eager.predict(batch), strict=True):
         np.testing.assert_allclose(mine.scores, theirs.scores, rtol=1e-3)
@@ -107,26 +109,26 @@ def test_the_exported_model_predicts_what_the_eager_one_does(exported: Path, eag
 
 def test_a_batch_of_other_cameras_is_refused(exported: Path) -> None:
     with pytest.raises(PetrflowError, match="Export a model for these cameras"):
-        exporting.ExportedModel(exported).predict(fake_batch(CONFIG, cameras=4))
+        ExportedModel(exported).predict(fake_batch(CONFIG, cameras=4))
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match=r"parity\.json"):
-        exporting.ExportedModel(tmp_path)
+        ExportedModel(tmp_path)
 
 
 def test_an_export_that_differs_fails_and_leaves_nothing(
     exported: Path, eager: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = exporting.run_eager
+    run = parity.run_eager
 
-    def shifted(*arguments: Any) -> exporting.Sample:
+    def shifted(*arguments: Any) -> parity.Sample:
         sample = run(*arguments)
         logits, codes = sample.outputs
         return replace(sample, outputs=(logits, codes + 0.01))
 
     def copy(model: Any, shapes: Any, path: Path) -> None:
-        for name in exporting.FILES:
+        for name in FILES:
             (path.parent / name).write_bytes((exported / name).read_bytes())
 
     monkeypatch.setattr(exporting, "run_eager", shifted)
@@ -140,15 +142,15 @@ def test_not_a_number_is_no_parity() -> None:
     logits, codes = np.zeros((1, 2, 3), "float32"), np.zeros((1, 2, 10), "float32")
     broken = codes.copy()
     broken[0, 0, 0] = np.nan
-    assert exporting.compare([(logits, codes)], [(logits, codes)]).holds
-    assert not exporting.compare([(logits, codes)], [(logits, broken)]).holds
+    assert parity.compare([(logits, codes)], [(logits, codes)]).holds
+    assert not parity.compare([(logits, codes)], [(logits, broken)]).holds
 
 
 def test_a_failing_onnx_conversion_is_recorded_and_fails_nothing(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting.sys, "executable", "/bin/false")
-    record = exporting.to_onnx(tmp_path, [], [])
+    monkeypatch.setattr(onnx.sys, "executable", "/bin/false")
+    record = onnx.to_onnx(tmp_path, [], [])
     assert record["written"] is False and record["reason"]
 
 
@@ -158,16 +160,16 @@ def test_other_numbers_of_cameras_export(cameras: int, tmp_path: Path) -> None:
     record = _export(tmp_path, None, cameras)
     assert record["inputs"]["images"][1] == 2 * cameras
     batch = fake_batch(CONFIG, cameras=cameras)
-    assert len(exporting.ExportedModel(tmp_path).predict(batch)) == 2
+    assert len(ExportedModel(tmp_path).predict(batch)) == 2
 
 
 def test_models_are_compared_whatever_order_their_queries_have() -> None:
     rng = np.random.default_rng(0)
     logits, codes = rng.normal(size=(1, 6, 10)).astype("float32"), rng.normal(size=(1, 6, 10)).astype("float32")
     order = [3, 1, 0, 5, 4, 2]
-    same = exporting.compare([(logits, codes)], [(logits[:, order], codes[:, order])])
+    same = parity.compare([(logits, codes)], [(logits[:, order], codes[:, order])])
     assert same.boxes == same.scores == 0.0
     other = codes[:, order].copy()
     other[0, 2, 0] += 0.5
-    differs = exporting.compare([(logits, codes)], [(logits[:, order], other)])
+    differs = parity.compare([(logits, codes)], [(logits[:, order], other)])
     assert not differs.holds and differs.scores == 0.0

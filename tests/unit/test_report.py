@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from petrflow.errors import PetrflowError
-from petrflow.report import write_report
+from petrflow.reports.page import write_report
 
 ERRORS = {"mATE": 0.5, "mASE": 0.4, "mAOE": 0.3, "mAVE": 1.0, "mAAE": 0.2}
 

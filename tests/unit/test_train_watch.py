@@ -30,7 +30,7 @@ from petrflow.training.watch import Watch
 
 @pytest.fixture(autouse=True)
 def log_reaches_caplog(caplog):
-    caplog.set_level(logging.INFO, "petrflow.training.train")
+    caplog.set_level(logging.INFO, "petrflow.training")
 
 
 def test_a_batch_of_nans_is_skipped_reported_and_leaves_the_weights_finite(tmp_path, caplog):

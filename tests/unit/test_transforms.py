@@ -6,7 +6,7 @@ from loader_fakes import model_config
 from PIL import Image
 
 from petrflow.errors import PetrflowError
-from petrflow.resample import bicubic_filter, normalisation_table, normalise_into, resize_crop
+from petrflow.pictures.resample import bicubic_filter, normalisation_table, normalise_into, resize_crop
 from petrflow.samples.settings import Settings
 from petrflow.samples.transforms import Draws, calm, draw, plan_image, turn_boxes, turn_matrices
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from petrflow import visualdl
 from petrflow.errors import PetrflowError
+from petrflow.reports import curves as visualdl
 from petrflow.training.log import Scalars
 
 
@@ -40,7 +40,7 @@ def test_the_page_is_served_with_the_scalars_that_training_wrote(tmp_path: Path)
     scalars.mirror(log)
     scalars.close()
     port = _free_port()
-    command = [sys.executable, "-m", "petrflow.visualdl", "--logdir", str(tmp_path), "--port", str(port)]
+    command = [sys.executable, "-m", "petrflow.reports.curves", "--logdir", str(tmp_path), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             deadline = time.monotonic() + 60

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petrflow.report import write_report
+from petrflow.reports.page import write_report
 from rule_job import rule_job
 
 with rule_job(snakemake):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from petrflow.annotations import boxes, frames, layout
-from petrflow.annotations.images import check_frames
+from petrflow.annotations.check import check_frames
 from petrflow.annotations.roots import Root, camera_names, describe_root, read_tables
 from petrflow.files.provenance import provenance
 from petrflow.tables.columns import Columns

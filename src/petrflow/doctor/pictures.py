@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from petrflow import drawing
 from petrflow.annotations import Keyframe
 from petrflow.files import write_atomic
 from petrflow.geometry import invert_rigid
+from petrflow.pictures import draw as drawing
 
 _TILE_WIDTH = 480
 _COLUMNS = 3

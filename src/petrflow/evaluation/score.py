@@ -22,7 +22,6 @@ from petrflow.errors import PetrflowError
 from petrflow.evaluation.expectations import ERROR_NAMES
 
 EVALUATED_SPLIT = "petrflow_val"
-"""Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is chosen."""
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from petrflow.samples.types import SampleDetections
 
 MAX_BOXES_PER_SAMPLE = 500
 MOVING_SPEED = 0.2
+"""Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is chosen."""
 
 MOVING_ATTRIBUTE = {
     **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer"), "vehicle.moving"),

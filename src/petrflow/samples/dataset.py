@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import boxes_to_petr
-from petrflow.images import read_image
-from petrflow.resample import normalise_into, resize_crop
+from petrflow.pictures.read import read_image
+from petrflow.pictures.resample import normalise_into, resize_crop
 from petrflow.samples.settings import Settings
 from petrflow.samples.transforms import (
     SECONDS_PER_SWEEP,

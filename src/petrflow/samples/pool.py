@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from petrflow.errors import PetrflowError
 from petrflow.machine.mkl import THREADS
-from petrflow.resample import warm_up
+from petrflow.pictures.resample import warm_up
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.types import Batch, Sample
 

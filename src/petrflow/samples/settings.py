@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petrflow.errors import PetrflowError
-from petrflow.resample import normalisation_table
+from petrflow.pictures.resample import normalisation_table
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def _prepare(control: Connection, memory: int) -> Callable[[int, int, int, int],
     import cv2
     import numpy as np
 
-    from petrflow.resample import warm_up
+    from petrflow.pictures.resample import warm_up
     from petrflow.samples.loader import sample_rng
     from petrflow.samples.pool import WorkerFailure
 

@@ -24,7 +24,7 @@ from petrflow.errors import PetrflowError
 from petrflow.files import atomic_path, human_bytes, read_json, remove, sha256_file, write_json
 from petrflow.machine import processes
 
-log = logging.getLogger("petrflow.training.train")
+log = logging.getLogger("petrflow.training")
 
 KEEP = 2
 DIGEST_DIGITS = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from petrflow.errors import PetrflowError
 from petrflow.files import lock
-from petrflow.training.parts import log
 from petrflow.training.request import Settings
 from petrflow.training.stopping import Stopped, StopRequest
 
@@ -43,6 +43,9 @@ def own_gpu(device: str, settings: Settings, stop: StopRequest, folder: Path | N
                     ) from None
                 time.sleep(1.0)
         yield
+
+
+log = logging.getLogger("petrflow.training")
 
 
 def _physical_gpu(device: str) -> str:

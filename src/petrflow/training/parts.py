@@ -16,7 +16,7 @@ from petrflow.machine import processes
 from petrflow.training.learning_rate import PUBLISHED_BATCH, PUBLISHED_RATE, rate_warning
 from petrflow.training.request import Request
 
-log = logging.getLogger("petrflow.training.train")
+log = logging.getLogger("petrflow.training")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint, read_json, sha256_file, write_json
 
-log = logging.getLogger("petrflow.training.train")
+log = logging.getLogger("petrflow.training")
 
 LOOP_VERSION = 1
 """Raised whenever the loop computes something else from the same inputs; states of another version are set aside."""

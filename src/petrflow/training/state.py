@@ -13,7 +13,7 @@ import numpy as np
 from petrflow.training.checkpoint import CheckpointFolder, Snapshot
 from petrflow.training.request import Request, Settings, state_folder
 
-log = logging.getLogger("petrflow.training.train")
+log = logging.getLogger("petrflow.training")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -10,12 +11,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from petrflow.training.watch import log
-
+log = logging.getLogger("petrflow.training")
 EX_TEMPFAIL = 75
-
-
+"""sysexits.h: a failure that going on later will cure."""
 PATIENCE = 25.0
+"""Seconds that a step may go on after a signal: a preempted machine has about thirty."""
 
 
 class Stopped(Exception):

@@ -45,7 +45,7 @@ from petrflow.training.state import (
 from petrflow.training.stopping import EX_TEMPFAIL, Interrupted, Stopped, StopRequest
 from petrflow.training.watch import Clock, Watch
 
-log = logging.getLogger("petrflow.training.train")
+log = logging.getLogger("petrflow.training")
 
 ORPHAN_SECONDS = 40.0
 """How long to wait for a process that outlived its killed parents and is still writing its checkpoint."""

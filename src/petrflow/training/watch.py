@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 
 from petrflow.errors import PetrflowError
 
-log = logging.getLogger("petrflow.training.train")
-"""sysexits.h: a failure that going on later will cure."""
-"""Seconds that a step may go on after a signal: a preempted machine has about thirty."""
+log = logging.getLogger("petrflow.training")
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Show training curves in a browser: VisualDL on the results folder, with the tunnel that a rented instance needs.
 
-python -m petrflow.visualdl --logdir results --port 8040
+python -m petrflow.reports.curves --logdir results --port 8040
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def check_port(host: str, port: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print where the curves are, then serve them until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m petrflow.visualdl", description="Training curves in a browser.")
+    parser = argparse.ArgumentParser(
+        prog="python -m petrflow.reports.curves", description="Training curves in a browser."
+    )
     parser.add_argument("--logdir", type=Path, default=Path("results"), help="folder with runs (default: results)")
     parser.add_argument("--port", type=int, default=8040, help="port to serve on (default: 8040)")
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from petrflow import drawing, geometry
+from petrflow import geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.evaluate import predict
 from petrflow.files import atomic_dir, write_atomic, write_json
+from petrflow.pictures import draw as drawing
+from petrflow.pictures.video import encode_video
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader
 from petrflow.samples.types import SampleDetections
@@ -181,27 +182,3 @@ def _record(keyframe: Any, found: SampleDetections, class_names: Sequence[str]) 
 def _decoded(pictures: Sequence[bytes]) -> Iterator[np.ndarray]:
     for picture in pictures:
         yield np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR))
-
-
-def encode_video(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
-    """Encode BGR frames of one size (even width and height) as an MP4 that browsers play (H.264, yuv420p).
-
-    One thread and no wall clock in the container: the same frames give the same bytes.
-    """
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream: Any = None
-        for frame in frames:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=frames_per_second)
-                stream.width, stream.height = frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "23", "preset": "medium"}
-                stream.codec_context.thread_count = 1
-            even = np.ascontiguousarray(frame[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="bgr24")))
-        if stream is not None:
-            container.mux(stream.encode(None))
-    return buffer.getvalue()

@@ -2,96 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
-import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from petrflow.annotations import layout
 from petrflow.errors import PetrflowError
+from petrflow.pictures.read import _fault
 
-_HEAD_BYTES = 2048
-_TAIL_BYTES = 64
 _BATCH = 256
 _MOST_NAMED = 5
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-# Start-of-frame markers: all of SOF0 to SOF15 but DHT, JPG and DAC.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-
-
-def header_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a JPEG or PNG from its header, having seen that the file has its end.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is no whole JPEG or PNG; the text says what is wrong.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        length = os.fstat(descriptor).st_size
-        if length == 0:
-            raise ValueError("it is empty")
-        head = os.pread(descriptor, _HEAD_BYTES, 0)
-        if head[:2] == b"\xff\xd8":
-            size = _jpeg_size(descriptor, head)
-            end = b"\xff\xd9"
-        elif head[:8] == _PNG_START and head[12:16] == b"IHDR":
-            size = struct.unpack(">II", head[16:24])
-            end = b"IEND"
-        else:
-            raise ValueError("it is neither a JPEG nor a PNG")
-        tail = os.pread(descriptor, _TAIL_BYTES, max(0, length - _TAIL_BYTES))
-    finally:
-        os.close(descriptor)
-    if end not in tail:
-        # Some cameras append data of their own; only a decoder can tell those files from one that was cut off.
-        decode(path)
-    return size
-
-
-def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int]:
-    """Walk a JPEG's segments to its frame header; previews and profiles ahead of it may be large, so only headers are read."""
-    position = 2
-    while True:
-        inside = position + 9 <= len(head)
-        segment = head[position : position + 9] if inside else os.pread(descriptor, 9, position)
-        if len(segment) < 4 or segment[0] != 0xFF:
-            raise ValueError("its JPEG header is damaged or cut off")
-        marker = segment[1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif marker in _JPEG_WITHOUT_LENGTH:
-            position += 2
-        elif marker in _JPEG_FRAMES:
-            if len(segment) < 9:
-                raise ValueError("its JPEG header is cut off")
-            height, width = struct.unpack(">HH", segment[5:9])
-            return width, height
-        elif marker in (0xD9, 0xDA):
-            raise ValueError("its JPEG header has no frame")
-        else:
-            position += 2 + struct.unpack(">H", segment[2:4])[0]
-
-
-def decode(path: Path) -> tuple[int, int]:
-    """Decode a whole image and return its width and height; ValueError if that fails anywhere."""
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            image.load()
-            return image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"it does not decode ({error})") from None
 
 
 def check_images(
@@ -175,18 +99,3 @@ class _Frames:
             if fault := _fault(self.root / name, width, height, full):
                 faults.append(f"{name} ({self.cameras[self.camera[row]]}, sample_data {self.tokens[row]}): {fault}")
         return faults, len(rows)
-
-
-def _fault(path: Path, width: int, height: int, full: bool) -> str:
-    """Say what is wrong with an image; '' if nothing is."""
-    try:
-        found = decode(path) if full else header_size(path)
-    except FileNotFoundError:
-        return "it is missing"
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    except ValueError as error:
-        return str(error)
-    if found != (width, height):
-        return f"it is {found[0]}x{found[1]}, sample_data.json says {width}x{height}"
-    return ""
