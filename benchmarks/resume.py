@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from petrflow import synthetic
 from petrflow.annotations import build
 from petrflow.files import read_json
+from petrflow.sources import synthetic
 from petrflow.training.request import Request
 
 PROJECT = Path(__file__).resolve().parents[1]

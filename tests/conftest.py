@@ -42,7 +42,7 @@ def _made_once(name: str, tmp_path_factory: pytest.TempPathFactory, make: Callab
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic nuScenes root (v1.0-mini): three scenes of four keyframes, one of them the validation split. Read only."""
-    from petrflow import synthetic
+    from petrflow.sources import synthetic
 
     settings = {"scenes": 3, "keyframes": 4, "image_size": [320, 180], "sweeps": 2, "seed": 7, "workers": 1}
     return _made_once(

@@ -14,7 +14,7 @@ import pytest
 from petrflow.annotations import AnnotationStore, build
 from petrflow.doctor import diagnose, examine
 from petrflow.errors import PetrflowError
-from petrflow.xtreme1 import prepare
+from petrflow.sources.xtreme1.prepare import prepare
 from tests.xtreme1_writer import Export, write_export, write_poses
 
 

@@ -26,11 +26,11 @@ from pyquaternion import Quaternion
 
 from petrflow.errors import PetrflowError
 from petrflow.files import sweep_stale
-from petrflow.synthetic import DEFAULTS, generate
-from petrflow.synthetic.generate import scene_names, split_scenes
-from petrflow.synthetic.render import Renderer, View
-from petrflow.synthetic.rig import CAMERA_NAMES
-from petrflow.synthetic.scene import SceneSettings, Simulation
+from petrflow.sources.synthetic import DEFAULTS, generate
+from petrflow.sources.synthetic.generate import scene_names, split_scenes
+from petrflow.sources.synthetic.rig import CAMERA_NAMES
+from petrflow.sources.synthetic.scene import SceneSettings, Simulation
+from petrflow.sources.synthetic.sensors.camera import Renderer, View
 
 pytestmark = pytest.mark.xdist_group("synthetic")
 SETTINGS = {"scenes": 2, "keyframes": 4, "image_size": [320, 180], "sweeps": 1, "seed": 3}
@@ -454,7 +454,7 @@ def test_a_kill_in_the_middle_leaves_the_old_set_whole_and_no_process_behind(tmp
     generate(target, small, progress=False)
     before = _digest(target)
     code = (
-        "import sys; from pathlib import Path; from petrflow.synthetic import generate;"
+        "import sys; from pathlib import Path; from petrflow.sources.synthetic import generate;"
         "generate(Path(sys.argv[1]), {'scenes': 4, 'keyframes': 30, 'workers': 2}, progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], start_new_session=True)

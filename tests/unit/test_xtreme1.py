@@ -16,8 +16,8 @@ from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.table import format_table
 from petrflow.geometry import box_corners, boxes_from_xtreme1, boxes_to_xtreme1, invert_rigid, transform_boxes
-from petrflow.xtreme1 import prepare
-from petrflow.xtreme1.cameras import derive_names, forward_axis, lidar_from_cloud
+from petrflow.sources.xtreme1.camera_names import derive_names, forward_axis, lidar_from_cloud
+from petrflow.sources.xtreme1.prepare import prepare
 from tests.xtreme1_writer import Export, stores_of, write_export, write_poses
 
 pytestmark = pytest.mark.xdist_group("xtreme1")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from model_helpers import read_model_config
 
-from petrflow import synthetic
 from petrflow.annotations import annotate
 from petrflow.files import sha256_file
+from petrflow.sources import synthetic
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "resources" / "weights" / "petrv2_tiny"

@@ -54,7 +54,7 @@ def dataset(wildcards):
 
 def export_mark(wildcards):
     """Changes when an Xtreme1 export does, whose files are no inputs: there are too many of them."""
-    from petrflow.xtreme1 import source_mark  # imports numpy and Pillow: only where there is such a data set
+    from petrflow.sources.xtreme1.prepare import source_mark  # imports numpy and Pillow: only where there is such a data set
 
     return source_mark(dataset(wildcards), Path("data") / wildcards.dataset)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petrflow.synthetic import generate
+from petrflow.sources.synthetic import generate
 from rule_job import rule_job
 
 with rule_job(snakemake):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from petrflow.doctor import examine
-from petrflow.xtreme1 import prepare
+from petrflow.sources.xtreme1.prepare import prepare
 from rule_job import rule_job
 
 with rule_job(snakemake):

@@ -15,6 +15,8 @@ from petrflow.files import lock
 from petrflow.training.request import Settings
 from petrflow.training.stopping import Stopped, StopRequest
 
+log = logging.getLogger("petrflow.training")
+
 
 @contextlib.contextmanager
 def own_gpu(device: str, settings: Settings, stop: StopRequest, folder: Path | None = None) -> Iterator[None]:
@@ -43,9 +45,6 @@ def own_gpu(device: str, settings: Settings, stop: StopRequest, folder: Path | N
                     ) from None
                 time.sleep(1.0)
         yield
-
-
-log = logging.getLogger("petrflow.training")
 
 
 def _physical_gpu(device: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.errors import PetrflowError
-from petrflow.xtreme1.layout import FrameFiles
+from petrflow.sources.xtreme1.frames import FrameFiles
 
 _BLOCKS = 10
 

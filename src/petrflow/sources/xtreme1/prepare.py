@@ -47,13 +47,13 @@ from petrflow.fetch.archive import extract
 from petrflow.files import atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
 from petrflow.files.provenance import provenance
 from petrflow.geometry import invert_rigid, transform_boxes
-from petrflow.xtreme1 import cameras as camera_names
-from petrflow.xtreme1.classes import category_of
-from petrflow.xtreme1.export import Export
-from petrflow.xtreme1.layout import FrameFiles, source_mark
-from petrflow.xtreme1.settings import Settings, parse_settings
-from petrflow.xtreme1.tables import FrameFacts, SceneFacts, Written, write_root
-from petrflow.xtreme1.timing import ASSUMED_STEP
+from petrflow.sources.xtreme1 import camera_names
+from petrflow.sources.xtreme1.classes import category_of
+from petrflow.sources.xtreme1.frames import FrameFiles, source_mark
+from petrflow.sources.xtreme1.reading import Export
+from petrflow.sources.xtreme1.settings import Settings, parse_settings
+from petrflow.sources.xtreme1.timing import ASSUMED_STEP
+from petrflow.sources.xtreme1.writing import FrameFacts, SceneFacts, Written, write_root
 
 __all__ = ["prepare", "source_mark"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petrflow.synthetic.mesh import GLOW
-from petrflow.synthetic.raster import SAMPLES, raster, resolve
+from petrflow.sources.synthetic.sensors.mesh import GLOW
+from petrflow.sources.synthetic.sensors.raster import SAMPLES, raster, resolve
 
 
 @dataclass(frozen=True)

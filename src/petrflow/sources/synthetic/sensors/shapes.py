@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from petrflow.synthetic.mesh import DARK, GLOW, LEAVES, STRIPES, WINDOWS, Color, Mesh
+from petrflow.sources.synthetic.sensors.mesh import DARK, GLOW, LEAVES, STRIPES, WINDOWS, Color, Mesh
 
 INSET = 0.012
 GAP = 0.012  # between a body and the plates before it

@@ -14,7 +14,7 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import transform
-from petrflow.xtreme1.layout import FrameFiles, image_folder_index, load_json
+from petrflow.sources.xtreme1.frames import FrameFiles, image_folder_index, load_json
 
 # Without time, keyframes are written this far apart, µs: nuScenes' own rate, so that the previous frame stays within its usual range.
 ASSUMED_STEP = 500_000

@@ -11,8 +11,8 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import boxes_from_xtreme1, invert_rigid, rigid
-from petrflow.xtreme1.layout import load_json
-from petrflow.xtreme1.settings import Settings
+from petrflow.sources.xtreme1.frames import load_json
+from petrflow.sources.xtreme1.settings import Settings
 
 # Calibration tools round to 4 or 5 digits; beyond this a "rotation" is something else.
 _ROTATION_TOLERANCE = 1e-2

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from petrflow import files
 from petrflow.errors import PetrflowError
-from petrflow.synthetic.pool import run_scenes
-from petrflow.synthetic.rig import CAMERA_NAMES
-from petrflow.synthetic.tables import TABLE_NAMES, fixed_tables
+from petrflow.nuscenes.writer import TABLE_NAMES, fixed_tables
+from petrflow.sources.synthetic.pool import run_scenes
+from petrflow.sources.synthetic.rig import CAMERA_NAMES, LIDAR_NAME
 
 DEFAULTS: dict[str, Any] = {
     "scenes": 10,
@@ -134,7 +134,7 @@ def _make_all(
     if workers > 1:
         made = run_scenes(names, settings, root, workers)
     else:
-        from petrflow.synthetic.scene import make_scene  # here, because Numba takes a second to import
+        from petrflow.sources.synthetic.recorder import make_scene  # here, because Numba takes a second to import
 
         made = ((name, make_scene(name, settings, root)) for name in names)
     rows = dict(tqdm(made, total=len(names), desc="synthetic scenes", unit="scene", disable=not progress))
@@ -144,7 +144,7 @@ def _make_all(
 def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool = True) -> dict[str, Any]:
     """Write a synthetic nuScenes root at `root`, replacing what is there, and return what `.complete.json` says.
 
-    `settings` are described in `petrflow.synthetic`. The folder appears whole or not at all.
+    `settings` are described in `petrflow.sources.synthetic`. The folder appears whole or not at all.
     """
     merged = _checked(dict(settings or {}))
     names = scene_names(merged["scenes"])
@@ -156,7 +156,7 @@ def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool 
     workers = min(merged["workers"] or len(os.sched_getaffinity(0)), len(names))
     with files.atomic_dir(Path(root)) as folder:
         rows = _make_all(names, scene_settings, folder, workers, progress)
-        tables = fixed_tables()
+        tables = fixed_tables(CAMERA_NAMES, LIDAR_NAME)
         for name in TABLE_NAMES:
             if name not in tables:
                 tables[name] = [row for scene in rows for row in scene[name]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from petrflow.synthetic.path import Drive
+from petrflow.sources.synthetic.path import Drive
 
 GROUND_GAP = 0.03  # m between the ground and the underside of every box, so that no ground return lies inside a box
 _EGO_HALF = (2.6, 1.1)  # m, half length and half width kept free around the ego vehicle's path

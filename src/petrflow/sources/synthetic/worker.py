@@ -1,4 +1,4 @@
-"""One process of the pool: `python -m petrflow.synthetic.worker FOLDER SETTINGS_JSON`, scene names on stdin, their rows on stdout."""
+"""One process of the pool: `python -m petrflow.sources.synthetic.worker FOLDER SETTINGS_JSON`, scene names on stdin, their rows on stdout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from petrflow.synthetic.scene import make_scene
+from petrflow.sources.synthetic.recorder import make_scene
 
 
 def main() -> None:

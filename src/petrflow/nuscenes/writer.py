@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-
-from petrflow.synthetic.rig import CAMERA_NAMES, LIDAR_NAME
+from collections.abc import Sequence
 
 TABLE_NAMES = (
     "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample", "sample_data",
@@ -54,8 +53,8 @@ def visibility_token(share: float) -> str:
     return "1" if share < 0.4 else "2" if share < 0.6 else "3" if share < 0.8 else "4"
 
 
-def fixed_tables() -> dict[str, list[dict]]:
-    """The tables that do not depend on the scenes."""
+def fixed_tables(cameras: Sequence[str], lidar: str) -> dict[str, list[dict]]:
+    """The tables that do not depend on the scenes, with sensors of these channels."""
     return {
         "category": [
             {"token": token("category", n), "name": n, "description": text} for n, text in _CATEGORIES.items()
@@ -68,8 +67,8 @@ def fixed_tables() -> dict[str, list[dict]]:
             for level, (name, text) in _VISIBILITIES.items()
         ],
         "sensor": [
-            {"token": token("sensor", n), "channel": n, "modality": "lidar" if n == LIDAR_NAME else "camera"}
-            for n in (*CAMERA_NAMES, LIDAR_NAME)
+            {"token": token("sensor", n), "channel": n, "modality": "lidar" if n == lidar else "camera"}
+            for n in (*cameras, lidar)
         ],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from petrflow.synthetic.render import Faces
+from petrflow.sources.synthetic.sensors.camera import Faces
 
 BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
 COLUMNS = 660  # per turn

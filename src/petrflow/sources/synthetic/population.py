@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from petrflow.synthetic.path import Drive, make_drive
-from petrflow.synthetic.world import Placer, RoadLayout, Thing, World
+from petrflow.sources.synthetic.path import Drive, make_drive
+from petrflow.sources.synthetic.world import Placer, RoadLayout, Thing, World
 
 _SIZES = {  # width, length, height, m: about nuScenes' class means
     "car": (1.93, 4.6, 1.68),

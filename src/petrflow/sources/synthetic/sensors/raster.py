@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from petrflow.synthetic.mesh import FLAT, GLOW, LEAVES, MAX_VERTICES, STRIPES, WINDOWS
+from petrflow.sources.synthetic.sensors.mesh import FLAT, GLOW, LEAVES, MAX_VERTICES, STRIPES, WINDOWS
 
 SAMPLES = 2  # per pixel and axis
 NEAR = 0.25  # m

@@ -26,9 +26,9 @@ from petrflow.geometry import (
     transform_points,
     yaw_to_quaternion,
 )
-from petrflow.xtreme1.cameras import ego_from_lidar
-from petrflow.xtreme1.classes import CATEGORY_OF_DETECTION
-from petrflow.xtreme1.pcd import read_pcd
+from petrflow.sources.xtreme1.camera_names import ego_from_lidar
+from petrflow.sources.xtreme1.classes import CATEGORY_OF_DETECTION
+from petrflow.sources.xtreme1.pcd import read_pcd
 
 LIDAR = "LIDAR_TOP"
 # The devkit gives no velocity across a longer step, µs.

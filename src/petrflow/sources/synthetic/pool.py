@@ -1,6 +1,6 @@
 """Makes scenes in several processes.
 
-They are processes of their own (`petrflow.synthetic.worker`), neither forked nor spawned by `multiprocessing`: a fork copies locks that other
+They are processes of their own (`petrflow.sources.synthetic.worker`), neither forked nor spawned by `multiprocessing`: a fork copies locks that other
 threads hold (OpenCV's pool, for one, then waits for ever), and a spawn runs the caller's main script again.
 """
 
@@ -30,7 +30,7 @@ def run_scenes(
     done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     source = str(Path(petrflow.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "petrflow.synthetic.worker", str(root), json.dumps(settings)]
+    command = [sys.executable, "-m", "petrflow.sources.synthetic.worker", str(root), json.dumps(settings)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(workers)

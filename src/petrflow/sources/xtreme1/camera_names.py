@@ -8,8 +8,8 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import quaternion_to_matrix, rigid, wrap_angle, yaw_to_quaternion
-from petrflow.xtreme1.layout import image_folder_index
-from petrflow.xtreme1.settings import Settings
+from petrflow.sources.xtreme1.frames import image_folder_index
+from petrflow.sources.xtreme1.settings import Settings
 
 # Where nuScenes' cameras look, in degrees from forward towards the left.
 _CHANNELS = {

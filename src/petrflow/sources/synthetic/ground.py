@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from petrflow.synthetic.path import Drive
-from petrflow.synthetic.render import Ground
-from petrflow.synthetic.world import RoadLayout
+from petrflow.sources.synthetic.path import Drive
+from petrflow.sources.synthetic.sensors.camera import Ground
+from petrflow.sources.synthetic.world import RoadLayout
 
 RESOLUTION = 0.1  # m a pixel
 LEVELS = 6

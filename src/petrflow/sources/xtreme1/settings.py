@@ -22,7 +22,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """A dataset's settings with their defaults filled in; `petrflow.xtreme1` says what each means."""
+    """A dataset's settings with their defaults filled in; `petrflow.sources.xtreme1.prepare` says what each means."""
 
     source: Path
     version: str

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from petrflow.errors import PetrflowError
-from petrflow.xtreme1 import cameras as camera_names
-from petrflow.xtreme1.layout import FrameFiles, find_frames, image_folder_index, natural_key
-from petrflow.xtreme1.parse import Camera, Objects, choose_source, read_cameras, read_objects, read_results
-from petrflow.xtreme1.scenes import Scene, cut_scenes
-from petrflow.xtreme1.settings import Settings
-from petrflow.xtreme1.timing import read_poses, read_timestamps, timestamps_of_names
+from petrflow.sources.xtreme1 import camera_names
+from petrflow.sources.xtreme1.frames import FrameFiles, find_frames, image_folder_index, natural_key
+from petrflow.sources.xtreme1.parse import Camera, Objects, choose_source, read_cameras, read_objects, read_results
+from petrflow.sources.xtreme1.scenes import Scene, cut_scenes
+from petrflow.sources.xtreme1.settings import Settings
+from petrflow.sources.xtreme1.timing import read_poses, read_timestamps, timestamps_of_names
 
 
 @dataclass
