@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from petrflow.annotations import AnnotationStore, build
-from petrflow.doctor import diagnose, examine
+from petrflow.doctor.examine import diagnose, examine
 from petrflow.errors import PetrflowError
 from petrflow.sources.xtreme1.prepare import prepare
 from tests.xtreme1_writer import Export, write_export, write_poses

@@ -19,9 +19,10 @@ from misbehaving_server import MisbehavingServer
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import Record
 from petrflow.files import read_json
-from petrflow.nuscenes import TABLE_NAMES, prepare, read_source, resolve_splits
-from petrflow.tables import read_table
-from petrflow.verification import holding_archives
+from petrflow.nuscenes.names import TABLE_NAMES
+from petrflow.nuscenes.records import read_table
+from petrflow.sources.nuscenes import prepare, read_source, resolve_splits
+from petrflow.sources.verification import holding_archives
 
 SCENES = {"train": "mini_train", "val": "mini_val"}
 

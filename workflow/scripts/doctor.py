@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petrflow.doctor import examine
+from petrflow.doctor.examine import examine
 from rule_job import rule_job
 
 with rule_job(snakemake):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petrflow.nuscenes import prepare
+from petrflow.sources.nuscenes import prepare
 from rule_job import rule_job
 
 with rule_job(snakemake):

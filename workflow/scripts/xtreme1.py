@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petrflow.doctor import examine
+from petrflow.doctor.examine import examine
 from petrflow.sources.xtreme1.prepare import prepare
 from rule_job import rule_job
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from petrflow.annotations.boxes import DETECTION_NAMES
 from petrflow.annotations.builder import annotate, build, build_all
 from petrflow.annotations.check import check_images
 from petrflow.annotations.classic import write_classic
-from petrflow.annotations.roots import CAMERA_ORDER
 from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
+from petrflow.nuscenes.names import CAMERA_ORDER, DETECTION_NAMES
 
 __all__ = [
     "CAMERA_ORDER",

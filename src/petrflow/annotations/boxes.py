@@ -6,27 +6,9 @@ import numpy as np
 
 from petrflow import geometry
 from petrflow.annotations.frames import number_of
-from petrflow.tables.arrays import take
-from petrflow.tables.columns import Columns
-
-DETECTION_NAMES = {
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-    "movable_object.barrier": "barrier",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-}
-"""nuScenes category to detection class; any other category keeps its own name, as in stock infos."""
-VISIBILITY_LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
+from petrflow.nuscenes.arrays import take
+from petrflow.nuscenes.columns import Columns
+from petrflow.nuscenes.names import DETECTION_NAMES, VISIBILITY_LEVELS
 
 # The devkit refuses a velocity from annotations further apart than this (s); twice as much from both neighbours.
 _MAX_VELOCITY_SECONDS = 1.5

@@ -14,9 +14,10 @@ import numpy as np
 
 from petrflow.annotations import boxes, frames, layout
 from petrflow.annotations.check import check_frames
-from petrflow.annotations.roots import Root, camera_names, describe_root, read_tables
+from petrflow.annotations.tables import camera_names, read_tables
 from petrflow.files.provenance import provenance
-from petrflow.tables.columns import Columns
+from petrflow.nuscenes.columns import Columns
+from petrflow.nuscenes.root import Root, describe_root
 
 
 def assemble(

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from petrflow.annotations.roots import LIDAR, Root
 from petrflow.errors import PetrflowError
-from petrflow.tables.arrays import arrow, take, view
-from petrflow.tables.columns import Columns
+from petrflow.nuscenes.arrays import arrow, take, view
+from petrflow.nuscenes.columns import Columns
+from petrflow.nuscenes.names import LIDAR
+from petrflow.nuscenes.root import Root
 
 _SWEEP_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
 """Order in which stock walks the cameras back in time; it matters where one camera's chain ends early."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_path
-from petrflow.tables.arrays import arrow, view
+from petrflow.nuscenes.arrays import arrow, view
 
 FORMAT = "petrflow-annotations"
 FORMAT_VERSION = 1

@@ -2,7 +2,7 @@
 
 An archive is read once, front to back. Every file is written beside its name and renamed; every few hundred megabytes what was written is
 flushed and noted in a journal, so that the next call skips what is surely there. What an archive held is summed up in
-`.petrflow-archives/NAME.json` of the target folder: `petrflow.nuscenes` reads there which archive a missing file should have come from.
+`.petrflow-archives/NAME.json` of the target folder: `petrflow.sources.nuscenes` reads there which archive a missing file should have come from.
 """
 
 from __future__ import annotations

@@ -6,19 +6,8 @@ import re
 from collections.abc import Mapping
 
 from petrflow.errors import PetrflowError
+from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 
-CATEGORY_OF_DETECTION = {
-    "car": "vehicle.car",
-    "truck": "vehicle.truck",
-    "construction_vehicle": "vehicle.construction",
-    "bus": "vehicle.bus.rigid",
-    "trailer": "vehicle.trailer",
-    "barrier": "movable_object.barrier",
-    "motorcycle": "vehicle.motorcycle",
-    "bicycle": "vehicle.bicycle",
-    "pedestrian": "human.pedestrian.adult",
-    "traffic_cone": "movable_object.trafficcone",
-}
 _MORE_CATEGORIES = (
     "vehicle.bus.bendy", "human.pedestrian.child", "human.pedestrian.construction_worker", "human.pedestrian.police_officer",
     "human.pedestrian.personal_mobility", "human.pedestrian.stroller", "human.pedestrian.wheelchair", "animal", "vehicle.emergency.ambulance",

@@ -26,8 +26,8 @@ from petrflow.geometry import (
     transform_points,
     yaw_to_quaternion,
 )
+from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.sources.xtreme1.camera_names import ego_from_lidar
-from petrflow.sources.xtreme1.classes import CATEGORY_OF_DETECTION
 from petrflow.sources.xtreme1.pcd import read_pcd
 
 LIDAR = "LIDAR_TOP"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +10,10 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
-from petrflow.files import fingerprint, read_json, sha256_file
-from petrflow.tables.arrays import arrow, take, text_lengths, valid, view
-from petrflow.tables.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
-
-CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
-"""Order of the cameras in Paddle3D's infos and loader."""
-LIDAR = "LIDAR_TOP"
+from petrflow.nuscenes.arrays import arrow, take, text_lengths, valid, view
+from petrflow.nuscenes.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
+from petrflow.nuscenes.names import CAMERA_ORDER, LIDAR
+from petrflow.nuscenes.root import Root
 
 _POSE: Kinds = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
 _TABLES: dict[str, Kinds] = {
@@ -59,55 +53,6 @@ _TABLES: dict[str, Kinds] = {
         "num_radar_pts": INT,
     },
 }
-
-
-@dataclass(frozen=True)
-class Root:
-    """What a nuScenes root says about itself."""
-
-    folder: Path
-    version: str
-    splits: dict[str, list[str]]
-    fingerprint: str
-    cameras: tuple[str, ...] | None
-
-
-def describe_root(root: Path, version: str | None = None, splits: Mapping[str, Sequence[str]] | None = None) -> Root:
-    """Read version, splits, cameras and fingerprint of a root from ``.complete.json`` and ``splits.json``, or from its tables.
-
-    Parameters
-    ----------
-    root : Path
-        Folder with the ``<version>/`` tables.
-    version : str, optional
-        Needed only where there is no ``.complete.json`` and more than one version.
-    splits : mapping, optional
-        ``{"train": [scene names], "val": [...]}``; by default from ``splits.json``.
-    """
-    root = Path(root)
-    marker: dict[str, Any] = read_json(root / ".complete.json") if (root / ".complete.json").exists() else {}
-    if version is None:
-        version = marker.get("version")
-    if version is None:
-        found = sorted(path.parent.name for path in root.glob("*/sample_data.json"))
-        if len(found) != 1:
-            raise PetrflowError(
-                f"{root} holds {len(found)} nuScenes versions ({', '.join(found) or 'no folder with sample_data.json'}): "
-                "name one as the data set's version."
-            )
-        version = found[0]
-    if splits is None:
-        path = root / version / "splits.json"
-        if not path.exists():
-            raise PetrflowError(f"{path} is missing: run the data step, which writes it, or pass the splits.")
-        named = read_json(path)
-        splits = {key: named[f"petrflow_{key}"] for key in ("train", "val") if f"petrflow_{key}" in named}
-    tables = root / version
-    mark = marker.get("fingerprint") or fingerprint(
-        {name: sha256_file(tables / f"{name}.json") for name in sorted(_TABLES)}
-    )
-    cameras = tuple(marker["cameras"]) if "cameras" in marker else None
-    return Root(root, version, {key: list(names) for key, names in splits.items()}, mark, cameras)
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables

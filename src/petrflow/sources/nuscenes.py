@@ -28,15 +28,12 @@ from petrflow.files import (
     temporary_path,
     write_json,
 )
-from petrflow.tables import read_table, table_remedy
+from petrflow.nuscenes.names import TABLE_NAMES
+from petrflow.nuscenes.records import read_table, table_remedy
+from petrflow.nuscenes.root import COMPLETE
 
-TABLE_NAMES = (
-    "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data", "scene",
-    "sensor", "visibility",
-)  # fmt: skip
 MEDIA_FOLDERS = ("samples", "sweeps", "maps")
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
-COMPLETE = ".complete.json"
 CACHE = ".cache"
 
 
@@ -81,7 +78,7 @@ def prepare(dataset: Mapping[str, Any], root: Path, cache: Path | None = None, p
         the source is not there or not nuScenes, a scene or split is unknown, files that the tables name are missing or damaged; each
         message says what to do
     """
-    from petrflow.verification import verify
+    from petrflow.sources.verification import verify
 
     root = Path(root)
     cache = Path(cache) if cache is not None else root.parent / CACHE

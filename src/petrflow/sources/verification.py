@@ -18,9 +18,9 @@ from tqdm import tqdm
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import RECORDS, Record, read_records
 from petrflow.files import remove
+from petrflow.nuscenes.columns import LIST, TEXT, read_columns
+from petrflow.nuscenes.records import read_table
 from petrflow.pictures.read import file_fault
-from petrflow.tables import read_table
-from petrflow.tables.columns import LIST, TEXT, read_columns
 
 THREADS = 16
 _BATCH = 512

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from petrflow.errors import PetrflowError
-from petrflow.tables.arrays import arrow, list_lengths, take, valid, view
+from petrflow.nuscenes.arrays import arrow, list_lengths, take, valid, view
 
 _BATCH_ROWS = 65_536
 _SAMPLE_BYTES = 256 << 10
