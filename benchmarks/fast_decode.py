@@ -16,7 +16,8 @@ import yaml
 
 from petrflow.annotations import AnnotationStore
 from petrflow.evaluation.evaluate import evaluate
-from petrflow.model import build_model, load_weights
+from petrflow.model import build_model
+from petrflow.weights.load import load_weights
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import is_archive
 from petrflow.files import human_bytes
+from petrflow.files.disk import GIGABYTE
 from petrflow.machine.device import (
     GPU_DOCS,
     LARGE_MODEL_PARAMETERS,
@@ -26,15 +26,8 @@ from petrflow.machine.device import (
     refuse_slow_cpu,
 )
 from petrflow.machine.hardware import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
+from petrflow.sources.needs import disk_need, samples_of
 
-GIGABYTE = 10**9
-# (version, archives, unpacked): published sizes of what a data set needs on disk.
-DATASET_SIZES = {
-    "v1.0-mini": (4 * GIGABYTE, 4 * GIGABYTE),
-    "v1.0-trainval": (300 * GIGABYTE, 350 * GIGABYTE),
-    "v1.0-test": (55 * GIGABYTE, 60 * GIGABYTE),
-}
-DATASET_SAMPLES = {"v1.0-mini": 323, "v1.0-trainval": 28130}
 # Linux drivers from which on CUDA's minor-version compatibility holds.
 OLDEST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
 RESULTS_BYTES = 5 * GIGABYTE
@@ -157,13 +150,6 @@ def parameters_of(model: Mapping[str, Any]) -> int:
     return 85_170_000 if "V-99" in str(model) else 10_000_000
 
 
-def _samples(dataset: Mapping[str, Any]) -> int:
-    """Samples a pass, as far as the config tells before the data set is there."""
-    if dataset.get("kind") == "synthetic":
-        return int(dataset.get("scenes", 10)) * int(dataset.get("keyframes", 12))
-    return DATASET_SAMPLES.get(str(dataset.get("version")), DATASET_SAMPLES["v1.0-mini"])
-
-
 def _run_rows(
     config: Mapping[str, Any], models: Mapping[str, Any], paddle: PaddleAnswer, machine: Machine
 ) -> list[Row]:
@@ -177,7 +163,7 @@ def _run_rows(
             continue
         device = "cpu" if requested == "cpu" or (requested == "auto" and problem) else "gpu"
         parameters = parameters_of(models.get(name, {}))
-        samples = int(entry.get("samples") or _samples(config.get("datasets", {}).get(entry.get("dataset"), {})))
+        samples = int(entry.get("samples") or samples_of(config.get("datasets", {}).get(entry.get("dataset"), {})))
         image_size = (models.get(name, {}).get("input") or {}).get("image_size", (320, 800))
         try:
             refuse_slow_cpu(
@@ -254,27 +240,6 @@ def _shared_bytes(entry: Mapping[str, Any], model: Mapping[str, Any]) -> int:
         * int(width)
         * 4
     )
-
-
-def disk_need(dataset: Mapping[str, Any], complete: bool) -> int:
-    """Bytes that a data set still needs under `data/`."""
-    if complete:
-        return 0
-    if dataset.get("kind") == "synthetic":
-        frames = int(dataset.get("scenes", 10)) * int(dataset.get("keyframes", 12))
-        width, height = dataset.get("image_size", (400, 225))
-        return frames * (36 * int(width) * int(height) // 4 + 200_000)
-    source = dataset.get("source")
-    if dataset.get("kind") != "nuscenes" or (isinstance(source, str) and Path(source).expanduser().is_dir()):
-        return 0
-    archives, unpacked = DATASET_SIZES.get(str(dataset.get("version")), (0, 0))
-    parts = source if isinstance(source, list) else [source]
-    local = all(
-        isinstance(part, str) and is_archive(Path(part)) and Path(part).expanduser().is_file() for part in parts
-    )
-    if dataset.get("remove_archives") and archives > 20 * GIGABYTE:
-        archives //= 8  # one part at a time
-    return unpacked + (0 if local else archives)
 
 
 def _disk_rows(config: Mapping[str, Any], machine: Machine) -> list[Row]:

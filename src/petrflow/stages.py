@@ -45,7 +45,8 @@ def baseline(
     from petrflow.annotations import AnnotationStore
     from petrflow.evaluation.evaluate import evaluate
     from petrflow.evaluation.table import format_table
-    from petrflow.model import build_model, load_weights
+    from petrflow.model import build_model
+    from petrflow.weights.load import load_weights
 
     model_config = load_yaml(model_file)
     gate(schedule, model_config, out_dir)

@@ -16,8 +16,9 @@ from paddle3d.models.heads.dense_heads.target_assigner.hungarian_assigner import
 
 from petrflow.errors import PetrflowError
 from petrflow.model import build_model
-from petrflow.model.loss import encode, match, regression_targets
-from petrflow.model.petr import GridMask
+from petrflow.model.box_codes import encode
+from petrflow.model.image_network import GridMask
+from petrflow.model.loss import match, regression_targets
 
 
 def _losses(model: Any, batch: dict[str, Any], step: tuple[int, int, int] = (0, 0, 0)) -> dict[str, float]:

@@ -12,8 +12,9 @@ from model_helpers import small_model_config
 paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
-from petrflow.model import build_model, load_weights
+from petrflow.model import build_model
 from petrflow.weights.halve import halve, main
+from petrflow.weights.load import load_weights
 from petrflow.weights.pdparams import save_pdparams
 
 

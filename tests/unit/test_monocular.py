@@ -12,8 +12,9 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
 from petrflow.model import build_model
-from petrflow.model.loss import encode, gravity_centre
-from petrflow.model.monocular import PRIOR_LOGIT, WEAKER, Grid, Sight, cell_targets, place_cells
+from petrflow.model.box_codes import encode, gravity_centre
+from petrflow.model.dense_head import PRIOR_LOGIT, WEAKER, Sight, place_cells
+from petrflow.model.dense_targets import Grid, cell_targets
 from petrflow.model.tokens import boldest, pick
 
 HEIGHT, WIDTH = 64, 192

@@ -23,7 +23,8 @@ from petrflow.machine.device import (
     select_device,
 )
 from petrflow.machine.hardware import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
-from petrflow.preflight import Row, disk_need, gate, judge, require, table
+from petrflow.preflight import Row, gate, judge, require, table
+from petrflow.sources.needs import disk_need
 
 RECORDED: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "recorded" / "nvidia_smi.yaml").read_text()

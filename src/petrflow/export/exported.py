@@ -11,9 +11,9 @@ import paddle
 
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json
-from petrflow.model import Detections
-from petrflow.model.decode import decode
+from petrflow.model.box_codes import decode
 from petrflow.model.petr import network_inputs
+from petrflow.samples.types import Detections
 
 INPUTS = ("images", "img2lidars", "timestamps")
 FILES = ("model.json", "model.pdiparams")

@@ -12,7 +12,7 @@ import paddle
 from scipy.optimize import linear_sum_assignment
 
 from petrflow.model import PetrV2
-from petrflow.model.decode import decode_boxes
+from petrflow.model.box_codes import decode_boxes
 from petrflow.model.petr import network_inputs
 from petrflow.samples.dataset import PetrDataset
 

@@ -19,8 +19,9 @@ from petrflow.export.exported import FILES, INPUTS, Predictor
 from petrflow.export.onnx import to_onnx
 from petrflow.export.parity import BOX_SCALE, SCORE_SCALE, TOLERANCE, compare, steady_sample
 from petrflow.files import atomic_path, remove, temporary_path, write_json
-from petrflow.model import PetrV2, build_model, load_weights
+from petrflow.model import PetrV2, build_model
 from petrflow.samples.dataset import PetrDataset
+from petrflow.weights.load import load_weights
 
 
 class Network(paddle.nn.Layer):

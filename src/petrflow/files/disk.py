@@ -10,6 +10,8 @@ from pathlib import Path
 
 from petrflow.errors import PetrflowError
 
+GIGABYTE = 10**9
+
 
 def human_bytes(count: float) -> str:
     """`1536` as `1.5 KB` (powers of 1024), as people read sizes."""

@@ -10,12 +10,12 @@ import paddle3d.models  # noqa: F401  (fills the registries)
 from paddle3d.apis import manager
 
 from petrflow.errors import PetrflowError
-from petrflow.model import attention, backbone, head, neck, petr
+from petrflow.model import attention, head, image_network, petr
 
 COMPONENTS = {
     "Petr3D": petr.PetrV2,
-    "VoVNetCP": backbone.VoVNet,
-    "CPFPN": neck.Pyramid,
+    "VoVNetCP": image_network.VoVNet,
+    "CPFPN": image_network.Pyramid,
     "PETRHead": head.PetrV2Head,
     "PETRTransformer": attention.Transformer,
     "PETRDNTransformer": attention.DenoisingTransformer,

@@ -15,7 +15,8 @@ from paddle3d.models.layers.layer_libs import inverse_sigmoid
 
 from petrflow.errors import PetrflowError
 from petrflow.model import denoise, loss
-from petrflow.model.monocular import Grid, MonocularHead, Sight, cell_targets
+from petrflow.model.dense_head import MonocularHead, Sight
+from petrflow.model.dense_targets import Grid, cell_targets
 from petrflow.model.tokens import (
     boldest,
     cell_padding,

@@ -10,28 +10,12 @@ from paddle import Tensor, nn
 from scipy.optimize import linear_sum_assignment
 
 from petrflow.machine.processes import mean_over_devices
+from petrflow.model.box_codes import encode
 from petrflow.model.denoise import DenoisingQueries
 
 CLASS_COST, BOX_COST = 2.0, 0.25
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 """Weights of the matching cost; Paddle3D's HungarianAssigner3D fixes them in its code."""
-
-
-def gravity_centre(boxes: np.ndarray) -> np.ndarray:
-    """Move the centre of boxes (M, 9), Paddle3D order, from the bottom face to the middle; returns a copy, float32."""
-    boxes = np.array(boxes, dtype="float32").reshape(-1, 9)
-    boxes[:, 2] += boxes[:, 5] * 0.5
-    return boxes
-
-
-def encode(boxes: np.ndarray) -> np.ndarray:
-    """Encode boxes (M, 9) with gravity centres as the head predicts them: (M, 10) x, y, ln w, ln l, z, ln h, sin, cos, vx, vy."""
-    x, y, z, width, length, height, yaw, vx, vy = np.moveaxis(boxes, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sizes = np.log(width), np.log(length), np.log(height)
-    return np.stack([x, y, sizes[0], sizes[1], z, sizes[2], np.sin(yaw), np.cos(yaw), vx, vy], axis=-1).astype(
-        "float32"
-    )
 
 
 def regression_targets(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,41 +10,11 @@ import paddle
 from paddle import Tensor
 from paddle3d.models.detection.petr import petr3d
 
-from petrflow.model import decode
-from petrflow.model.loss import gravity_centre
-from petrflow.model.monocular import Sight
+from petrflow.model import box_codes as decode
+from petrflow.model.box_codes import gravity_centre
+from petrflow.model.dense_head import Sight
+from petrflow.model.image_network import GridMask
 from petrflow.samples import types
-
-
-class GridMask(petr3d.GridMask):
-    """GridMask that draws from a generator of its owner in place of numpy's global state."""
-
-    rng: np.random.Generator
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Blank a grid out of all images (K, C, H, W) alike, with probability ``prob``, in training only."""
-        if not self.training or self.rng.random() > self.prob:
-            return images
-        height, width = images.shape[-2:]
-        period = int(self.rng.integers(2, height))
-        stripe = min(max(int(period * self.ratio + 0.5), 1), period - 1)
-        start_row, start_column = (int(self.rng.integers(period)) for _ in range(2))
-        keep = (
-            _stripes(height, period, stripe, start_row)[:, None] & _stripes(width, period, stripe, start_column)[None]
-        )
-        if self.mode == 1:
-            keep = ~keep
-        return images * paddle.to_tensor(keep.astype("float32"))
-
-
-def _stripes(size: int, period: int, stripe: int, start: int) -> np.ndarray:
-    """Return (size,) bool: False on the stripes that fall on the middle ``size`` of 1.5 times as many rows."""
-    whole = int(1.5 * size)
-    row = np.arange(whole)
-    index = (row - start) // period
-    blank = (row >= start) & ((row - start) % period < stripe) & (index < whole // period)
-    offset = (whole - size) // 2
-    return ~blank[offset : offset + size]
 
 
 class PetrV2(petr3d.Petr3D):

@@ -30,9 +30,10 @@ class Parts:
 
 def petrflow_parts(request: Request) -> Parts:
     """Build PETRv2, the loader of the train split and the evaluation on the val split."""
-    from petrflow.model import build_model, load_weights
+    from petrflow.model import build_model
     from petrflow.samples.dataset import PetrDataset
     from petrflow.samples.loader import Loader
+    from petrflow.weights.load import load_weights
 
     settings = request.settings
     dataset = PetrDataset(request.train_store, request.root, request.model_config, training=True)

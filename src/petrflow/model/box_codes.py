@@ -46,3 +46,20 @@ def decode(logits: np.ndarray, codes: np.ndarray, max_num: int, centre_range: Se
         inside = ((boxes[:, :3] >= low) & (boxes[:, :3] <= high)).all(axis=1)
         results.append(Detections(boxes[inside], scores[best][inside], label[inside].astype("int64")))
     return results
+
+
+def gravity_centre(boxes: np.ndarray) -> np.ndarray:
+    """Move the centre of boxes (M, 9), Paddle3D order, from the bottom face to the middle; returns a copy, float32."""
+    boxes = np.array(boxes, dtype="float32").reshape(-1, 9)
+    boxes[:, 2] += boxes[:, 5] * 0.5
+    return boxes
+
+
+def encode(boxes: np.ndarray) -> np.ndarray:
+    """Encode boxes (M, 9) with gravity centres as the head predicts them: (M, 10) x, y, ln w, ln l, z, ln h, sin, cos, vx, vy."""
+    x, y, z, width, length, height, yaw, vx, vy = np.moveaxis(boxes, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sizes = np.log(width), np.log(length), np.log(height)
+    return np.stack([x, y, sizes[0], sizes[1], z, sizes[2], np.sin(yaw), np.cos(yaw), vx, vy], axis=-1).astype(
+        "float32"
+    )
