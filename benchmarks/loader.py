@@ -20,18 +20,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "unit")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
 import numpy as np
 import psutil
-from loader_fakes import FakeStore, keyframe, model_config, write_pictures
-from stock_loader import StockLoader
 
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader, sample_rng
 from petrflow.samples.transforms import draw
+from tests.helpers.loader_fakes import FakeStore, keyframe, model_config, write_pictures
+from tests.helpers.stock_loader import StockLoader
 
 SIZE = (1600, 900)
 

@@ -60,7 +60,7 @@ class Training:
     """One process of a training, seen from outside by the scalars it logs after each step."""
 
     def __init__(self, request: Path) -> None:
-        code = "import sys; from pathlib import Path; from petrflow.machine.hardware.processes import launch; sys.exit(launch(Path(sys.argv[1])))"
+        code = "import sys; from pathlib import Path; from petrflow.training.launch import launch; sys.exit(launch(Path(sys.argv[1])))"
         self.state = request.parent / "state"
         self.start = time.monotonic()
         self.log = (request.parent / "log.txt").open("a")

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 
 def comparable(model_config: dict[str, Any]) -> dict[str, Any]:
     """Return the model file without what draws at random or what stock does not know."""
-    from model_helpers import OUR_HEAD_KEYS
+    from tests.helpers.models import OUR_HEAD_KEYS
 
     config = json.loads(json.dumps(model_config))
     model = config["model"]
@@ -50,7 +50,7 @@ def comparable(model_config: dict[str, Any]) -> dict[str, Any]:
 
 def work(side: str, folder: Path) -> None:
     """Answer each line of standard input with the seconds of one step; leave losses and gradients in ``folder``."""
-    from stock_model import build_stock, stock_samples
+    from tests.helpers.stock_model import build_stock, stock_samples
 
     request = pickle.loads((folder / "request.pkl").read_bytes())
     if side != "ours":
@@ -133,10 +133,10 @@ def differences(folder: Path, stock_side: str) -> tuple[float, float]:
 def measure(name: str, steps: int, batch_size: int, cameras: int) -> dict[str, Any]:
     """Time one model file and return the line of JSON."""
     import paddle
-    from model_helpers import fake_batch, read_model_config
 
     from petrflow.machine.mkl import SWITCH
     from petrflow.model import build_model
+    from tests.helpers.models import fake_batch, read_model_config
 
     config = comparable(read_model_config(name))
     with tempfile.TemporaryDirectory() as temporary:

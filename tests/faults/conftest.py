@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 class Trainings:
     """Trainings of one test, forked from a process that has Paddle imported."""
@@ -69,7 +67,7 @@ def trainings() -> Iterator[Trainings]:
 @pytest.fixture(scope="session")
 def calm(trainings: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
     """Returns the results of a training of the same settings that nothing happened to."""
-    from fake_training import make_request, results
+    from tests.helpers.fake_training import make_request, results
 
     known: dict[str, dict[str, Any]] = {}
 

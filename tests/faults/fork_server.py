@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import fake_training
 import visualdl  # noqa: F401
 
 import petrflow.evaluation.evaluate
 import petrflow.model  # noqa: F401
 from petrflow.training import parts as training_parts
 from petrflow.training import train
+from tests.helpers import fake_training
 
 POINTS = {
-    "step": ("fake_training", "FakeModel.losses"),
+    "step": ("tests.helpers.fake_training", "FakeModel.losses"),
     "update": ("paddle.optimizer", "AdamW.step"),
     "step of any model": ("petrflow.training.train", "_step"),
     "submission": ("petrflow.evaluation.evaluate", "to_submission"),
-    "evaluation": ("fake_training", "FakeModel.forward"),
+    "evaluation": ("tests.helpers.fake_training", "FakeModel.forward"),
     "snapshot": ("petrflow.training.train", "capture"),
     "checkpoint bytes": ("petrflow.training.checkpoint", "_chunks"),
     "fsync": ("os", "fsync"),

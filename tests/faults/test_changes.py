@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_training import make_request, results
 
 from petrflow.files import read_json
 from petrflow.training import request as training_request
 from petrflow.training.request import Request
+from tests.helpers.fake_training import make_request, results
 
 EAGER = {"checkpoint_minutes": 0.0}
 

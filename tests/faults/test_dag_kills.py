@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.helpers import SNAKEMAKE, run_snakemake
+from tests.helpers.workflow import SNAKEMAKE, run_snakemake
 from tests.workflow.test_whole_dag import small_config, small_project
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_training import fake_parts, make_request, results
 
 from petrflow.errors import PetrflowError
 from petrflow.training import checkpoint, train
 from petrflow.training.checkpoint import CheckpointFolder, Snapshot, Unusable, parse
+from tests.helpers.fake_training import fake_parts, make_request, results
 
 EAGER = {"checkpoint_minutes": 0.0}
 

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from fake_training import make_request, results
 
 from petrflow.training.request import Request
 from petrflow.weights.pdparams import load_pdparams
+from tests.helpers.fake_training import make_request, results
 
-HERE = Path(__file__).parent
+SCRIPTS = {"fake_training.py": Path(__file__).parents[1] / "helpers", "one_step.py": Path(__file__).parent}
 CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
 
 
 def launch(folder: Path, devices: int, script: str = "fake_training.py", **environment: str) -> int:
     """Launch a training as the workflow does; return its exit code."""
     code = (
-        "import sys; from pathlib import Path; from petrflow.machine.hardware.processes import launch;"
-        f"sys.exit(launch(Path({str(folder / 'request.json')!r}), {devices}, script=Path({str(HERE / script)!r})))"
+        "import sys; from pathlib import Path; from petrflow.training.launch import launch;"
+        f"sys.exit(launch(Path({str(folder / 'request.json')!r}), {devices}, script=Path({str(SCRIPTS[script] / script)!r})))"
     )
     with (folder / "log.txt").open("a") as log:
         return subprocess.run(

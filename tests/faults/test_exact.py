@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_training import results
 
 from petrflow.training.request import Request
+from tests.helpers.fake_training import results
 
 CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
 

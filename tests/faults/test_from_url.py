@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -14,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("unit", "workflow")]
-
-from helpers import SNAKEMAKE, copy_workflow, run_snakemake
-from misbehaving_server import MisbehavingServer
+from tests.helpers.misbehaving_server import MisbehavingServer
+from tests.helpers.workflow import SNAKEMAKE, copy_workflow, run_snakemake
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,8 @@ import signal
 import time
 
 import pytest
-from fake_training import make_request, results
+
+from tests.helpers.fake_training import make_request, results
 
 # checkpoint_minutes 0: one after every step, so that every point is passed many times
 EAGER = {"checkpoint_minutes": 0.0, "save_interval": 1}

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_training import make_request, results
 
-SCRIPT = Path(__file__).with_name("fake_training.py")
+from tests.helpers.fake_training import make_request, results
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "fake_training.py"
 SLOW = {"step_seconds": 0.2}
 EAGER = {"checkpoint_minutes": 0.0}
 
@@ -20,7 +21,7 @@ EAGER = {"checkpoint_minutes": 0.0}
 def start(folder: Path) -> subprocess.Popen[bytes]:
     """Launch the training of ``folder`` and wait until it has written a checkpoint."""
     code = (
-        "import sys; from pathlib import Path; from petrflow.machine.hardware.processes import launch;"
+        "import sys; from pathlib import Path; from petrflow.training.launch import launch;"
         f"sys.exit(launch(Path({str(folder / 'request.json')!r}), script=Path({str(SCRIPT)!r})))"
     )
     with (folder / "log.txt").open("ab") as log:

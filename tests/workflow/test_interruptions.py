@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.workflow.helpers import REPOSITORY, SNAKEMAKE, run_snakemake
+from tests.helpers.workflow import REPOSITORY, SNAKEMAKE, run_snakemake
 
 # Two rules that work until they are told to end and take a moment to do so, as training does to write its checkpoint.
 SNAKEFILE = f"""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.workflow.helpers import REPOSITORY, copy_workflow, jobs_run, run_snakemake
+from tests.helpers.workflow import REPOSITORY, copy_workflow, jobs_run, run_snakemake
 
 TOKEN = "ca9a282c9e77460f8360f564131a8af5"
 STAGES = {"nuscenes": 1, "annotate": 1, "baseline": 1, "train": 1, "export": 1, "demo": 1, "report": 1, "all": 1}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.helpers import TWO_RUNS, copy_workflow, planned, read_config, run_snakemake, write_config
+from tests.helpers.workflow import TWO_RUNS, copy_workflow, planned, read_config, run_snakemake, write_config
 
 FOLLOWS_TRAINING = {"export first", "demo first", "report all runs"}
 

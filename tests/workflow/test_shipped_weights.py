@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from model_helpers import read_model_config
 
 from petrflow.annotations import annotate
 from petrflow.files import sha256_file
 from petrflow.sources import synthetic
+from tests.helpers.models import read_model_config
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "resources" / "weights" / "petrv2_tiny"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.workflow.helpers import (
+from tests.helpers.workflow import (
     REPOSITORY,
     SNAKEMAKE,
     copy_workflow,

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from petrflow.files import read_json
-from tests.workflow.helpers import REPOSITORY, copy_workflow, planned, read_config, run_snakemake, write_config
-from tests.xtreme1_writer import Export, write_export
+from tests.helpers.workflow import REPOSITORY, copy_workflow, planned, read_config, run_snakemake, write_config
+from tests.helpers.xtreme1_writer import Export, write_export
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def export(
     model_config : mapping
         Parsed model file.
     weights : mapping, Path or None
-        What :func:`petrflow.model.load_weights` takes; None exports fresh weights.
+        What :func:`petrflow.weights.load.load_weights` takes; None exports fresh weights.
     store_path, root : Path
         Annotation store of the split to compare on, and the nuScenes root it was made from.
     out_dir : Path

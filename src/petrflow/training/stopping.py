@@ -50,7 +50,7 @@ class StopRequest:
             threading.Thread(target=self._give_up, args=(self._pipe[0],), daemon=True, name="stop").start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)  # see petrflow.machine.hardware.processes
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)  # see petrflow.training.launch
         return self
 
     def __exit__(self, *_: object) -> None:

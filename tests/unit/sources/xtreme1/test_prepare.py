@@ -18,7 +18,7 @@ from petrflow.evaluation.table import format_table
 from petrflow.geometry import box_corners, boxes_from_xtreme1, boxes_to_xtreme1, invert_rigid, transform_boxes
 from petrflow.sources.xtreme1.camera_names import derive_names, forward_axis, lidar_from_cloud
 from petrflow.sources.xtreme1.prepare import prepare
-from tests.xtreme1_writer import Export, stores_of, write_export, write_poses
+from tests.helpers.xtreme1_writer import Export, stores_of, write_export, write_poses
 
 pytestmark = pytest.mark.xdist_group("xtreme1")
 

@@ -10,7 +10,7 @@ import yaml
 
 OUR_HEAD_KEYS = ("monocular", "proposals", "keys", "point_prior", "reference_height")
 """Keys of a model file's head that stock Paddle3D does not know."""
-MODELS = Path(__file__).parents[1] / "config" / "models"
+MODELS = Path(__file__).parents[2] / "config" / "models"
 
 
 def read_model_config(name: str) -> dict[str, Any]:

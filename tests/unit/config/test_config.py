@@ -13,7 +13,7 @@ import pytest
 from petrflow.config import load_schema, load_yaml, model_path, training_settings, validate
 from petrflow.errors import PetrflowError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SCHEMA = load_schema(REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")
 DEFAULT = load_yaml(REPOSITORY / "config" / "config.yaml")
 

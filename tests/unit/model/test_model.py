@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_helpers import fake_batch, small_model_config
+
+from tests.helpers.models import fake_batch, small_model_config
 
 paddle = pytest.importorskip("paddle")
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from tests.workflow.helpers import REPOSITORY
+from tests.helpers.workflow import REPOSITORY
 
 
 @pytest.fixture

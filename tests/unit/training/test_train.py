@@ -5,16 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-
-from fake_training import FakeModel, fake_parts, make_request, results
 
 from petrflow.errors import PetrflowError
 from petrflow.files import lock, read_json
@@ -26,6 +20,7 @@ from petrflow.training.results import history_csv
 from petrflow.training.state import Progress, capture, deliverable_weights, make_optimizer, restore
 from petrflow.training.stopping import Stopped, StopRequest
 from petrflow.training.watch import Watch
+from tests.helpers.fake_training import FakeModel, fake_parts, make_request, results
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from petrflow.annotations import AnnotationStore, annotate, build, build_all, ch
 from petrflow.errors import PetrflowError
 from petrflow.pictures.read import header_size
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 from annotation_reference import reference_keyframe
 from nuscenes_tables import write_tables

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from loader_fakes import FakeStore, model_config, small_store, with_changes
 
 from petrflow.errors import PetrflowError
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader, epoch_batches, epoch_order, sample_rng
+from tests.helpers.loader_fakes import FakeStore, model_config, small_store, with_changes
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.xdist_group("loader")  # they share workers, which take seconds to start
 # Fixed for good: checkpoints count on them.
 ORDER_OF_SEED_0 = [6, 5, 1, 7, 3, 0, 4, 8, 2, 9]
@@ -255,10 +255,10 @@ def _parent(folder: Path, body: str):
     """A process with a loader of three workers that has printed "first", in a process group of its own, and its workers."""
     code = f"""
     import sys, time, signal
-    sys.path.insert(0, {str(HERE)!r})
+    sys.path.insert(0, {str(ROOT)!r})
     from pathlib import Path
-    from loader_fakes import small_store
-    from test_loader import SMALL, PetrDataset, Loader
+    from tests.helpers.loader_fakes import small_store
+    from tests.unit.samples.test_loader import SMALL, PetrDataset, Loader
     folder = Path({str(folder)!r})
     store = small_store(folder, keyframes=11)
     """

@@ -9,7 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from loader_fakes import (
+
+from petrflow.errors import PetrflowError
+from petrflow.pictures.read import read_image
+from petrflow.samples.dataset import PetrDataset
+from petrflow.samples.loader import sample_rng
+from petrflow.samples.transforms import calm, draw
+from tests.helpers.loader_fakes import (
     CAMERAS,
     FakeKeyframe,
     FakeStore,
@@ -19,12 +25,6 @@ from loader_fakes import (
     with_changes,
     write_pictures,
 )
-
-from petrflow.errors import PetrflowError
-from petrflow.pictures.read import read_image
-from petrflow.samples.dataset import PetrDataset
-from petrflow.samples.loader import sample_rng
-from petrflow.samples.transforms import calm, draw
 
 SMALL = model_config((64, 160), resize_lim=[0.1, 0.13])
 stock = pytest.mark.xdist_group("stock")  # one process imports Paddle3D for all of them
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory) -> tuple[Path, list[str]]:
 
 
 def _compare_with_stock(store: FakeStore, root: Path, config: dict, folder: Path, epochs: int) -> None:
-    from stock_loader import StockLoader
+    from tests.helpers.stock_loader import StockLoader
 
     for training in (True, False):
         ours = PetrDataset(None, root, config, training, store=store)

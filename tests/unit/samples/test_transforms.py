@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from loader_fakes import model_config
 from PIL import Image
 
 from petrflow.errors import PetrflowError
 from petrflow.pictures.resample import bicubic_filter, normalisation_table, normalise_into, resize_crop
 from petrflow.samples.settings import Settings
 from petrflow.samples.transforms import Draws, calm, draw, plan_image, turn_boxes, turn_matrices
+from tests.helpers.loader_fakes import model_config
 
 
 def _noise(width: int, height: int) -> np.ndarray:

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_helpers import fake_batch, read_model_config, small_model_config
+
+from tests.helpers.models import fake_batch, read_model_config, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
 from petrflow import geometry
 from petrflow.model import build_model
 
-STOCK = Path(__file__).parents[1] / "stock_model.py"
+STOCK = Path(__file__).parents[2] / "helpers" / "stock_model.py"
 PUBLISHED = "petrv2_vovnet_gridmask_p4_800x320"
 STEP = (1, 2, 3)
 

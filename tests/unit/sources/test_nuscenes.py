@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from misbehaving_server import MisbehavingServer
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import Record
@@ -23,6 +22,7 @@ from petrflow.nuscenes.names import TABLE_NAMES
 from petrflow.nuscenes.records import read_table
 from petrflow.sources.nuscenes import prepare, read_source, resolve_splits
 from petrflow.sources.verification import holding_archives
+from tests.helpers.misbehaving_server import MisbehavingServer
 
 SCENES = {"train": "mini_train", "val": "mini_val"}
 

@@ -15,7 +15,7 @@ from nuscenes import NuScenes
 from petrflow.annotations import AnnotationStore, Keyframe, build, build_all
 from petrflow.errors import PetrflowError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 from annotation_reference import reference_keyframe
 from nuscenes_tables import write_tables

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_helpers import camera_ring, fake_batch, small_model_config
+
+from tests.helpers.models import camera_ring, fake_batch, small_model_config
 
 paddle = pytest.importorskip("paddle")
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving_server import FAULTS, MisbehavingServer
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch.download import Patience, fetch, file_name, public_url, read_url_list
 from petrflow.files import read_json
+from tests.helpers.misbehaving_server import FAULTS, MisbehavingServer
 
 QUICK = Patience(attempts=4, backoff=0.001, longest_wait=0.01, connect_timeout=2, stall_timeout=0.2, restarts=4)
 CONTENT = random.Random(1).randbytes(300_000)

@@ -15,7 +15,7 @@ from petrflow.annotations import AnnotationStore, build
 from petrflow.doctor.examine import diagnose, examine
 from petrflow.errors import PetrflowError
 from petrflow.sources.xtreme1.prepare import prepare
-from tests.xtreme1_writer import Export, write_export, write_poses
+from tests.helpers.xtreme1_writer import Export, write_export, write_poses
 
 
 def external(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict[str, Any]], None]:
