@@ -183,7 +183,7 @@ def test_an_error_a_person_can_mend_is_one_line_without_a_traceback(project: Pat
     script.write_text(
         SCRIPT.replace(
             "    name = snake",
-            "    from petrflow.files import PetrflowError\n    raise PetrflowError('the disk is full: free 3 GB')\n    name = snake",
+            "    from petrflow.errors import PetrflowError\n    raise PetrflowError('the disk is full: free 3 GB')\n    name = snake",
         )
     )
     finished = run_snakemake(project, "a.txt", check=False)

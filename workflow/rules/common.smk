@@ -8,7 +8,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 import guard
 from petrflow import config as settings
-from petrflow.files import PetrflowError, fingerprint
+from petrflow.errors import PetrflowError
+from petrflow.files import fingerprint
 
 if workflow.is_main_process:
     guard.enter(Path(".snakemake"))

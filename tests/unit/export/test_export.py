@@ -132,7 +132,7 @@ def test_an_export_that_differs_fails_and_leaves_nothing(
         for name in FILES:
             (path.parent / name).write_bytes((exported / name).read_bytes())
 
-    monkeypatch.setattr(exporting, "run_eager", shifted)
+    monkeypatch.setattr(parity, "run_eager", shifted)
     monkeypatch.setattr(exporting, "save", copy)
     with pytest.raises(PetrflowError, match="differs from the eager one"):
         _export(tmp_path / "out", {name: value.numpy() for name, value in eager.state_dict().items()})

@@ -253,7 +253,7 @@ def test_a_web_page_under_an_archives_name_is_an_error(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from petrflow import archive
+from petrflow.fetch import archive
 archive.FLUSH_BYTES = 200_000
 write = archive._Extraction._write
 def slow(self, member, target):

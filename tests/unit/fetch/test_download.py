@@ -70,7 +70,7 @@ def test_a_download_goes_on_after_a_kill(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from petrflow.download import Patience, fetch
+from petrflow.fetch.download import Patience, fetch
 print("ready", flush=True)
 fetch(sys.argv[1], Path(sys.argv[2]), patience=Patience(stall_timeout=30), progress=False)
 """

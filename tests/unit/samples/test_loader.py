@@ -201,7 +201,7 @@ class Slow(PetrDataset):
 
 def _workers_of(process: psutil.Process) -> list[psutil.Process]:
     children = process.children(recursive=True)
-    return [child for child in children if any("loader_worker" in part for part in child.cmdline())]
+    return [child for child in children if any("samples.worker" in part for part in child.cmdline())]
 
 
 def _started_by(loader: Loader) -> list[psutil.Process]:

@@ -324,10 +324,11 @@ CODE = """
 import sys, json
 from functools import partial
 from pathlib import Path
-from petrflow import archive, nuscenes
-from petrflow.download import Patience, fetch
-from petrflow.files import PetrflowError
-from petrflow.nuscenes import prepare
+from petrflow.fetch import archive
+from petrflow.sources import nuscenes
+from petrflow.fetch.download import Patience, fetch
+from petrflow.errors import PetrflowError
+from petrflow.sources.nuscenes import prepare
 archive.FLUSH_BYTES = 1 << 20
 nuscenes.fetch = partial(fetch, patience=Patience(backoff=0.01, longest_wait=0.05, stall_timeout=0.3))
 try:
