@@ -115,8 +115,8 @@ def test_every_key_has_a_description() -> None:
     walk(SCHEMA, "")
 
 
-@pytest.mark.parametrize("script", ["document.py", "environments.py"])
+@pytest.mark.parametrize("script", ["config_page.py", "conda_environments.py"])
 def test_what_is_made_from_schema_and_lock_is_up_to_date(script: str) -> None:
-    command = [sys.executable, str(REPOSITORY / "workflow" / script), "--check"]
+    command = [sys.executable, str(REPOSITORY / "tools" / script), "--check"]
     finished = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert finished.returncode == 0, f"run `make docs`: {finished.stdout}{finished.stderr}"
+    assert finished.returncode == 0, f"run `make generate`: {finished.stdout}{finished.stderr}"
