@@ -41,15 +41,16 @@ install_uv() {
     exit 1
 }
 
+FOUND=$(tools/pythons.sh)
 if [ -n "$PYTHON" ]; then
+    [ -z "$FOUND" ] || REMEDY="These fit: ${FOUND//$'\n'/, }. Name one of them (make PYTHON=PATH), or none."
     case "$(version_of "$PYTHON")" in
         3.11 | 3.12 | 3.13) ;;
         "") say "$NEEDS, and $PYTHON does not start. $REMEDY"; exit 1 ;;
         *) say "$NEEDS, and $PYTHON is Python $(version_of "$PYTHON"). $REMEDY"; exit 1 ;;
     esac
 else
-    PYTHON=$(tools/pythons.sh)
-    PYTHON=${PYTHON%%$'\n'*}
+    PYTHON=${FOUND%%$'\n'*}
 fi
 
 [ -x "$UV" ] || install_uv

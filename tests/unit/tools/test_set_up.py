@@ -76,6 +76,13 @@ def test_the_first_python_of_several_is_taken(bare: Path, tmp_path: Path) -> Non
     assert (tmp_path / "calls").read_text() == f"sync --frozen --compile-bytecode --python {versions[1]}\n"
 
 
+def test_beside_a_python_that_does_not_fit_those_that_do_are_named(bare: Path, tmp_path: Path) -> None:
+    fits = [python(tmp_path / f"bin/python{version}", version) for version in ("3.12", "3.13")]
+    done = run("set_up.sh", tmp_path, f"{tmp_path / 'bin'}:{bare}", PYTHON="python3.9", UV="uv")
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"These fit: {fits[0]}, {fits[1]}. Name one of them (make PYTHON=PATH), or none.\n")
+
+
 def test_where_no_python_fits_uv_brings_one(bare: Path, tmp_path: Path) -> None:
     brought = python(tmp_path / "brought/python3.12", "3.12")
     uv = script(
