@@ -13,7 +13,7 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run test test-faults test-pythons lint format visualdl left preflight doctor report generate clean help
+.PHONY: run test test-faults test-pythons lint coverage format visualdl left preflight doctor report generate clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
@@ -27,14 +27,21 @@ test-faults: $(ENVIRONMENT)  ## the long forms: kills, full disks, corruption
 test-pythons: $(ENVIRONMENT)  ## the proof on every Python that fits, each in its own environment; seconds of each
 	UV="$(UV)" tools/test_pythons.sh $(ARGS)
 
-lint: $(ENVIRONMENT)  ## style and types
+lint: $(ENVIRONMENT)  ## style, types, layers, spelling
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/codespell
+
+coverage: $(ENVIRONMENT)  ## the proof, and how much of the library its own processes run; reported, not enforced
+	.venv/bin/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 format: $(ENVIRONMENT)  ## put style right where a tool can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	.venv/bin/snakefmt Snakefile workflow
 
 visualdl: $(ENVIRONMENT)  ## curves in the browser (PORT=8040)
 	.venv/bin/python -m petrflow.reports.curves --logdir results --port $(or $(PORT),8040)
