@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := run
 SHELL := /bin/bash
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-UV_VERSION := 0.13.9
+# Empty: the first Python that tools/pythons.sh finds, or one that uv downloads.
+PYTHON ?=
 BOOTSTRAP := .bootstrap
 UV ?= $(BOOTSTRAP)/bin/uv
 ENVIRONMENT := .venv/.petrflow-synced
@@ -13,7 +13,7 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run test test-faults lint format visualdl left preflight doctor report docs clean help
+.PHONY: run test test-faults test-pythons lint coverage format visualdl left preflight doctor report generate clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
@@ -24,14 +24,24 @@ test: $(ENVIRONMENT)  ## the proof, in at most 20 minutes on 2 cores
 test-faults: $(ENVIRONMENT)  ## the long forms: kills, full disks, corruption
 	.venv/bin/python -m pytest -m slow $(ARGS)
 
-lint: $(ENVIRONMENT)  ## style and types
+test-pythons: $(ENVIRONMENT)  ## the proof on every Python that fits, each in its own environment; seconds of each
+	UV="$(UV)" tools/test_pythons.sh $(ARGS)
+
+lint: $(ENVIRONMENT)  ## style, types, layers, spelling
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/codespell
+
+coverage: $(ENVIRONMENT)  ## the proof, and how much of the library its own processes run; reported, not enforced
+	.venv/bin/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 format: $(ENVIRONMENT)  ## put style right where a tool can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	.venv/bin/snakefmt Snakefile workflow
 
 visualdl: $(ENVIRONMENT)  ## curves in the browser (PORT=8040)
 	.venv/bin/python -m petrflow.reports.curves --logdir results --port $(or $(PORT),8040)
@@ -42,8 +52,8 @@ left: $(ENVIRONMENT)  ## what is left to do, why, and how long it took last time
 preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit; the page over all runs
 	$(SNAKEMAKE) --cores all $@ $(CONFIG_ARGUMENTS) $(ARGS)
 
-docs: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock, docs/images/dag.png from the rules
-	.venv/bin/python workflow/document.py && .venv/bin/python workflow/environments.py
+generate: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock, docs/images/dag.png from the rules
+	.venv/bin/python tools/config_page.py && .venv/bin/python tools/conda_environments.py
 	$(SNAKEMAKE) all --cores 1 --forceall --rulegraph dot $(CONFIG_ARGUMENTS) 2> /dev/null | dot -Tpng -Gdpi=80 > docs/images/dag.png
 
 clean:  ## remove what tools leave behind; never data or results
@@ -52,13 +62,6 @@ clean:  ## remove what tools leave behind; never data or results
 help:
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
 
-$(BOOTSTRAP)/bin/uv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "petrflow needs Python 3.11, and $(PYTHON) is another; run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(BOOTSTRAP)
-	$(BOOTSTRAP)/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
-
-$(ENVIRONMENT): pyproject.toml uv.lock | $(UV)
-	@# Compiled once here, or again in every process where PYTHONDONTWRITEBYTECODE is set.
-	UV_PYTHON_DOWNLOADS=never $(UV) sync --frozen --compile-bytecode --python "$$(command -v $(PYTHON))"
+$(ENVIRONMENT): pyproject.toml uv.lock
+	PYTHON="$(PYTHON)" UV="$(UV)" tools/set_up.sh
 	@touch $@

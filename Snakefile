@@ -1,6 +1,7 @@
 # The front door: config, includes, and the targets a user types. Rules are in workflow/rules, what they call in src/petrflow.
 
 if not workflow.overwrite_configfiles:
+
     configfile: "config/config.yaml"
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import filelock
 import pytest
 
+import petrflow  # noqa: F401  (lets the stock parts of paddle3d be imported on every Python)
+
 # A shell that starts this in the background has SIGINT ignored, and every process under it would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

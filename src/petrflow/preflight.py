@@ -70,13 +70,13 @@ def judge(
 
 
 def _python_row(machine: Machine) -> Row:
-    if machine.python.startswith("3.11."):
+    if machine.python.split(".")[:2] in (["3", "11"], ["3", "12"], ["3", "13"]):
         return Row("Python", machine.python)
     return Row(
         "Python",
         machine.python,
         "wrong",
-        "petrflow needs Python 3.11: `make run` brings its own, or use the environments in envs/.",
+        "petrflow needs Python 3.11, 3.12 or 3.13: `make run` finds or brings one, or use the environments in envs/.",
     )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+import petrflow  # noqa: F401  (before paddle3d: its import hook fails on Python 3.12 and newer)
+
 if __name__ == "__main__":
     # On Paddle 3.2.2 and 3.3.1 stock target assignment writes out of bounds without this.
     os.environ["FLAGS_use_stride_kernel"] = "0"  # noqa: SIM112

@@ -307,13 +307,16 @@ def test_disk_needs_follow_the_source(tmp_path: Path) -> None:
     assert 10 * 10**6 < disk_need({"kind": "synthetic"}, complete=False) < 300 * 10**6
 
 
-def test_another_python_is_wrong_and_this_machine_can_be_asked() -> None:
-    assert (
-        row(
-            judge(config(), BIG, CPU_BUILD, SmiAnswer(), Machine("3.12.1", 1, GB, None, None, 2.0, 1.0)), "Python"
-        ).verdict
-        == "wrong"
-    )
+@pytest.mark.parametrize(
+    ("python", "verdict"),
+    [("3.10.9", "wrong"), ("3.11.2", "ok"), ("3.12.1", "ok"), ("3.13.0", "ok"), ("3.14.0", "wrong")],
+)
+def test_the_supported_pythons_are_ok_and_others_wrong(python: str, verdict: str) -> None:
+    machine = Machine(python, 1, GB, None, None, 2.0, 1.0)
+    assert row(judge(config(), BIG, CPU_BUILD, SmiAnswer(), machine), "Python").verdict == verdict
+
+
+def test_this_machine_can_be_asked() -> None:
     here = ask_machine([Path("data")])
     assert here.cores >= 1
     assert here.memory_total > GB // 2

@@ -1,5 +1,6 @@
 # From a nuScenes root to the memory-mapped store of keyframes, cameras and boxes, one file a split.
 
+
 rule annotate:
     input:
         complete="data/{dataset}/.complete.json",

@@ -1,5 +1,6 @@
 # The run's weights, before training, on the validation split, scored by the devkit.
 
+
 rule baseline:
     input:
         complete=complete,
@@ -7,9 +8,19 @@ rule baseline:
         model=model_file,
         weights=weights_file,
     output:
-        metrics=report("results/{run}/baseline/metrics.json", caption="../report/metrics.rst", category="{run}", labels={"stage": "baseline"}),
+        metrics=report(
+            "results/{run}/baseline/metrics.json",
+            caption="../report/metrics.rst",
+            category="{run}",
+            labels={"stage": "baseline"},
+        ),
         detections="results/{run}/baseline/results_nusc.json",
-        table=report("results/{run}/baseline/table.txt", caption="../report/metrics.rst", category="{run}", labels={"stage": "baseline table"}),
+        table=report(
+            "results/{run}/baseline/table.txt",
+            caption="../report/metrics.rst",
+            category="{run}",
+            labels={"stage": "baseline table"},
+        ),
         provenance="results/{run}/baseline/provenance.json",
     params:
         expect=lambda wildcards: run(wildcards)["expect"],

@@ -19,7 +19,9 @@ if workflow.is_main_process:
 shell.prefix("set -euo pipefail; exec ")
 
 try:
-    CONFIG = settings.validate(config, settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"))
+    CONFIG = settings.validate(
+        config, settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    )
     config.update(CONFIG)  # scripts see the defaults too
     MODELS = {
         run: settings.model_path(entry["model"], [Path("config/models"), Path(workflow.basedir) / "config/models"])
@@ -55,7 +57,8 @@ def dataset(wildcards):
 
 def export_mark(wildcards):
     """Changes when an Xtreme1 export does, whose files are no inputs: there are too many of them."""
-    from petrflow.sources.xtreme1.prepare import source_mark  # imports numpy and Pillow: only where there is such a data set
+    # Imports numpy and Pillow: only where there is such a data set.
+    from petrflow.sources.xtreme1.prepare import source_mark
 
     return source_mark(dataset(wildcards), Path("data") / wildcards.dataset)
 
@@ -110,7 +113,9 @@ onstart:
                     f"runs.{job.wildcards.run}.schedule.devices asks for {wanted} GPUs and this workflow was given {offered.value}: "
                     f"add --resources gpu={wanted}, or lower devices. Nothing was started."
                 )
-        uses_conda = "conda" in {str(method.name).lower() for method in workflow.deployment_settings.deployment_method}
+        uses_conda = "conda" in {
+            str(method.name).lower() for method in workflow.deployment_settings.deployment_method
+        }
         python = f"{jobs[0].conda_env.address}/bin/python" if uses_conda else sys.executable
         if not guard.check_machine(CONFIG | {"runs": runs}, MODELS, python):
             sys.exit("Nothing was started.")

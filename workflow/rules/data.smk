@@ -1,5 +1,6 @@
 # Three doors into one hallway: each rule ends in a nuScenes root under data/, with .complete.json written last.
 
+
 rule synthetic:
     output:
         complete="data/{dataset}/.complete.json",

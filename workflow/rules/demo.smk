@@ -1,5 +1,6 @@
 # The exported model on a validation scene: predicted and true boxes on every camera and from above.
 
+
 rule demo:
     input:
         complete=complete,
@@ -9,7 +10,9 @@ rule demo:
         parameters="results/{run}/export/model.pdiparams",
     output:
         frames=directory("results/{run}/demo/frames"),
-        video=report("results/{run}/demo/demo.mp4", caption="../report/demo.rst", category="{run}", labels={"stage": "demo"}),
+        video=report(
+            "results/{run}/demo/demo.mp4", caption="../report/demo.rst", category="{run}", labels={"stage": "demo"}
+        ),
         detections="results/{run}/demo/detections.json",
         provenance="results/{run}/demo/provenance.json",
     params:

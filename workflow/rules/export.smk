@@ -1,5 +1,6 @@
 # The best model as a static one that paddle.inference loads, compared with the eager one.
 
+
 rule export:
     input:
         complete=complete,
@@ -7,7 +8,12 @@ rule export:
         model=model_file,
         best="results/{run}/train/best_model/model.pdparams",
     output:
-        parity=report("results/{run}/export/parity.json", caption="../report/parity.rst", category="{run}", labels={"stage": "export"}),
+        parity=report(
+            "results/{run}/export/parity.json",
+            caption="../report/parity.rst",
+            category="{run}",
+            labels={"stage": "export"},
+        ),
         parameters="results/{run}/export/model.pdiparams",
         provenance="results/{run}/export/provenance.json",
     log:

@@ -1,5 +1,6 @@
 # What people look at: one page over all runs; and the two checks that are targets of their own.
 
+
 rule report:
     input:
         expand(rules.baseline.output.metrics, run=RUNS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,21 @@ from petrflow.export.exported import FILES, INPUTS
 from petrflow.export.parity import Parity, compare
 
 
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # it is in sys.modules without a spec
+        return False
+
+
 def to_onnx(folder: Path, inputs: list[Any], expected: list[Any]) -> dict[str, Any]:
     """Try ``model.onnx`` beside the static model; says what came of it, and never fails.
 
     paddle2onnx runs in a process of its own: it aborts on programs that it cannot read.
     """
+    if not _installed("paddle2onnx"):
+        why = ": it has no build for Python 3.13 and newer" if sys.version_info >= (3, 13) else ""
+        return {"written": False, "reason": f"paddle2onnx is not installed{why}"}
     target = folder / "model.onnx"
     arguments = ["--model_dir", str(folder), "--model_filename", FILES[0], "--params_filename", FILES[1]]
     command = [

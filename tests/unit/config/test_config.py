@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +111,3 @@ def test_every_key_has_a_description() -> None:
                 walk(child, key)
 
     walk(SCHEMA, "")
-
-
-@pytest.mark.parametrize("script", ["document.py", "environments.py"])
-def test_what_is_made_from_schema_and_lock_is_up_to_date(script: str) -> None:
-    command = [sys.executable, str(REPOSITORY / "workflow" / script), "--check"]
-    finished = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert finished.returncode == 0, f"run `make docs`: {finished.stdout}{finished.stderr}"

@@ -150,9 +150,21 @@ def test_not_a_number_is_no_parity() -> None:
 def test_a_failing_onnx_conversion_is_recorded_and_fails_nothing(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("paddle2onnx", reason="paddle2onnx has no build for Python 3.13 and newer")
     monkeypatch.setattr(onnx.sys, "executable", "/bin/false")
     record = onnx.to_onnx(tmp_path, [], [])
     assert record["written"] is False and record["reason"]
+
+
+def test_without_paddle2onnx_the_record_says_why_there_is_no_onnx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(onnx.sys.modules, "paddle2onnx", None)
+    monkeypatch.setattr(onnx.sys, "version_info", (3, 13, 0))
+    assert onnx.to_onnx(tmp_path, [], []) == {
+        "written": False,
+        "reason": "paddle2onnx is not installed: it has no build for Python 3.13 and newer",
+    }
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Write docs/config.md from the config's schema: every key with its type, default and description.
 
-python workflow/document.py [--check]
+python tools/config_page.py [--check]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECTIONS = {
 
 def render(schema: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
-    lines = ["# The config, key by key", "", "Made from `workflow/schemas/config.schema.yaml` by `make docs`.", ""]
+    lines = ["# The config, key by key", "", "Made from `workflow/schemas/config.schema.yaml` by `make generate`.", ""]
     lines += [f"{schema['description']}", "", *_table(_rows(schema["properties"], schema, ""))]
     for name, title in SECTIONS.items():
         part = schema["$defs"][name]

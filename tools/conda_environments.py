@@ -1,16 +1,20 @@
 """Write the conda environments under envs/ from uv.lock: the same versions everywhere, with Paddle's build as the only difference.
 
-python workflow/environments.py [--check]
+python tools/conda_environments.py [--check]
 """
 
 from __future__ import annotations
 
-import re
 import sys
+import tomllib
 from pathlib import Path
+
+from packaging.markers import Marker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PADDLE_INDEX = "https://www.paddlepaddle.org.cn/packages/stable"
+PYTHON = "3.11"
+"""Of the conda environments; every locked package has a build for it, ONNX converters included."""
 BUILDS = {
     "cpu": ("a CPU", None),
     "gpu-cuda126": ("an NVIDIA GPU whose driver serves CUDA 12.6", "cu126"),
@@ -22,21 +26,20 @@ WITHOUT_DEPENDENCIES = ("nuscenes-devkit", "paddle3d", "paddleseg", "visualdl")
 
 
 def locked() -> dict[str, str]:
-    """Names and versions of everything that the default environment holds on Linux, from uv.lock."""
-    text = (REPOSITORY / "uv.lock").read_text(encoding="utf-8")
-    versions = dict(re.findall(r'\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"', text))
-    wanted, queue = set(), ["petrflow"]
-    blocks = {block.split('"', 2)[1]: block for block in text.split("[[package]]\nname = ")[1:]}
+    """Return names and versions of everything that petrflow needs on Linux with conda's Python, from uv.lock."""
+    with (REPOSITORY / "uv.lock").open("rb") as file:
+        packages = {package["name"]: package for package in tomllib.load(file)["package"]}
+    machine = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
+    environment = {**machine, "python_version": PYTHON, "python_full_version": f"{PYTHON}.0"}
+    wanted: set[str] = set()
+    queue = ["petrflow"]
     while queue:
-        block = blocks[queue.pop()]
-        section = re.search(r"\ndependencies = \[\n(.*?)\n\]", block, re.DOTALL)
-        for name, rest in re.findall(r'\{ name = "([^"]+)"([^\n]*)\}', section[1] if section else ""):
-            if "win32'" in rest and "linux" not in rest and "x86_64" not in rest:
-                continue
-            if name not in wanted:
+        for dependency in packages[queue.pop()].get("dependencies", []):
+            name, marker = dependency["name"], dependency.get("marker")
+            if name not in wanted and (marker is None or Marker(marker).evaluate(environment)):
                 wanted.add(name)
                 queue.append(name)
-    return {name: versions[name] for name in sorted(wanted)}
+    return {name: packages[name]["version"] for name in sorted(wanted)}
 
 
 def render(name: str) -> dict[str, str]:
@@ -46,14 +49,14 @@ def render(name: str) -> dict[str, str]:
     last = [f"{package}=={pins.pop(package)}" for package in WITHOUT_DEPENDENCIES if package in pins]
     paddle = pins.pop("paddlepaddle")
     lines = [
-        f"# petrflow on {machine}. Made by workflow/environments.py from uv.lock; used with `snakemake --sdm conda`."
+        f"# petrflow on {machine}. Made by tools/conda_environments.py from uv.lock; used with `snakemake --sdm conda`."
     ]
     lines += [
         "channels:",
         "  - conda-forge",
         "  - nodefaults",
         "dependencies:",
-        "  - python=3.11",
+        f"  - python={PYTHON}",
         "  - pip",
         "  - pip:",
     ]
@@ -64,7 +67,7 @@ def render(name: str) -> dict[str, str]:
     lines += [f"    - {package}=={version}" for package, version in pins.items()]
     script = [
         "#!/usr/bin/env bash",
-        "# What pip cannot resolve beside the rest; see workflow/environments.py.",
+        "# What pip cannot resolve beside the rest; see tools/conda_environments.py.",
         "set -euo pipefail",
         f"python -m pip install --no-deps {' '.join(last)}",
     ]
