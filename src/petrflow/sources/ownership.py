@@ -16,17 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from petrflow.files import TEMPORARY_MARK, PetrflowError, atomic_dir, read_json, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import TEMPORARY_MARK, atomic_dir, read_json, write_json
+from petrflow.nuscenes.names import MEDIA_FOLDERS
+from petrflow.nuscenes.root import COMPLETE, RECEIPT, SPLITS
 
 MARK = ".petrflow-root.json"
 """File in a root that says: petrflow made this."""
-RECEIPT = "receipt.json"
-"""File in `results/{dataset}/root/` that says what the finished root holds; it is written last."""
 
-_COMPLETE = ".complete.json"
 _COMPLETE_KEYS = {"kind", "version", "splits", "fingerprint"}
 # What a root may hold besides its folder of tables. Operating systems add files of their own, which nobody misses.
-_ENTRIES = {"samples", "sweeps", "maps", MARK, _COMPLETE, "import.json", "provenance.json"}
+_ENTRIES = {*MEDIA_FOLDERS, MARK, COMPLETE, "import.json", "provenance.json"}
 _IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini", ".snakemake_timestamp"}
 
 
@@ -55,7 +55,7 @@ def made_by_petrflow(root: Path, dataset: str | None = None) -> bool:
     if mark is not None:
         return mark.get("made_by") == "petrflow" and mark.get("dataset") == (dataset or root.name)
     # Versions before the mark: the last file that a door wrote, or nothing but links and splits.
-    complete = _read(root / _COMPLETE)
+    complete = _read(root / COMPLETE)
     if complete is not None:
         return set(complete) >= _COMPLETE_KEYS
     return _holds_only_links(root)
@@ -84,7 +84,7 @@ def _holds_only_links(root: Path) -> bool:
 
 def _are_links_and_splits(folder: Path) -> bool:
     own = [entry for entry in _entries(folder) if not entry.is_symlink()]
-    return [entry.name for entry in own] == ["splits.json"] and "petrflow_train" in (_read(own[0]) or {})
+    return [entry.name for entry in own] == [SPLITS] and "petrflow_train" in (_read(own[0]) or {})
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -93,12 +93,12 @@ def _entries(folder: Path) -> list[Path]:
 
 def _foreign(root: Path) -> list[str]:
     """Names in a root of petrflow's that no door put there."""
-    mark = _read(root / MARK) or _read(root / _COMPLETE) or {}
+    mark = _read(root / MARK) or _read(root / COMPLETE) or {}
     known = _ENTRIES | {str(name) for name in mark.get("entries", ())} | {str(mark.get("version"))}
     return [
         entry.name
         for entry in _entries(root)
-        if entry.name not in known and "petrflow_train" not in (_read(entry / "splits.json") or {})
+        if entry.name not in known and "petrflow_train" not in (_read(entry / SPLITS) or {})
     ]
 
 

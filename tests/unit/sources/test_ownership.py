@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from petrflow.files import PetrflowError, read_json, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import read_json, write_json
 from petrflow.sources.ownership import MARK, claim, is_inside, made_by_petrflow, new_root, same_place
-
-
-def state_of(*folders: Path) -> dict[str, str]:
-    """Kind and content of everything under some folders, links as links."""
-    found = {}
-    for folder in folders:
-        for path in [folder, *sorted(folder.rglob("*"))]:
-            if path.is_symlink():
-                found[str(path)] = f"link to {path.readlink()}"
-            elif path.is_file():
-                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-            elif path.is_dir():
-                found[str(path)] = "folder"
-    return found
+from tests.helpers.trees import state_of
 
 
 def make(root: Path, **more: object) -> None:
