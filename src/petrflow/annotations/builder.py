@@ -72,6 +72,7 @@ def annotate(
     root: Path,
     outputs: Mapping[str, Path],
     *,
+    about: Path | None = None,
     full_image_check: bool = False,
     progress: bool = True,
     threads: int | None = None,
@@ -84,14 +85,21 @@ def annotate(
         A nuScenes root that a door has finished.
     outputs : mapping
         Split name (``train``, ``val``) to the store's path, all in one folder.
+    about : Path, optional
+        ``results/{dataset}/root/``, where the door left its receipt.
     full_image_check : bool
         Decode every image instead of reading headers.
     """
-    inputs: dict[str, str | Path] = {"tables": describe_root(root).fingerprint}
+    inputs: dict[str, str | Path] = {"tables": describe_root(root, about=about).fingerprint}
     folder = Path(next(iter(outputs.values()))).parent
     with provenance(folder / "provenance.json", inputs, {"full_image_check": full_image_check}) as record:
         checked = build_all(
-            root, outputs, image_check="full" if full_image_check else "header", progress=progress, threads=threads
+            root,
+            outputs,
+            about=about,
+            image_check="full" if full_image_check else "header",
+            progress=progress,
+            threads=threads,
         )
         record.record(images_checked=checked)
 
@@ -100,6 +108,7 @@ def build_all(
     root: Path,
     outputs: Mapping[str, Path],
     *,
+    about: Path | None = None,
     image_check: Literal["none", "header", "full"] = "none",
     num_prev_keyframes: int = 5,
     sweeps_per_keyframe: int = 5,
@@ -124,10 +133,10 @@ def build_all(
         Show a bar of scenes on stderr.
     threads : int, optional
         Default: one per core. The stores' bytes do not depend on it.
-    version, splits : optional
+    version, splits, about : optional
         See :func:`describe_root`.
     """
-    described = describe_root(root, version, splits)
+    described = describe_root(root, version, splits, about)
     tables = read_tables(described, progress, threads)
     stores = [assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe) for split in outputs]
     del tables

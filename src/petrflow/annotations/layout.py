@@ -88,7 +88,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         Missing, damaged, something else, or of another format version.
     """
     path = Path(path)
-    remedy = "Delete it and run the annotate step again."
+    remedy = "Move it away and run the annotate step again."
     try:
         source = pa.memory_map(str(path), "r")
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             + (
                 remedy
                 if found < FORMAT_VERSION
-                else "Update petrflow, or delete the file and run the annotate step again."
+                else "Update petrflow, or move the file away and run the annotate step again."
             )
         )
     batch = reader.get_batch(0)

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
 from petrflow.nuscenes.arrays import arrow, take, text_lengths, valid, view
-from petrflow.nuscenes.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, read_columns, vector
-from petrflow.nuscenes.names import CAMERA_ORDER, LIDAR
+from petrflow.nuscenes.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, empty_columns, read_columns, vector
+from petrflow.nuscenes.names import CAMERA_ORDER, LIDAR, NEEDED_TABLES
 from petrflow.nuscenes.root import Root
 
 _POSE: Kinds = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
@@ -53,6 +53,8 @@ _TABLES: dict[str, Kinds] = {
         "num_radar_pts": INT,
     },
 }
+# What nothing needs: a record, or the whole table of visibilities, may lack it.
+_OPTIONAL = {"sample_annotation": ("visibility_token", "attribute_tokens", "num_radar_pts")}
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -83,7 +85,14 @@ def read_tables(root: Root, progress: bool = True, threads: int | None = None) -
             if name == "scene":
                 continue
             keep = _sample_data_filter(root, tables) if name == "sample_data" else None
-            tables[name] = read_columns(folder / f"{name}.json", kinds, keep=keep, on_bytes=advance, threads=threads)
+            path = folder / f"{name}.json"
+            if name not in NEEDED_TABLES and not path.exists():
+                tables[name] = empty_columns(kinds)
+            else:
+                optional = _OPTIONAL.get(name, ())
+                tables[name] = read_columns(
+                    path, kinds, optional=optional, keep=keep, on_bytes=advance, threads=threads
+                )
             _resolve(root, tables, name)
     return tables
 

@@ -196,5 +196,5 @@ def read_json(path: Path) -> Any:
         ) from error
     except (ValueError, UnicodeDecodeError) as error:
         raise PetrflowError(
-            f"{path} is not valid JSON ({error}): delete it and run the step that writes it again."
+            f"{path} is not valid JSON ({error}): correct it, or move it away and run the step that writes it again."
         ) from error

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from petrflow.errors import PetrflowError
 from petrflow.nuscenes.arrays import arrow, list_lengths, take, valid, view
@@ -49,6 +50,7 @@ def read_columns(
     path: Path,
     kinds: Kinds,
     *,
+    optional: Collection[str] = (),
     keep: Callable[[pa.RecordBatch], np.ndarray] | None = None,
     on_bytes: Callable[[float], object] | None = None,
     threads: int | None = None,
@@ -61,6 +63,8 @@ def read_columns(
         A JSON array of records.
     kinds : dict
         Column name to ``TEXT``, ``INT``, ``BOOL``, ``LIST``, ``MATRIX`` or ``vector(size)``.
+    optional : collection of str
+        Columns that a record need not have: text and lists are empty there, integers 0.
     keep : callable, optional
         Takes some rows and says of each, as a (n,) bool array, whether it is wanted.
     on_bytes : callable, optional
@@ -87,7 +91,8 @@ def read_columns(
         [(name, _ARROW_TYPES[k] if isinstance(k, str) else pa.list_(pa.float64())) for name, k in kinds.items()]
     )
     pieces: dict[str, list[Any]] = {name: [] for name in kinds}
-    for batch in _batches(path, kinds, schema, threads):
+    for read in _batches(path, kinds, schema, threads):
+        batch = _filled(read, kinds, optional)
         _require_complete(path, batch)
         rows = batch.filter(arrow(keep(batch))) if keep is not None else batch
         for k, (name, kind) in enumerate(kinds.items()):
@@ -99,6 +104,15 @@ def read_columns(
     if on_bytes is not None:
         on_bytes(length - reported)
     return {name: _join(parts) for name, parts in pieces.items()}
+
+
+def empty_columns(kinds: Kinds) -> Columns:
+    """Return columns of no rows, for a table that a data set need not have."""
+    types = [_ARROW_TYPES[kind] if isinstance(kind, str) else pa.list_(pa.float64()) for kind in kinds.values()]
+    return {
+        name: _convert(Path(name), pa.array([], type=arrow_type), name, kind)
+        for (name, kind), arrow_type in zip(kinds.items(), types, strict=True)
+    }
 
 
 def _require_array(path: Path) -> int:
@@ -153,6 +167,19 @@ def _batches(path: Path, kinds: Kinds, schema: pa.Schema, threads: int | None) -
         raise _damaged(path, str(error).splitlines()[0].replace(f' in file "{path}"', "")) from None
     if not yielded:
         yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+
+
+_FILLERS: dict[str, Any] = {TEXT: "", INT: 0, BOOL: False, LIST: []}
+
+
+def _filled(batch: pa.RecordBatch, kinds: Kinds, optional: Collection[str]) -> pa.RecordBatch:
+    """Replace what records lack of the optional columns by what is empty."""
+    for place, name in enumerate(batch.schema.names):
+        column = batch.column(place)
+        if name in optional and column.null_count:
+            filler = pa.scalar(_FILLERS[str(kinds[name])], type=column.type)
+            batch = batch.set_column(place, name, pc.if_else(column.is_valid(), column, filler))
+    return batch
 
 
 def _require_complete(path: Path, rows: pa.RecordBatch) -> None:

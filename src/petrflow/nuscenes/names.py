@@ -31,6 +31,8 @@ TABLE_NAMES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data", "scene",
     "sensor", "visibility",
 )  # fmt: skip
+NEEDED_TABLES = tuple(name for name in TABLE_NAMES if name not in ("log", "map", "visibility"))
+"""The tables that a data set must have: nothing here needs the others."""
 STORE_TABLES = tuple(name for name in TABLE_NAMES if name not in ("log", "map"))
 """The tables that the annotation store is made from."""
 
@@ -47,3 +49,6 @@ CATEGORY_OF_DETECTION = {
     "pedestrian": "human.pedestrian.adult",
     "traffic_cone": "movable_object.trafficcone",
 }
+
+MEDIA_FOLDERS = ("samples", "sweeps", "maps")
+"""Folders of a root beside the folder of its tables."""

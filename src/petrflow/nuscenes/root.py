@@ -12,7 +12,11 @@ from petrflow.files import fingerprint, read_json, sha256_file
 from petrflow.nuscenes.names import STORE_TABLES
 
 COMPLETE = ".complete.json"
-"""Marks a root that is whole, and says what it holds."""
+"""File in a root that petrflow made: what the root holds."""
+RECEIPT = "receipt.json"
+"""File in `results/{dataset}/root/`: what the finished root holds. A door writes it last."""
+SPLITS = "splits.json"
+"""File beside the tables, or beside the receipt where the root is the user's own: lists of scene names by split."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +30,29 @@ class Root:
     cameras: tuple[str, ...] | None
 
 
-def describe_root(root: Path, version: str | None = None, splits: Mapping[str, Sequence[str]] | None = None) -> Root:
-    """Read version, splits, cameras and fingerprint of a root from ``.complete.json`` and ``splits.json``, or from its tables.
+def describe_root(
+    root: Path,
+    version: str | None = None,
+    splits: Mapping[str, Sequence[str]] | None = None,
+    about: Path | None = None,
+) -> Root:
+    """Read version, splits, cameras and fingerprint of a root from what its door wrote, or from its tables.
 
     Parameters
     ----------
     root : Path
         Folder with the ``<version>/`` tables.
     version : str, optional
-        Needed only where there is no ``.complete.json`` and more than one version.
+        Needed only where no door said it and there is more than one version.
     splits : mapping, optional
-        ``{"train": [scene names], "val": [...]}``; by default from ``splits.json``.
+        ``{"train": [scene names], "val": [...]}``; by default from the receipt or from ``splits.json``.
+    about : Path, optional
+        ``results/{dataset}/root/``. Its ``receipt.json`` goes before ``.complete.json`` in the root.
     """
     root = Path(root)
-    marker: dict[str, Any] = read_json(root / COMPLETE) if (root / COMPLETE).exists() else {}
+    receipt = read_receipt(root, about)
     if version is None:
-        version = marker.get("version")
+        version = receipt.get("version")
     if version is None:
         found = sorted(path.parent.name for path in root.glob("*/sample_data.json"))
         if len(found) != 1:
@@ -51,14 +62,27 @@ def describe_root(root: Path, version: str | None = None, splits: Mapping[str, S
             )
         version = found[0]
     if splits is None:
-        path = root / version / "splits.json"
-        if not path.exists():
-            raise PetrflowError(f"{path} is missing: run the data step, which writes it, or pass the splits.")
-        named = read_json(path)
-        splits = {key: named[f"petrflow_{key}"] for key in ("train", "val") if f"petrflow_{key}" in named}
+        splits = receipt.get("splits") or _splits_beside_tables(root / version)
     tables = root / version
-    mark = marker.get("fingerprint") or fingerprint(
-        {name: sha256_file(tables / f"{name}.json") for name in STORE_TABLES}
+    mark = receipt.get("fingerprint") or fingerprint(
+        {name: sha256_file(tables / f"{name}.json") for name in STORE_TABLES if (tables / f"{name}.json").exists()}
     )
-    cameras = tuple(marker["cameras"]) if "cameras" in marker else None
+    cameras = tuple(receipt["cameras"]) if "cameras" in receipt else None
     return Root(root, version, {key: list(names) for key, names in splits.items()}, mark, cameras)
+
+
+def read_receipt(root: Path, about: Path | None = None) -> dict[str, Any]:
+    """Return what a door wrote about a root: the receipt in `about`, else `.complete.json` in the root, else nothing."""
+    for path in ([Path(about) / RECEIPT] if about is not None else []) + [Path(root) / COMPLETE]:
+        if path.exists():
+            content: dict[str, Any] = read_json(path)
+            return content
+    return {}
+
+
+def _splits_beside_tables(tables: Path) -> dict[str, list[str]]:
+    path = tables / SPLITS
+    if not path.exists():
+        raise PetrflowError(f"{path} is missing: run the data step, which writes it, or pass the splits.")
+    named = read_json(path)
+    return {key: named[f"petrflow_{key}"] for key in ("train", "val") if f"petrflow_{key}" in named}

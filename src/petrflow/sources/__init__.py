@@ -1,0 +1,1 @@
+"""The doors: each turns one kind of source into a nuScenes root."""

@@ -1,14 +1,18 @@
-"""The nuScenes door: a folder is linked, an archive or URL is fetched, unpacked and verified, and a nuScenes root stands at the end.
+"""The nuScenes door: a folder is linked or used where it stands; an archive or URL is fetched and unpacked first.
 
-Nothing is copied: `data/{dataset}/` holds links to `samples/`, `sweeps/`, `maps/` and to each table, in a version folder of its own, because
-`splits.json` stands beside the tables and the source may be read-only and shared.
+Nothing is copied. `data/{dataset}/` holds links to `samples/`, `sweeps/`, `maps/` and to each table. The tables' links lie in a folder
+of petrflow's own, because `splits.json` stands beside the tables, and the source may be read-only and shared.
+
+A source that already stands at `data/{dataset}` is used there, and nothing is written into it.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +21,15 @@ from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import extract, finished_record, is_archive
 from petrflow.fetch.download import fetch, file_name, public_url, read_url_list
 from petrflow.fetch.transfer import scheme_of
-from petrflow.files import (
-    atomic_dir,
-    disk_errors,
-    fingerprint,
-    patient_lock,
-    read_json,
-    remove,
-    sha256_file,
-    temporary_path,
-    write_json,
-)
-from petrflow.nuscenes.names import TABLE_NAMES
+from petrflow.files import disk_errors, fingerprint, patient_lock, read_json, remove, sha256_file, write_json
+from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy
-from petrflow.nuscenes.root import COMPLETE
+from petrflow.nuscenes.root import COMPLETE, RECEIPT, SPLITS
+from petrflow.sources.ownership import claim, made_by_petrflow, new_root, same_place, write_receipt
 
-MEDIA_FOLDERS = ("samples", "sweeps", "maps")
-CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 CACHE = ".cache"
+# Bytes at each end of an archive that its mark is made from.
+_MARK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,47 +57,116 @@ class Remote:
 # ------------------------------------------------------------------------------------------------------------------ the one entry
 
 
-def prepare(dataset: Mapping[str, Any], root: Path, cache: Path | None = None, progress: bool = True) -> dict[str, Any]:
-    """Bring a nuScenes data set to `root` and return what its `.complete.json` says.
+def prepare(
+    dataset: Mapping[str, Any],
+    root: Path,
+    about: Path | None = None,
+    *,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Bring a nuScenes data set to `root` and return its receipt.
 
     Parameters
     ----------
-    dataset : the config's entry: `source`, `version`, `splits` (`train` and `val`, each a split's name or a list of scenes),
-        `remove_archives`
-    root : folder to make, `data/{dataset}`
-    cache : where archives and what they held are kept; `.cache` beside `root` when None
+    dataset
+        The config's entry: `source`, `version`, `splits` (`train` and `val`, each a split's name or a list of scenes),
+        `remove_archives`.
+    root
+        `data/{dataset}`: it is replaced whole at the end, and only if petrflow made it; see `petrflow.sources.ownership`.
+    about
+        `results/{dataset}/root/`: `receipt.json` is written there last. If the source stands at `root`, so is `splits.json`.
+    cache
+        Where archives and what they held are kept; `.cache` beside `root` when None.
 
     Raises
     ------
     PetrflowError
-        the source is not there or not nuScenes, a scene or split is unknown, files that the tables name are missing or damaged; each
-        message says what to do
+        The source is not there or not nuScenes, a scene or split is unknown, files that the tables name are missing or damaged, or
+        something that petrflow did not make stands at `root`. Each message says what to do.
     """
     from petrflow.sources.verification import verify
 
     root = Path(root)
     cache = Path(cache) if cache is not None else root.parent / CACHE
     version = str(dataset.get("version", "v1.0-mini"))
-    with disk_errors(root, permissions=True):
-        root.mkdir(parents=True, exist_ok=True)
+    items = read_source(dataset["source"])
+    archives = [item.path for item in items if isinstance(item, Archive)]
+    if not any(isinstance(item, Folder) for item in items):
+        claim(root, archives, about)
     with patient_lock(cache / f".{root.name}.lock"):
-        remove(root / COMPLETE)
-        items = read_source(dataset["source"])
-        source = _bring(items, cache, bool(dataset.get("remove_archives", False)), progress)
-        source = find_root(source, version)
+        folder = _bring(items, cache, bool(dataset.get("remove_archives", False)), progress)
+        source = find_root(folder, version)
         check_tables(source, version)
+        in_place = same_place(source, root)
+        if not in_place:
+            claim(root, _read_by_links(source, version), about)
         splits = resolve_splits(dataset.get("splits") or {}, source, version)
-        _link(source, version, splits, root)
-        facts = verify(root, version, sorted({*splits["train"], *splits["val"]}), source, progress=progress)
-        complete = {
+        facts = verify(source, version, sorted({*splits["train"], *splits["val"]}), source, progress=progress)
+        hashes = {path.name: sha256_file(path) for path in _tables_of(source, version)}
+        named = {**_own_splits(source, version), "petrflow_train": splits["train"], "petrflow_val": splits["val"]}
+        receipt = {
             "kind": "nuscenes",
             "version": version,
             "splits": splits,
             **facts,
-            "fingerprint": _fingerprint(root, version),
+            "fingerprint": fingerprint({"tables": hashes, "splits": named}),
+            "source_mark": source_mark(dataset, hash_file=lambda path: hashes.get(path.name) or sha256_file(path)),
         }
-        write_json(root / COMPLETE, complete)
-    return complete
+        if in_place:
+            if about is not None:
+                write_json(Path(about) / SPLITS, named)
+        else:
+            reads = _read_by_links(source, version)
+            with new_root(root, kind="nuscenes", version=version, reads=reads, about=about) as made:
+                _link(source, version, named, made)
+                write_json(made / COMPLETE, receipt)
+            if about is not None:
+                remove(Path(about) / SPLITS)
+        write_receipt(about, receipt)
+    return receipt
+
+
+def source_mark(
+    dataset: Mapping[str, Any], about: Path | None = None, hash_file: Callable[[Path], str] = sha256_file
+) -> str:
+    """Return a text that changes when the tables or archives of a data set change.
+
+    Parameters
+    ----------
+    dataset
+        The config's entry.
+    about
+        `results/{dataset}/root/`. A source that cannot be read any more, such as an archive that was removed once it was unpacked,
+        has the mark that the receipt there noted.
+    hash_file
+        Takes a table's SHA-256; a caller that remembers them by size, time and inode makes this cheap.
+    """
+    try:
+        items = read_source(dataset["source"])
+        first = items[0]
+        if isinstance(first, Folder):
+            version = str(dataset.get("version", "v1.0-mini"))
+            tables = _tables_of(find_root(first.path, version), version)
+            own = [path.with_name(SPLITS) for path in tables[:1] if path.with_name(SPLITS).is_file()]
+            return fingerprint({path.name: hash_file(path) for path in [*tables, *own]})
+        return fingerprint([_mark_of(item) for item in items])
+    except (PetrflowError, OSError):
+        receipt = Path(about) / RECEIPT if about is not None else None
+        if receipt is not None and receipt.is_file():
+            return str(read_json(receipt).get("source_mark", "missing"))
+        return "missing"
+
+
+def _mark_of(item: Folder | Archive | Remote) -> list[Any]:
+    """What tells one archive from another: a link's address, or size and both ends of a file, where formats keep checksums."""
+    if isinstance(item, Remote):
+        return ["url", item.sha256 or _path_of(item)]
+    size = item.path.stat().st_size
+    with item.path.open("rb") as handle:
+        head = handle.read(_MARK_BYTES)
+        handle.seek(max(0, size - _MARK_BYTES))
+        return ["archive", item.path.name, size, hashlib.sha256(head + handle.read()).hexdigest()]
 
 
 # ------------------------------------------------------------------------------------------------------------------ sources
@@ -204,27 +268,53 @@ def _extraction_name(items: Sequence[Folder | Archive | Remote]) -> str:
 
 
 def find_root(folder: Path, version: str) -> Path:
-    """The nuScenes root at, around or one level below a folder: where `{version}/scene.json` is."""
-    if folder.name == version and (folder / "scene.json").is_file():
+    """Return the nuScenes root at, around or one level below a folder: where `{version}/scene.json` is.
+
+    Roots that petrflow made count below a folder only if there is no other: `source: data` means the user's data in there.
+    """
+    if folder.name == version and _is_file(folder / "scene.json"):
         return folder.parent
+    if _is_file(folder / version / "scene.json"):
+        return folder
     below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    for candidate in (folder, *below):
-        if (candidate / version / "scene.json").is_file():
-            return candidate
-    found = sorted({path.parent.name for candidate in (folder, *below) for path in candidate.glob("*/scene.json")})
+    found = [entry for entry in below if _is_file(entry / version / "scene.json")]
+    found = [entry for place, entry in enumerate(found) if not any(same_place(entry, one) for one in found[:place])]
+    if len(found) > 1:
+        found = [entry for entry in found if not made_by_petrflow(entry.resolve(), entry.name)] or found
+    if len(found) > 1:
+        names = ", ".join(entry.name for entry in found)
+        raise PetrflowError(f"{folder} holds several roots with {version} ({names}): name one of them as `source`.")
     if found:
+        return found[0]
+    versions = sorted(
+        {
+            path.name
+            for candidate in (folder, *below)
+            for path in (candidate.iterdir() if os.access(candidate, os.R_OK | os.X_OK) else ())
+            if _is_file(path / "scene.json")
+        }
+    )
+    if versions:
         raise PetrflowError(
-            f"{folder} holds {', '.join(found)}, not {version}: set the data set's `version` to {found[0]}, or name the right source."
+            f"{folder} holds {', '.join(versions)}, not {version}: set the data set's `version` to {versions[0]}, or name the right source."
         )
     raise PetrflowError(
-        f"{folder} is no nuScenes root: it has no {version}/scene.json. It should hold {version}/, samples/, sweeps/ and maps/; of several archives, the "
+        f"{folder} is no nuScenes root: it has no {version}/scene.json. It should hold {version}/, samples/ and sweeps/; of several archives, the "
         f"tables are in {'v1.0-mini.tgz' if version == 'v1.0-mini' else version + '_meta.tgz'}."
     )
 
 
+def _is_file(path: Path) -> bool:
+    """As `path.is_file()`; a folder that may not be entered holds no file."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
+
+
 def check_tables(source: Path, version: str) -> None:
-    """Raise when one of the 13 tables is missing."""
-    missing = [name for name in TABLE_NAMES if not (source / version / f"{name}.json").is_file()]
+    """Raise when a table is missing that petrflow reads."""
+    missing = [name for name in NEEDED_TABLES if not (source / version / f"{name}.json").is_file()]
     if missing:
         raise PetrflowError(
             f"{source / version} lacks {', '.join(f'{name}.json' for name in missing)}: {table_remedy(version)}"
@@ -243,7 +333,7 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
         `splits.json`)
     """
     scenes = sorted(str(row["name"]) for row in read_table(source, version, "scene"))
-    own = read_json(source / version / "splits.json") if (source / version / "splits.json").is_file() else {}
+    own = _own_splits(source, version)
     defaults = (
         {"train": "mini_train", "val": "mini_val"} if version == "v1.0-mini" else {"train": "train", "val": "val"}
     )
@@ -301,6 +391,19 @@ def _checked_scenes(wanted: Iterable[Any], part: str, scenes: Sequence[str], ver
     return sorted(set(names))
 
 
+def _own_splits(source: Path, version: str) -> dict[str, Any]:
+    """What the source's own `splits.json` says; it need not have one."""
+    path = source / version / SPLITS
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise PetrflowError(
+            f"{path} is no mapping of split names to lists of scene names: correct it, or move it away."
+        )
+    return content
+
+
 def _official_splits() -> dict[str, list[str]]:
     from nuscenes.utils.splits import create_splits_scenes
 
@@ -310,39 +413,22 @@ def _official_splits() -> dict[str, list[str]]:
 # ------------------------------------------------------------------------------------------------------------------ links
 
 
-def _link(source: Path, version: str, splits: Mapping[str, Sequence[str]], root: Path) -> None:
-    """Make `root` a nuScenes root of links, with a version folder of its own for `splits.json`."""
-    for name in MEDIA_FOLDERS:
-        target = source / name
-        link = root / name
-        if link.is_dir() and not link.is_symlink():
-            raise PetrflowError(
-                f"{link} is a folder of its own, from another kind of data set under this name: delete {root} and run the command again."
-            )
-        if target.is_dir():
-            _make_link(link, target)
-        else:
-            remove(link)
-    tables = root / version
-    if tables.is_symlink():
-        remove(tables)
-    with atomic_dir(tables) as folder:
-        for table in sorted((source / version).glob("*.json")):
-            if table.name != "splits.json":
-                (folder / table.name).symlink_to(table.resolve())
-        own = read_json(source / version / "splits.json") if (source / version / "splits.json").is_file() else {}
-        write_json(
-            folder / "splits.json",
-            {**own, "petrflow_train": list(splits["train"]), "petrflow_val": list(splits["val"])},
-        )
+def _tables_of(source: Path, version: str) -> list[Path]:
+    return sorted(path for path in (source / version).glob("*.json") if path.name != SPLITS)
 
 
-def _make_link(link: Path, target: Path) -> None:
-    temporary = temporary_path(link)
-    with disk_errors(link, permissions=True):
-        temporary.symlink_to(target.resolve())
-        temporary.replace(link)
+def _read_by_links(source: Path, version: str) -> list[Path]:
+    """The folders of a source that a root's links lead into."""
+    return [source / name for name in (version, *MEDIA_FOLDERS) if (source / name).exists()]
 
 
-def _fingerprint(root: Path, version: str) -> str:
-    return fingerprint({path.name: sha256_file(path) for path in sorted((root / version).glob("*.json"))})
+def _link(source: Path, version: str, splits: Mapping[str, Any], root: Path) -> None:
+    """Fill the empty folder `root` with links, and with a version folder of its own for `splits.json`."""
+    with disk_errors(root, permissions=True):
+        for name in MEDIA_FOLDERS:
+            if (source / name).is_dir():
+                (root / name).symlink_to((source / name).resolve())
+        (root / version).mkdir()
+        for table in _tables_of(source, version):
+            (root / version / table.name).symlink_to(table.resolve())
+    write_json(root / version / SPLITS, splits)

@@ -19,12 +19,12 @@ from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import RECORDS, Record, read_records
 from petrflow.files import remove
 from petrflow.nuscenes.columns import LIST, TEXT, read_columns
-from petrflow.nuscenes.records import read_table
+from petrflow.nuscenes.names import CAMERA_ORDER
+from petrflow.nuscenes.records import read_table, table_remedy
 from petrflow.pictures.read import file_fault
 
 THREADS = 16
 _BATCH = 512
-_CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 
 
 @dataclass
@@ -35,21 +35,34 @@ class Faults:
     missing: list[str] = field(default_factory=list)
     damaged: list[tuple[str, str]] = field(default_factory=list)  # name, what is wrong
 
+    def add(self, name: str, fault: str) -> None:
+        """Count one checked file with what is wrong with it: `missing`, any other text, or '' for nothing."""
+        self.checked += 1
+        if fault == "missing":
+            self.missing.append(name)
+        elif fault:
+            self.damaged.append((name, fault))
+
     def names(self) -> list[str]:
         """All files that are not as they should be."""
         return self.missing + [name for name, _ in self.damaged]
 
 
 def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progress: bool = True) -> dict[str, Any]:
-    """Check the files of some scenes and return what `.complete.json` says of the tables.
+    """Check the files of some scenes and return what a receipt says of the tables.
 
-    Missing or damaged camera images and maps raise; lidar and radar, which petrflow does not read for training, are reported on stderr.
+    Missing or damaged camera images raise. Lidar, radar and maps, which petrflow does not read for training, are reported on stderr.
 
     Parameters
     ----------
-    root : nuScenes root with links
-    scenes : names of the scenes whose files must be there
-    source : the folder behind the links, where records of unpacked archives are
+    root
+        A nuScenes root.
+    version
+        Name of the folder of its tables.
+    scenes
+        Names of the scenes whose files must be there.
+    source
+        The folder that holds the records of unpacked archives.
     """
     tables = _Tables(root / version)
     faults: dict[str, Faults] = defaultdict(Faults)
@@ -58,23 +71,14 @@ def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progre
         total=len(names), desc="verifying files", unit="file", file=sys.stderr, disable=not progress, mininterval=1.0
     ) as bar:
         for name, channel, fault in _check_all(root, names, channels):
-            entry = faults[channel]
-            entry.checked += 1
-            if fault == "missing":
-                entry.missing.append(name)
-            elif fault:
-                entry.damaged.append((name, fault))
+            faults[channel].add(name, fault)
             bar.update()
-    for row in tables.rows("map"):
-        entry = faults["maps"]
-        entry.checked += 1
-        fault = file_fault(root / str(row["filename"]))
-        if fault == "missing":
-            entry.missing.append(str(row["filename"]))
-        elif fault:
-            entry.damaged.append((str(row["filename"]), fault))
+    for row in tables.rows("map") if (root / version / "map.json").is_file() else []:
+        name = str(row.get("filename", ""))
+        if name:
+            faults["maps"].add(name, file_fault(root / name))
     bad = {channel: entry for channel, entry in sorted(faults.items()) if entry.names()}
-    needed = {channel: entry for channel, entry in bad.items() if channel in tables.cameras or channel == "maps"}
+    needed = {channel: entry for channel, entry in bad.items() if channel in tables.cameras}
     if needed:
         raise PetrflowError(_report(root, version, needed, source))
     if bad:
@@ -98,28 +102,35 @@ class _Tables:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        read = read_columns
-        self._sensors = {str(row["token"]): row for row in self.rows("sensor")}
-        modality = {token: row["modality"] for token, row in self._sensors.items()}
-        found = [str(row["channel"]) for row in self._sensors.values() if row["modality"] == "camera"]
-        calibrated = self.rows("calibrated_sensor")
-        used = {str(row["sensor_token"]) for row in calibrated}
-        found = [name for name in found if any(self._sensors[token]["channel"] == name for token in used)]
-        self.cameras = [name for name in _CAMERA_ORDER if name in found] + sorted(set(found) - set(_CAMERA_ORDER))
-        if not self.cameras:
-            raise PetrflowError(
-                f"{folder / 'sensor.json'} names no camera (modalities: {sorted(set(modality.values()))}): petrflow needs camera images."
-            )
-        self._channel_of = {
-            str(row["token"]): str(self._sensors[row["sensor_token"]]["channel"])
-            for row in calibrated
-            if row["sensor_token"] in self._sensors
-        }
-        self._data = read(
+        sensors = {str(row["token"]): row for row in self.rows("sensor")}
+        self._channel_of: dict[str, str] = {}
+        for row in self.rows("calibrated_sensor"):
+            sensor = sensors.get(str(row["sensor_token"]))
+            if sensor is None:
+                raise PetrflowError(
+                    f"{folder / 'calibrated_sensor.json'} refers to sensor {row['sensor_token']!r} (record {row['token']}), which "
+                    f"sensor.json does not hold: {table_remedy(folder.name)}"
+                )
+            self._channel_of[str(row["token"])] = str(sensor["channel"])
+        self._data = read_columns(
             folder / "sample_data.json", {"sample_token": TEXT, "calibrated_sensor_token": TEXT, "filename": TEXT}
         )
-        self._samples = read(folder / "sample.json", {"token": TEXT, "scene_token": TEXT})
-        annotations = read(folder / "sample_annotation.json", {"prev": TEXT, "next": TEXT, "attribute_tokens": LIST})
+        # A vehicle may have sensors that recorded nothing here.
+        used = {self._channel_of.get(token) for token in pc.unique(self._data["calibrated_sensor_token"]).to_pylist()}
+        modality = {str(row["channel"]): str(row["modality"]) for row in sensors.values()}
+        found = {channel for channel, kind in modality.items() if kind == "camera" and channel in used}
+        self.cameras = [name for name in CAMERA_ORDER if name in found] + sorted(found - set(CAMERA_ORDER))
+        if not self.cameras:
+            raise PetrflowError(
+                f"{folder / 'sensor.json'} names no camera that recorded anything (modalities: {sorted(set(modality.values()))}): "
+                "petrflow needs camera images."
+            )
+        self._samples = read_columns(folder / "sample.json", {"token": TEXT, "scene_token": TEXT})
+        annotations = read_columns(
+            folder / "sample_annotation.json",
+            {"prev": TEXT, "next": TEXT, "attribute_tokens": LIST},
+            optional=("attribute_tokens",),
+        )
         self._annotations = len(annotations["prev"])
         self.has_velocity = any(value for value in _distinct(annotations["prev"]) + _distinct(annotations["next"]))
         self.has_attributes = any(_distinct(annotations["attribute_tokens"]))

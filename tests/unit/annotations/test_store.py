@@ -70,7 +70,7 @@ def test_a_folder_may_have_any_name(store_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"), [(0, "an older petrflow.*Delete it"), (99, "a newer petrflow.*Update petrflow")]
+    ("found", "message"), [(0, "an older petrflow.*Move it away"), (99, "a newer petrflow.*Update petrflow")]
 )
 def test_a_store_of_another_version_is_refused(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int, message: str

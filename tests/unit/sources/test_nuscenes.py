@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,14 +16,17 @@ from typing import Any
 
 import pytest
 
+from petrflow.annotations import AnnotationStore, annotate
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import Record
 from petrflow.files import read_json
-from petrflow.nuscenes.names import TABLE_NAMES
+from petrflow.nuscenes.names import NEEDED_TABLES
 from petrflow.nuscenes.records import read_table
-from petrflow.sources.nuscenes import prepare, read_source, resolve_splits
+from petrflow.nuscenes.root import describe_root
+from petrflow.sources.nuscenes import prepare, read_source, resolve_splits, source_mark
 from petrflow.sources.verification import holding_archives
 from tests.helpers.misbehaving_server import MisbehavingServer
+from tests.helpers.trees import state_of
 
 SCENES = {"train": "mini_train", "val": "mini_val"}
 
@@ -53,10 +57,9 @@ def broken(source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "broken"))
 
 
-def door(source: Any, root: Path, **more: Any) -> dict[str, Any]:
-    return prepare(
-        {"kind": "nuscenes", "version": "v1.0-mini", "source": source, "splits": SCENES, **more}, root, progress=False
-    )
+def door(source: Any, root: Path, about: Path | None = None, **more: Any) -> dict[str, Any]:
+    dataset = {"kind": "nuscenes", "version": "v1.0-mini", "source": source, "splits": SCENES, **more}
+    return prepare(dataset, root, about, progress=False)
 
 
 # ------------------------------------------------------------------------------------------------------------------ folders
@@ -114,17 +117,17 @@ def test_a_folder_around_the_root_or_its_table_folder_serves_too(source: Path, t
     assert (tmp_path / "b" / "samples").resolve() == source / "samples"
 
 
-def test_a_failed_door_leaves_no_complete_mark(source: Path, tmp_path: Path) -> None:
-    door(str(source), tmp_path / "set")
+def test_a_failed_door_leaves_the_finished_root_as_it_was(source: Path, tmp_path: Path) -> None:
+    first = door(str(source), tmp_path / "set")
     with pytest.raises(PetrflowError):
         door(str(source), tmp_path / "set", splits={"train": ["scene-9999"], "val": "mini_val"})
-    assert not (tmp_path / "set" / ".complete.json").exists()
+    assert read_json(tmp_path / "set" / ".complete.json") == first
 
 
 def test_a_folder_of_another_kind_under_the_name_is_not_removed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "set" / "samples").mkdir(parents=True)
     (tmp_path / "set" / "samples" / "precious.jpg").write_text("")
-    with pytest.raises(PetrflowError, match="is a folder of its own"):
+    with pytest.raises(PetrflowError, match="did not make"):
         door(str(source), tmp_path / "set")
     assert (tmp_path / "set" / "samples" / "precious.jpg").exists()
 
@@ -254,11 +257,113 @@ def test_files_of_scenes_outside_the_splits_need_not_be_there(broken: Path, tmp_
     door(str(broken), tmp_path / "set", splits={"train": [name], "val": [name]})
 
 
-@pytest.mark.parametrize("table", TABLE_NAMES)
+@pytest.mark.parametrize("table", NEEDED_TABLES)
 def test_a_missing_table_is_named(table: str, broken: Path, tmp_path: Path) -> None:
     (broken / "v1.0-mini" / f"{table}.json").unlink()
     with pytest.raises(PetrflowError, match=f"{table}\\.json|no nuScenes root"):
         door(str(broken), tmp_path / "set")
+
+
+def test_what_nothing_needs_may_be_missing(broken: Path, tmp_path: Path) -> None:
+    shutil.rmtree(broken / "maps")
+    for name in ("map", "log", "visibility"):
+        (broken / "v1.0-mini" / f"{name}.json").unlink()
+    path = broken / "v1.0-mini" / "sample_annotation.json"
+    annotations = json.loads(path.read_text())
+    for row in annotations:
+        del row["visibility_token"], row["num_radar_pts"], row["attribute_tokens"]
+    path.write_text(json.dumps(annotations))
+    receipt = door(str(broken), tmp_path / "set")
+    assert not receipt["has_attributes"]
+    annotate(tmp_path / "set", {split: tmp_path / f"{split}.arrow" for split in ("train", "val")}, progress=False)
+    store = AnnotationStore.open(tmp_path / "train.arrow")
+    assert set(store[0].visibility.tolist()) == {0}
+    assert set(store[0].attributes) == {""}
+
+
+def test_cameras_that_recorded_nothing_are_left_out(broken: Path, tmp_path: Path) -> None:
+    path = broken / "v1.0-mini" / "sample_data.json"
+    rows = [row for row in json.loads(path.read_text()) if "CAM_BACK_LEFT" not in row["filename"]]
+    path.write_text(json.dumps(rows))
+    assert "CAM_BACK_LEFT" not in door(str(broken), tmp_path / "set")["cameras"]
+
+
+# ------------------------------------------------------------------------------------------------------------------ in place
+
+
+@pytest.mark.parametrize("name", ["nuscenes", "nuscenes/v1.0-mini", ".", "link", "nuscenes/../nuscenes"])
+def test_a_root_that_stands_at_its_place_is_used_there_and_nothing_is_written_into_it(
+    name: str, source: Path, tmp_path: Path
+) -> None:
+    root, about = tmp_path / "data" / "nuscenes", tmp_path / "results" / "nuscenes" / "root"
+    shutil.copytree(source, root)
+    (tmp_path / "data" / "link").symlink_to(root)
+    before = state_of(root)
+    receipt = door(str(tmp_path / "data" / name), root, about=about)
+    assert state_of(root) == before
+    assert read_json(about / "receipt.json") == receipt
+    described = describe_root(root, about=about)
+    assert described.splits == receipt["splits"]
+    assert described.fingerprint == receipt["fingerprint"]
+    assert read_json(about / "splits.json")["petrflow_val"] == receipt["splits"]["val"]
+    stores = {split: tmp_path / "results" / f"{split}.arrow" for split in ("train", "val")}
+    annotate(root, stores, about=about, progress=False)
+    assert state_of(root) == before
+
+
+def test_a_root_in_place_behind_a_link_and_one_that_petrflow_made_serve_too(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(source)
+    before = state_of(source)
+    receipt = door(str(tmp_path / "data" / "linked"), tmp_path / "data" / "linked", about=tmp_path / "about")
+    assert receipt["counts"]["scenes"] == 3
+    door(str(source), tmp_path / "data" / "made")
+    made = state_of(tmp_path / "data" / "made")
+    again = door(str(tmp_path / "data" / "made"), tmp_path / "data" / "made", about=tmp_path / "again")
+    assert again["splits"] == receipt["splits"]
+    assert state_of(tmp_path / "data" / "made") == made
+    assert state_of(source) == before
+
+
+def test_the_users_data_and_not_petrflows_own_roots_are_meant_by_a_folder_around_them(
+    source: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(source, tmp_path / "data" / "recordings")
+    for _ in range(2):
+        door(str(tmp_path / "data"), tmp_path / "data" / "a")
+        assert (tmp_path / "data" / "a" / "samples").resolve() == tmp_path / "data" / "recordings" / "samples"
+    shutil.copytree(source, tmp_path / "data" / "other")
+    with pytest.raises(PetrflowError, match=re.escape("several roots with v1.0-mini (other, recordings)")):
+        door(str(tmp_path / "data"), tmp_path / "data" / "a")
+
+
+# ------------------------------------------------------------------------------------------------------------------ marks
+
+
+def test_the_mark_changes_with_the_tables_and_not_with_their_times(broken: Path, tmp_path: Path) -> None:
+    dataset = {"kind": "nuscenes", "version": "v1.0-mini", "source": str(broken), "splits": SCENES}
+    about = tmp_path / "about"
+    noted = door(str(broken), tmp_path / "set", about=about)["source_mark"]
+    assert source_mark(dataset, about) == noted
+    os.utime(broken / "v1.0-mini" / "sample_annotation.json", (1, 1))
+    assert source_mark(dataset, about) == noted
+    path = broken / "v1.0-mini" / "sample_annotation.json"
+    path.write_text(path.read_text().replace("0.5", "0.6", 1))
+    assert source_mark(dataset, about) != noted
+    assert source_mark({**dataset, "source": str(tmp_path / "unmounted")}, about) == noted
+    assert source_mark({**dataset, "source": str(tmp_path / "unmounted")}) == "missing"
+
+
+def test_the_mark_of_an_archive_changes_with_its_content(archives: list[Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copy(archives[0], tmp_path / "meta.tgz"))
+    dataset = {"kind": "nuscenes", "source": [str(copy)]}
+    before = source_mark(dataset)
+    os.utime(copy, (1, 1))
+    assert source_mark(dataset) == before
+    content = bytearray(copy.read_bytes())
+    content[-8] ^= 1
+    copy.write_bytes(bytes(content))
+    assert source_mark(dataset) != before
 
 
 def test_the_archive_that_should_have_held_a_file_is_found_by_its_log_or_by_nuscenes_names() -> None:
@@ -324,10 +429,10 @@ CODE = """
 import sys, json
 from functools import partial
 from pathlib import Path
-from petrflow.fetch import archive
-from petrflow.sources import nuscenes
-from petrflow.fetch.download import Patience, fetch
 from petrflow.errors import PetrflowError
+from petrflow.fetch import archive
+from petrflow.fetch.download import Patience, fetch
+from petrflow.sources import nuscenes
 from petrflow.sources.nuscenes import prepare
 archive.FLUSH_BYTES = 1 << 20
 nuscenes.fetch = partial(fetch, patience=Patience(backoff=0.01, longest_wait=0.05, stall_timeout=0.3))

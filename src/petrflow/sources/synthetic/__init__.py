@@ -28,6 +28,6 @@ workers : int, default one a CPU core
     Processes; the bytes do not depend on it.
 """
 
-from petrflow.sources.synthetic.generate import DEFAULTS, generate
+from petrflow.sources.synthetic.generate import DEFAULTS, generate, prepare, source_mark
 
-__all__ = ["DEFAULTS", "generate"]
+__all__ = ["DEFAULTS", "generate", "prepare", "source_mark"]

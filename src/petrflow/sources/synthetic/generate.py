@@ -1,9 +1,9 @@
-"""Makes a whole synthetic data set: scenes in parallel, tables merged, everything swapped in at once."""
+"""The synthetic door: scenes are rendered in parallel, their tables joined, and the root replaced at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 from petrflow import files
 from petrflow.errors import PetrflowError
-from petrflow.nuscenes.writer import TABLE_NAMES, fixed_tables
+from petrflow.nuscenes.names import TABLE_NAMES
+from petrflow.nuscenes.root import COMPLETE, SPLITS
+from petrflow.nuscenes.writer import fixed_tables
+from petrflow.sources.ownership import new_root, write_receipt
 from petrflow.sources.synthetic.pool import run_scenes
 from petrflow.sources.synthetic.rig import CAMERA_NAMES, LIDAR_NAME
 
@@ -141,10 +144,38 @@ def _make_all(
     return [rows[name] for name in names]
 
 
-def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool = True) -> dict[str, Any]:
-    """Write a synthetic nuScenes root at `root`, replacing what is there, and return what `.complete.json` says.
+def prepare(
+    dataset: Mapping[str, Any], root: Path, about: Path | None = None, *, progress: bool = True
+) -> dict[str, Any]:
+    """Write a synthetic nuScenes root at `root` and its receipt to `about`; return the receipt.
 
-    `settings` are described in `petrflow.sources.synthetic`. The folder appears whole or not at all.
+    Parameters
+    ----------
+    dataset
+        The config's entry.
+    root
+        `data/{dataset}`: it is replaced whole at the end, and only if petrflow made it; see `petrflow.sources.ownership`.
+    about
+        `results/{dataset}/root/`.
+    """
+    receipt = generate(root, dict(dataset), progress, about)
+    write_receipt(about, receipt)
+    return receipt
+
+
+def source_mark(dataset: Mapping[str, Any], about: Path | None = None) -> str:
+    """Return a text that changes when the data set's source does: there is none, its settings say everything."""
+    del dataset, about
+    return ""
+
+
+def generate(
+    root: Path, settings: dict[str, Any] | None = None, progress: bool = True, about: Path | None = None
+) -> dict[str, Any]:
+    """Write a synthetic nuScenes root at `root` and return its receipt.
+
+    `settings` are described in `petrflow.sources.synthetic`. The folder appears whole or not at all. One that petrflow did not make is
+    never replaced.
     """
     merged = _checked(dict(settings or {}))
     names = scene_names(merged["scenes"])
@@ -154,7 +185,7 @@ def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool 
     }
     scene_settings["image_size"] = tuple(merged["image_size"])
     workers = min(merged["workers"] or len(os.sched_getaffinity(0)), len(names))
-    with files.atomic_dir(Path(root)) as folder:
+    with new_root(Path(root), kind="synthetic", version=merged["version"], about=about) as folder:
         rows = _make_all(names, scene_settings, folder, workers, progress)
         tables = fixed_tables(CAMERA_NAMES, LIDAR_NAME)
         for name in TABLE_NAMES:
@@ -164,7 +195,7 @@ def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool 
         version.mkdir(parents=True)
         for name in TABLE_NAMES:
             files.write_json(version / f"{name}.json", tables[name])
-        files.write_json(version / "splits.json", {"petrflow_train": splits["train"], "petrflow_val": splits["val"]})
+        files.write_json(version / SPLITS, {"petrflow_train": splits["train"], "petrflow_val": splits["val"]})
         hashes = {name: files.sha256_file(version / f"{name}.json") for name in (*TABLE_NAMES, "splits")}
         complete = {
             "kind": "synthetic",
@@ -183,5 +214,5 @@ def generate(root: Path, settings: dict[str, Any] | None = None, progress: bool 
                 {"tables": hashes, "settings": {k: v for k, v in merged.items() if k != "workers"}}
             ),
         }
-        files.write_json(folder / ".complete.json", complete)
+        files.write_json(folder / COMPLETE, complete)
     return complete
