@@ -19,8 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("--request", type=Path)
     path = parser.parse_args().request
     request = Request.read(path)
-    use_device(request.settings.device)
-    processes.initialize()
+    processes.initialize(use_device(request.settings.device))
     parts = petrflow_parts(request)
     parts.model.train()
     parts.model.seed_step(0, 0, 0)

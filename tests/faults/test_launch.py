@@ -18,11 +18,11 @@ SLOW = {"step_seconds": 0.2}
 EAGER = {"checkpoint_minutes": 0.0}
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, devices: int = 1) -> subprocess.Popen[bytes]:
     """Launch the training of ``folder`` and wait until it has written a checkpoint."""
     code = (
         "import sys; from pathlib import Path; from petrflow.training.launch import launch;"
-        f"sys.exit(launch(Path({str(folder / 'request.json')!r}), script=Path({str(SCRIPT)!r})))"
+        f"sys.exit(launch(Path({str(folder / 'request.json')!r}), {devices}, script=Path({str(SCRIPT)!r})))"
     )
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-c", code], stderr=log, start_new_session=True)
@@ -34,7 +34,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_stops_training_with_its_own_code_and_message(number, trainings, calm, tmp_path):
     make_request(tmp_path, SLOW, **EAGER)
     process = start(tmp_path)
@@ -57,3 +57,15 @@ def test_a_training_whose_parent_was_killed_stops_by_itself_and_the_next_one_wai
     assert trainings.run(tmp_path) == 0, (tmp_path / "log.txt").read_text()
     assert "Going on from epoch" in (tmp_path / "log.txt").read_text()
     assert results(tmp_path) == calm(SLOW, **EAGER)
+
+
+def test_two_processes_write_a_checkpoint_however_often_people_press_ctrl_c(tmp_path):
+    make_request(tmp_path, SLOW, devices=2, batch_size=2, **EAGER)
+    process = start(tmp_path, devices=2)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    assert process.wait() == 75, (tmp_path / "log.txt").read_text()
+    said = (tmp_path / "log.txt").read_text()
+    assert "Stopped by SIGINT" in said
+    assert "Traceback" not in said

@@ -106,6 +106,9 @@ def evaluate(model: FakeModel, options: dict[str, Any]) -> dict[str, Any]:
     time.sleep(options.get("evaluation_seconds", 0.0))
     inputs = paddle.to_tensor(np.linspace(-1, 1, 4 * FEATURES, dtype="float32").reshape(4, FEATURES))
     score = float(paddle.abs(model(inputs)).mean())
+    if folder := os.environ.get("FAKE_SCORES"):  # what each process finds the model to be worth
+        with open(f"{folder}/scores-{processes.rank()}.txt", "a") as file:
+            file.write(f"{score!r}\n")
     return {"mAP": score / 2, "NDS": score, "not_available": [], "per_class": {}}
 
 

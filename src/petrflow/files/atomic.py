@@ -23,7 +23,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files.disk import disk_errors
 from petrflow.files.fingerprints import plain
-from petrflow.files.owners import _owner_is_gone, _owner_tag
+from petrflow.files.owners import owner_is_gone, owner_tag
 
 TEMPORARY_MARK = ".petrflow-"
 _counter = itertools.count()
@@ -35,7 +35,7 @@ def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
     name = path.name
     if len(name.encode()) > 150:  # the file system allows 255 bytes
         name = name.encode()[:100].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
-    return path.parent / f".{name}{TEMPORARY_MARK}{_owner_tag()}-{next(_counter)}{suffix}"
+    return path.parent / f".{name}{TEMPORARY_MARK}{owner_tag()}-{next(_counter)}{suffix}"
 
 
 def sweep_stale(folder: Path) -> list[Path]:
@@ -55,7 +55,7 @@ def sweep_stale(folder: Path) -> list[Path]:
             continue
         stale = folder / name
         with contextlib.suppress(OSError):
-            if not _owner_is_gone(tag, time.time() - stale.lstat().st_mtime):
+            if not owner_is_gone(tag, time.time() - stale.lstat().st_mtime):
                 continue
             target = folder / stem[1:]
             if kind == "old" and not target.exists():

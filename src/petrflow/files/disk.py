@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import CannotWrite
 
 GIGABYTE = 10**9
 
@@ -34,7 +34,7 @@ def require_space(path: Path, needed: int, what: str) -> None:
     """Raise before a long write when the disk under `path` has less than `needed` bytes free (plus 64 MB for everything else)."""
     free = free_bytes(path)
     if free < needed + (64 << 20):
-        raise PetrflowError(
+        raise CannotWrite(
             f"{what} needs {human_bytes(needed)} under {path}, which has {human_bytes(free)} free ({needed:,} and {free:,} bytes): "
             f"free at least {human_bytes(needed + (64 << 20) - free)} there or move it to a larger disk, then run the same command again."
         )
@@ -42,7 +42,7 @@ def require_space(path: Path, needed: int, what: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, needed: int | None = None, permissions: bool = False) -> Iterator[None]:
-    """Turn a full disk or quota (and forbidden folders, if asked) into a PetrflowError that names path, need and what is free."""
+    """Turn a full disk or quota (and forbidden folders, if asked) into a CannotWrite that names path, need and what is free."""
     try:
         yield
     except OSError as error:
@@ -53,12 +53,12 @@ def disk_errors(path: Path, needed: int | None = None, permissions: bool = False
                 free = 0
             need = f"needs {needed:,} bytes" if needed is not None else "needs more space"
             kind = "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up"
-            raise PetrflowError(
+            raise CannotWrite(
                 f"Could not write {path}: {kind}; it {need} and {free:,} bytes ({human_bytes(free)}) are free. "
                 "Nothing half-written was left; free space there and run the same command again."
             ) from error
         if permissions and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise PetrflowError(
+            raise CannotWrite(
                 f"Could not write {path}: {error.strerror}. Make the folder writable for this user, or choose another."
             ) from error
         raise

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import Locked
 from petrflow.files.disk import disk_errors
-from petrflow.files.owners import _owner_is_gone, _owner_tag
+from petrflow.files.owners import owner_is_gone, owner_tag
 
 try:  # not on Windows; only `lock` needs it
     import fcntl
@@ -32,40 +32,42 @@ def _close_locks_after_fork() -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
+def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[None]:
     """Hold an exclusive lock that the kernel drops with its process, so that a kill never leaves it behind.
+
+    A lock file of another user that cannot be written is locked all the same; it then does not say who holds it.
 
     Parameters
     ----------
-    path : the lock file; it stays on disk, which means nothing
-    timeout : seconds to wait for another process before giving up
+    path : Path
+        The lock file. It stays on disk, which means nothing.
+    timeout : float
+        Seconds to wait for another process before giving up.
+    public : bool
+        Make the file readable and writable for all users of this machine, whatever the umask.
 
     Raises
     ------
-    PetrflowError
-        another live process holds it; the message says which
+    Locked
+        Another live process holds it; the message says which.
+    CannotWrite
+        The file cannot be made or opened.
     """
     path = Path(path)
-    with disk_errors(path, permissions=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    descriptor, writable = _open(path, public)
     owner = os.getpid()
     try:
         deadline = time.monotonic() + timeout
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another process"
-                raise PetrflowError(
-                    f"{path} is held by {holder.split(' #')[0]}: wait for it to end, or stop it, then run the same command again."
+                raise Locked(
+                    f"{path} is held by {_holder(descriptor)}: wait for it to end, or stop it, then run the same command again."
                 )
             time.sleep(0.1)
         _held_locks.add(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(
-            descriptor,
-            f"process {os.getpid()} on {socket.gethostname()} #{_owner_tag()}\n".encode(),
-            0,
-        )
+        if writable:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} #{owner_tag()}\n".encode(), 0)
         try:
             yield
         finally:
@@ -78,13 +80,40 @@ def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
             os.close(descriptor)
 
 
+def _open(path: Path, public: bool) -> tuple[int, bool]:
+    """Return a descriptor of a lock file, made where it is missing, and whether it can be written."""
+    flags = getattr(os, "O_CLOEXEC", 0) | (getattr(os, "O_NOFOLLOW", 0) if public else 0)
+    with disk_errors(path, permissions=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(3):
+            # In /tmp the kernel refuses O_CREAT for another user's file (fs.protected_regular), so we first open without it.
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    return os.open(path, os.O_RDWR | flags), True
+                except PermissionError:
+                    return os.open(path, os.O_RDONLY | flags), False
+            with contextlib.suppress(FileExistsError):  # another process has just made it
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+                if public:
+                    os.fchmod(descriptor, 0o666)
+                return descriptor, True
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666), True
+
+
+def _holder(descriptor: int) -> str:
+    """Name the process that holds a lock, as far as its file says so truthfully."""
+    name, _, tag = os.pread(descriptor, 400, 0).decode(errors="replace").strip().partition(" #")
+    age = time.time() - os.fstat(descriptor).st_mtime
+    return name if name and not (tag and owner_is_gone(tag, age)) else "another process"
+
+
 @contextlib.contextmanager
 def patient_lock(path: Path, timeout: float = 24 * 3600.0) -> Iterator[None]:
     """Hold a lock, waiting for whoever has it and saying so: for work that another process is doing for us too."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock(path))
-        except PetrflowError as error:
+        except Locked as error:
             print(f"Waiting: {error}", file=sys.stderr, flush=True)
             stack.enter_context(lock(path, timeout))
         yield
@@ -108,7 +137,7 @@ def _try_lock(descriptor: int) -> bool:
     # A mount without locks (some buckets, NFSv3 without lockd): the owner's name in the file has to do.
     content = os.pread(descriptor, 400, 0).decode(errors="replace").strip()
     tag = content.rpartition("#")[2]
-    return not content or _owner_is_gone(tag, time.time() - os.fstat(descriptor).st_mtime)
+    return not content or owner_is_gone(tag, time.time() - os.fstat(descriptor).st_mtime)
 
 
 if hasattr(os, "register_at_fork"):

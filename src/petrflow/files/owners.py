@@ -9,12 +9,12 @@ import socket
 from functools import lru_cache
 from pathlib import Path
 
-# A temporary of another machine (a rented instance that vanished) cannot be asked whether its writer lives: it goes by age.
 FOREIGN_STALE_SECONDS = 24 * 3600.0
+"""Seconds after which another machine's temporary file is removed: we cannot check whether its writer still runs."""
 
 
 @lru_cache(maxsize=4)
-def _machine_tag(_pid: int) -> str:
+def machine_tag(_pid: int) -> str:
     """Eight hex digits naming this machine since its last boot, and the pid namespace in which our pids mean something."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
@@ -24,7 +24,7 @@ def _machine_tag(_pid: int) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:8]
 
 
-def _start_ticks(pid: int) -> str:
+def start_ticks(pid: int) -> str:
     """When a process started, in clock ticks since boot: tells a reused pid from the old one. '' where the system does not say."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -32,24 +32,24 @@ def _start_ticks(pid: int) -> str:
         return ""
 
 
-def _owner_tag() -> str:
+def owner_tag() -> str:
     """`machine-pid-start` of this process, as it stands in the names of temporaries and inside lock files."""
     return _tag_of(os.getpid())
 
 
 @lru_cache(maxsize=4)
 def _tag_of(pid: int) -> str:
-    return f"{_machine_tag(pid)}-{pid}-{_start_ticks(pid) or 0}"
+    return f"{machine_tag(pid)}-{pid}-{start_ticks(pid) or 0}"
 
 
-def _owner_is_gone(tag: str, age_seconds: float) -> bool:
+def owner_is_gone(tag: str, age_seconds: float) -> bool:
     """Whether the process behind an owner tag has ended; for another machine, whether the file is older than a day."""
     try:
         machine, pid_text, start = tag.split("-")[:3]
         pid = int(pid_text)
     except ValueError:
         return age_seconds > FOREIGN_STALE_SECONDS
-    if machine != _machine_tag(os.getpid()):
+    if machine != machine_tag(os.getpid()):
         return age_seconds > FOREIGN_STALE_SECONDS
     try:
         os.kill(pid, 0)
@@ -57,5 +57,5 @@ def _owner_is_gone(tag: str, age_seconds: float) -> bool:
         return True
     except OSError:
         pass
-    now = _start_ticks(pid)
+    now = start_ticks(pid)
     return bool(now) and start not in ("0", now)

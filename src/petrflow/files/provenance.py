@@ -36,10 +36,17 @@ class Provenance:
 
     device: str = "cpu"
     extra: dict[str, Any] = field(default_factory=dict)
+    earlier_seconds: float = 0.0
+    earlier_cpu_seconds: float = 0.0
 
     def record(self, **values: Any) -> None:
         """Add JSON-able values under their names."""
         self.extra.update(values)
+
+    def add_earlier(self, seconds: float, cpu_seconds: float) -> None:
+        """Add what earlier starts of this stage took, where it was interrupted and has gone on."""
+        self.earlier_seconds += seconds
+        self.earlier_cpu_seconds += cpu_seconds
 
 
 def input_fingerprint(value: str | Path) -> str:
@@ -100,8 +107,8 @@ def provenance(
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": entry.device,
-            "seconds": round(time.monotonic() - start, 3),
-            "cpu_seconds": round(time.process_time() - cpu_start, 3),
+            "seconds": round(entry.earlier_seconds + time.monotonic() - start, 3),
+            "cpu_seconds": round(entry.earlier_cpu_seconds + time.process_time() - cpu_start, 3),
             "peak_memory_bytes": peak_memory_bytes(),
             **({"extra": entry.extra} if entry.extra else {}),
         },

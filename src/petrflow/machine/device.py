@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError, MachineError
 from petrflow.machine import processes
 
 LARGE_MODEL_PARAMETERS = 50_000_000
@@ -33,7 +33,6 @@ class PaddleAnswer:
         int, ...
     ] = ()  # compute capabilities that this build has kernels for, as 75, 80, 90; () when it does not say
     error: str = ""  # import or driver trouble, in Paddle's words
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 def ask_paddle() -> PaddleAnswer:
@@ -114,25 +113,38 @@ def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
     return ""
 
 
-def select_device(name: str, answer: PaddleAnswer | None = None) -> str:
+def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0) -> str:
     """Turn `auto`, `cpu` or `gpu` into Paddle's name of a device.
 
     `gpu` without a usable GPU raises and says what to do; `auto` falls to the CPU with one line on stderr.
 
+    Parameters
+    ----------
+    name : str
+    answer : PaddleAnswer, optional
+        What Paddle says about this machine; it is asked when None.
+    index : int
+        Which of the visible GPUs to take. Processes that train together take one each.
+
     Returns
     -------
-    'cpu' or 'gpu:0'
+    'cpu' or 'gpu:INDEX'
     """
     if name == "cpu":
         return "cpu"
     if name not in ("auto", "gpu"):
-        raise PetrflowError(f"device: {name!r} is not known; use auto, cpu or gpu.")
+        raise InputError(f"device: {name!r} is not known; use auto, cpu or gpu.")
     answer = answer or ask_paddle()
     problem = gpu_problem(answer)
     if not problem:
-        return "gpu:0"
+        # Processes that train together must not fall to a CPU one by one: they would wait for each other in vain.
+        if index and (missing := gpu_problem(answer, index)):
+            raise MachineError(
+                f"schedule.devices asks for GPU number {index + 1}. {missing} Or lower `schedule.devices`."
+            )
+        return f"gpu:{index}"
     if name == "gpu":
-        raise PetrflowError(f"device: gpu was asked for. {problem} To run on the CPU all the same, set `device: cpu`.")
+        raise MachineError(f"device: gpu was asked for. {problem} To run on the CPU all the same, set `device: cpu`.")
     print(f"device: auto takes the CPU. {problem}", file=sys.stderr, flush=True)
     return "cpu"
 
@@ -173,35 +185,28 @@ def refuse_slow_cpu(
     ):
         return
     days = cpu_hours(parameters, epochs * samples, image_size, cores) / 24
-    raise PetrflowError(
+    raise MachineError(
         f"No usable GPU was found, and training a model of {parameters / 1e6:.0f} M parameters for {epochs} epochs of {samples} samples would take "
         f"roughly {days:,.0f} days on this CPU: run it on a GPU ({GPU_DOCS}), choose a smaller model (petrv2_tiny), or set "
         "`schedule.device: cpu` (or `schedule.allow_slow_cpu: true`) if this is what you want."
     )
 
 
-def check_paddle_version(version: str | None = None, stride_kernel_off: bool = True) -> str:
+def check_paddle_version(version: str | None = None) -> str:
     """Raise for a Paddle that petrflow cannot work with; return a line of warning, or '', for the others.
 
     Parameters
     ----------
     version : Paddle's version; the installed one when None
-    stride_kernel_off : whether the code that will run writes only into contiguous tensors (petrflow's model does) or
-        FLAGS_use_stride_kernel=0 is set; stock Paddle3D on 3.1 to 3.3 needs the flag
     """
     version = _installed_version() if version is None else version
     match = re.match(r"(\d+)\.(\d+)", version)
     if not match:
-        raise PetrflowError(f"Paddle is not installed (version {version!r}): run `make run`, or see {GPU_DOCS}.")
+        raise MachineError(f"Paddle is not installed (version {version!r}): run `make run`, or see {GPU_DOCS}.")
     release = (int(match[1]), int(match[2]))
     if release < (2, 6):
-        raise PetrflowError(
+        raise MachineError(
             f"Paddle {version} is too old for petrflow, which supports {SUPPORTED_PADDLE}: install 3.3.1 ({GPU_DOCS})."
-        )
-    if (3, 1) <= release <= (3, 3) and not stride_kernel_off:
-        raise PetrflowError(
-            f"Paddle {version} corrupts memory when stock Paddle3D writes into strided views (3.2.2 and 3.3.1 were seen to): set "
-            "FLAGS_use_stride_kernel=0 before Python starts, or use petrflow's own model, which never does that."
         )
     if release > (3, 3):
         return f"Paddle {version} is newer than what petrflow was tested with ({SUPPORTED_PADDLE})."
@@ -211,14 +216,13 @@ def check_paddle_version(version: str | None = None, stride_kernel_off: bool = T
 
 
 def use_device(asked: str) -> str:
-    """Choose a device (``auto``, ``cpu``, ``gpu``, ``gpu:1``), make it Paddle's, and return its name (``cpu``, ``gpu:0``, …).
+    """Choose a device (``auto``, ``cpu`` or ``gpu``), make it Paddle's, and return its name (``cpu``, ``gpu:0``, …).
 
-    Of several processes that train together, each gets the GPU that its launcher named.
+    Of several processes that train together, each takes the GPU that its launcher named.
     """
     import paddle
 
-    device = select_device(asked)
-    if device.startswith("gpu") and processes.world_size() > 1:
-        device = f"gpu:{os.environ.get('FLAGS_selected_gpus', processes.rank())}"  # noqa: SIM112 (the launcher's spelling)
+    index = int(os.environ.get("FLAGS_selected_gpus", "0")) if processes.world_size() > 1 else 0  # noqa: SIM112
+    device = select_device(asked, index=index)
     paddle.set_device(device)
     return device

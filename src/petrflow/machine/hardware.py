@@ -104,6 +104,17 @@ def parse_nvidia_smi(stdout: str, stderr: str = "", returncode: int = 0) -> SmiA
     return SmiAnswer(problem=_explain(text))
 
 
+def gpu_uuids(timeout: float = 20.0) -> dict[int, str]:
+    """Return the UUIDs of the GPUs by their numbers, as far as nvidia-smi says them."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    rows = [[cell.strip() for cell in line.split(",")] for line in said.splitlines()]
+    return {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdigit() and row[1].startswith("GPU-")}
+
+
 def _mebibytes(cell: str) -> int | None:
     match = re.fullmatch(r"(\d+)(?: MiB)?", cell)
     return int(match[1]) << 20 if match else None
@@ -147,11 +158,24 @@ def _explain(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------------ the machine
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a Python process of ours: the caller's, in which it finds this petrflow and no other module of the same name."""
+    package = str(Path(__file__).resolve().parents[2])
+    search_path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # PYTHONSAFEPATH: a script's own folder must not stand in for installed modules of the same names.
+    return {**os.environ, "PYTHONPATH": search_path, "PYTHONSAFEPATH": "1"}
+
+
 def ask_machine(folders: Iterable[Path]) -> Machine:
     """Ask the machine about itself and the space under some folders."""
     return Machine(
         python=platform.python_version(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         memory_total=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         memory_limit=_container_memory(),
         shared_memory=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,

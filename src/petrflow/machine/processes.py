@@ -1,4 +1,4 @@
-"""One process or several under ``paddle.distributed.launch``: the few collective operations that the training loop needs.
+"""One process or several that train together: the few collective operations that the training loop needs.
 
 Gradients are averaged by one all-reduce over a flat buffer after backward. ``paddle.DataParallel`` would overlap it with backward, at the
 price of hooks that fight with recomputation and unused parameters; with one all-reduce, two processes compute what one would.
@@ -23,10 +23,13 @@ def world_size() -> int:
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
-def initialize() -> None:
-    """Join the other processes, where there are any."""
+def initialize(device: str) -> None:
+    """Join the other processes, where there are any; ``device`` is what this one computes on (``cpu``, ``gpu:0``, …)."""
     if world_size() > 1:
         import paddle.distributed
+
+        if device == "cpu":
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # a GPU build would take NCCL
 
         # Paddle writes there which of its flags differ from their defaults: its own doing, and nothing to act on.
         with contextlib.redirect_stderr(io.StringIO()):

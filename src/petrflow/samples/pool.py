@@ -20,13 +20,13 @@ import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petrflow.errors import PetrflowError
+from petrflow.machine.hardware import child_environment
 from petrflow.machine.mkl import THREADS
 from petrflow.pictures.resample import warm_up
 from petrflow.samples.dataset import PetrDataset
@@ -263,9 +263,7 @@ class WorkerFailure:
 
 def _worker_environment() -> dict[str, str]:
     """One thread a worker, and memory that goes back and forth within the process instead of to the kernel."""
-    environment = dict(os.environ)
-    package = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
+    environment = child_environment()
     for name in (*THREADS, "NUMBA_NUM_THREADS"):
         environment[name] = "1"
     # A decoded picture is 4 MB; mapped afresh each time it would cost a thousand page faults.

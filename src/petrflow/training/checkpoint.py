@@ -13,7 +13,7 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_path, human_bytes, read_json, remove, sha256_file, write_json
-from petrflow.machine import processes
 
 log = logging.getLogger("petrflow.training")
 
@@ -44,8 +43,6 @@ _CODES = {
     "bool": "BOOL",
 }
 _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
-
-Arrays = Mapping[str, np.ndarray]
 
 
 class Unusable(Exception):
@@ -228,12 +225,10 @@ class CheckpointFolder:
     # ------------------------------------------------------------------------------------------------------------ writing
 
     def save(self, take: Callable[[], Snapshot], wait: bool = False) -> None:
-        """Take a snapshot and write it, in the background unless told to wait; of several processes only the first writes.
+        """Take a snapshot and write it, in the background unless told to wait. Of several processes only the first may call this.
 
         Where memory is short for the copy that the background needs while training goes on, the write is waited for.
         """
-        if processes.rank() > 0:
-            return
         start = time.monotonic()
         self.finish()
         snapshot = take()

@@ -24,7 +24,6 @@ class Trained:
     scalars: Scalars
     best: Mapping[str, np.ndarray] | None
     last: Mapping[str, np.ndarray]
-    costs: dict[str, float]
 
     @property
     def metrics(self) -> dict[str, Any]:

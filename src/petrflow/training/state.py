@@ -30,6 +30,8 @@ class Progress:
     steps_since_overflow: int = 0
     skipped: list[int] = field(default_factory=list)
     """Steps without finite loss or gradient that still count towards the limit."""
+    skipped_steps: int = 0
+    """All steps that did not change the weights."""
     epoch_sums: dict[str, float] = field(default_factory=dict)
     epoch_steps: int = 0
     epoch_skipped: int = 0

@@ -1,4 +1,4 @@
-"""A request to stop, and how training ends for it."""
+"""How training is asked to stop, and how it ends then."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from types import FrameType
 from typing import Any
 
 log = logging.getLogger("petrflow.training")
+
 EX_TEMPFAIL = 75
-"""sysexits.h: a failure that going on later will cure."""
+"""Exit code of a training that was asked to stop and can go on later (sysexits.h)."""
 PATIENCE = 25.0
 """Seconds that a step may go on after a signal: a preempted machine has about thirty."""
+
+
+def stop_signals() -> set[signal.Signals]:
+    """Return the signals that ask to stop: SIGTERM, SIGINT, and SIGHUP (a closed terminal) unless it is ignored, as under nohup."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signals.add(signal.SIGHUP)
+    return signals
 
 
 class Stopped(Exception):
@@ -27,7 +36,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """SIGTERM and SIGINT as a flag that the loop reads between steps.
+    """The signals of :func:`stop_signals` as a flag that the loop reads between steps.
 
     Inside :meth:`interruptible` a signal raises :class:`Interrupted` at once instead: evaluation may take far longer than the
     half minute that a preempted machine has, and nothing of it is needed. A step that is not over ``PATIENCE`` seconds after the
@@ -48,7 +57,7 @@ class StopRequest:
             os.set_blocking(self._pipe[1], False)
             self._previous_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             threading.Thread(target=self._give_up, args=(self._pipe[0],), daemon=True, name="stop").start()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._handle)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)  # see petrflow.training.launch
         return self
@@ -63,7 +72,7 @@ class StopRequest:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         first = self.signal_name is None
-        self.signal_name = signal.Signals(number).name
+        self.signal_name = self.signal_name or signal.Signals(number).name
         if self._interruptible:
             self._interruptible = False
             self._answered.set()
@@ -72,16 +81,16 @@ class StopRequest:
             log.warning("%s: finishing this step, then writing a checkpoint", self.signal_name)
 
     def _give_up(self, reader: int) -> None:
+        """End the process when the loop has not answered a signal after ``PATIENCE`` seconds; runs in a thread of its own."""
         with contextlib.closing(os.fdopen(reader, "rb", buffering=0)) as pipe:
             while received := pipe.read(1):
-                if received[0] in (signal.SIGTERM, signal.SIGINT):
-                    break
-            else:
-                return
-        if not self._answered.wait(PATIENCE):
-            text = f"The step under way is not over after {PATIENCE:.0f} s: giving it up. Run the same command again to go on"
-            log.error("%s from the last checkpoint", text)
-            os._exit(EX_TEMPFAIL)
+                if received[0] not in self._previous:
+                    continue
+                if not self._answered.wait(PATIENCE):
+                    what = f"What is under way is not over after {PATIENCE:.0f} s: giving it up"
+                    log.error("%s. Run the same command again to go on from the last checkpoint", what)
+                    os._exit(EX_TEMPFAIL)
+            # Only now: to the interpreter, a pipe that nobody reads is an error at the next signal.
 
     @property
     def asked(self) -> bool:
@@ -93,7 +102,7 @@ class StopRequest:
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
         """Let a signal, also one that has come already, end the body at once with :class:`Interrupted`."""
-        self._interruptible = True
+        self._interruptible = True  # first: a signal between these two lines must not be lost
         try:
             if self.asked:
                 raise Interrupted

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ import numpy as np
 import paddle
 
 from petrflow.errors import PetrflowError
-from petrflow.files import lock, write_json
-from petrflow.files.provenance import provenance
+from petrflow.files import lock
+from petrflow.files.provenance import Provenance, provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
-from petrflow.training import launch
-from petrflow.training.checkpoint import CheckpointFolder
-from petrflow.training.gpu import own_gpu
+from petrflow.training.checkpoint import CheckpointFolder, WriteCosts
+from petrflow.training.gpu import memory_errors, own_gpus
+from petrflow.training.launch import end_with_parent
 from petrflow.training.learning_rate import learning_rate
 from petrflow.training.log import TIMING, Scalars, progress_bar
 from petrflow.training.parts import Parts, petrflow_parts
 from petrflow.training.request import Request, Settings
 from petrflow.training.results import Trained, write_results
+from petrflow.training.starts import Starts
 from petrflow.training.state import (
     Progress,
     capture,
@@ -47,6 +49,7 @@ from petrflow.training.watch import Clock, Watch
 
 log = logging.getLogger("petrflow.training")
 
+GO_ON = "Run the same command again to go on"
 ORPHAN_SECONDS = 40.0
 """How long to wait for a process that outlived its killed parents and is still writing its checkpoint."""
 
@@ -73,101 +76,197 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
     PetrflowError
         The input, the state or the numbers do not allow to go on.
     """
+    began = time.monotonic()
+    first = processes.rank() == 0
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
-        if processes.rank() == 0:
-            held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
-        device = use_device(request.settings.device)
-        if request.settings.amp and device == "cpu" and processes.rank() == 0:
-            log.warning("amp %s has no effect on a CPU: Paddle computes in float32 there", request.settings.amp)
-        held.enter_context(own_gpu(device, request.settings, stop))
-        processes.initialize()
-        with provenance(request.state_dir / "provenance.json", _inputs(request), request.schedule) as record:
-            record.device = device
-            parts = (make_parts or petrflow_parts)(request)
-            held.callback(parts.loader.close)
-            trained = _train(request, parts, stop)
-            record.record(training_seconds=round(trained.progress.seconds, 3), checkpoints=trained.costs)
-        if processes.rank() == 0:
+        with contextlib.ExitStack() as recorded:
+            try:
+                with stop.interruptible():  # nothing is lost by a stop before the first step
+                    if first:
+                        held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
+                    device = _take_device(request, stop, held)
+                    record = Provenance(device)
+                    if first:
+                        inputs = _inputs(request)
+                        record = recorded.enter_context(
+                            provenance(request.state_dir / "provenance.json", inputs, request.schedule)
+                        )
+                        record.device = device
+                    recorded.enter_context(memory_errors(device, request))
+                    parts = (make_parts or petrflow_parts)(request)
+                    held.callback(parts.loader.close)
+                    resumed = _resume(request, parts, began)
+            except Interrupted:
+                raise Stopped(f"Stopped by {stop.signal_name} before the first step. {GO_ON}") from None
+            starts = recorded.enter_context(resumed.starts)
+            trained = _train(request, parts, resumed, stop)
+            record.add_earlier(starts.earlier_sum("seconds"), starts.earlier_sum("cpu_seconds"))
+            costs = WriteCosts(**starts.checkpoint_costs()).summary(trained.progress.seconds)
+            record.record(
+                training_seconds=round(trained.progress.seconds, 3), starts=len(starts.earlier) + 1, checkpoints=costs
+            )
+        if first:
             write_results(request, trained)
         processes.barrier()
     return trained.metrics
 
 
-def _train(request: Request, parts: Parts, stop: StopRequest) -> Trained:
-    settings, model, loader = request.settings, parts.model, parts.loader
-    rank, world = processes.rank(), processes.world_size()
-    optimizer = make_optimizer(model, settings)
-    progress, scalars, best = Progress(), Scalars(), None
+def _take_device(request: Request, stop: StopRequest, held: contextlib.ExitStack) -> str:
+    """Choose the device, wait until its GPU is free, and join the other processes; return the device's name."""
+    settings = request.settings
+    device = use_device(settings.device)
+    if settings.amp and device == "cpu" and processes.rank() == 0:
+        log.warning("amp %s has no effect on a CPU: Paddle computes in float32 there", settings.amp)
+    held.enter_context(own_gpus(device, settings, stop, request.state_dir / "launch" / "gpus-locked"))
+    processes.initialize(device)
+    return device
 
-    # ---- resume
+
+@dataclass
+class Resumed:
+    """A training as its last checkpoint left it, or as it begins."""
+
+    optimizer: Any
+    progress: Progress
+    scalars: Scalars
+    best: Mapping[str, np.ndarray] | None
+    folder: CheckpointFolder
+    starts: Starts
+
+
+def _resume(request: Request, parts: Parts, began: float) -> Resumed:
+    """Put the newest checkpoint into the model and a new optimizer; without one, give every process the first one's weights."""
+    model = parts.model
+    optimizer = make_optimizer(model, request.settings)
+    progress, scalars, best = Progress(), Scalars(), None
     folder, snapshot = find_state(request)
     if snapshot is not None:
         progress = restore(snapshot, model, optimizer)
         scalars = Scalars(snapshot.meta["tags"], section(snapshot, "records"))
         best = section(snapshot, "best") or None
-        log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(loader))
+        log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(parts.loader))
         report_machine(snapshot.meta["machine"])
     else:
         processes.broadcast([*model.parameters(), *model.buffers()])
+    record = request.state_dir / "progress.json" if processes.rank() == 0 else None
+    return Resumed(optimizer, progress, scalars, best, folder, Starts(record, folder.folder.name, began))
+
+
+def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) -> Trained:
+    settings, model, loader = request.settings, parts.model, parts.loader
+    optimizer, progress, scalars = resumed.optimizer, resumed.progress, resumed.scalars
+    folder, starts, best = resumed.folder, resumed.starts, resumed.best
+    rank, world = processes.rank(), processes.world_size()
     total_steps = _plan(progress, settings, len(loader))
     if rank == 0:
         scalars.mirror(folder.folder / "visualdl")
+    watch = Watch(settings.nan_limit, slow_factor=settings.slow_factor)
+    scale = LossScale(progress, settings.amp is not None and settings.amp_dtype == "float16")
+    clock = Clock(max(progress.seconds, starts.earlier_sum("training_seconds")))
+    bar = progress_bar(request.run, progress.step, total_steps, hidden=rank > 0)
 
     def save(wait: bool = False) -> None:
-        meta = {"tags": scalars.tags, "machine": machine()}
-        folder.save(lambda: capture(model, optimizer, progress, scalars.arrays(), best=best, meta=meta), wait)
+        if rank == 0:
+            meta = {"tags": scalars.tags, "machine": machine()}
+            folder.save(lambda: capture(model, optimizer, progress, scalars.arrays(), best=best, meta=meta), wait)
         clock.saved = time.monotonic()
         clock.lap()
 
-    # ---- train
-    watch = Watch(settings.nan_limit, slow_factor=settings.slow_factor)
-    clock = Clock(progress.seconds)
-    bar = progress_bar(request.run, progress.step, total_steps, hidden=rank > 0)
+    def note(now: bool = False) -> None:
+        progress.seconds = clock.total()
+        starts.note(progress.step, total_steps, progress.epoch, clock.this_start(), asdict(folder.costs), now)
+
+    note(now=True)
     while progress.epoch < settings.epochs:
+        # ---- the steps of an epoch
         model.train()
         for batch in loader.epoch(progress.epoch, start_batch=progress.batch):
             waited = clock.lap()
             rate = learning_rate(progress.step, total_steps, settings.learning_rate, settings.warmup_steps)
             optimizer.set_lr(rate)
             model.seed_step(settings.seed, progress.epoch, progress.batch * world + rank)
-            losses = _step(model, optimizer, batch, settings=settings, progress=progress, watch=watch)
+            losses = _step(model, optimizer, batch, settings=settings, progress=progress, watch=watch, scale=scale)
             progress.step += 1
             progress.batch += 1
             watch.check_time(progress.step, waited, clock.step(), rate, batch["token"])
-            progress.seconds = clock.total()
+            note()
             bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
             bar.update()
             if progress.step % settings.log_interval == 0:
                 _log_window(scalars, progress, rate, clock.steps_per_second() * settings.batch_size * world)
+
+            # ---- a checkpoint where one is due, and an end where one was asked for
             folder.check()
-            stopping, due = _agree(stop.asked, time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes)
-            if stopping or due:
+            checkpoint_due = time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes
+            stopping, saving = _agree(stop.asked, checkpoint_due)
+            if stopping or saving:
                 save(wait=stopping)
             if stopping:
-                processes.barrier()  # the launcher ends all processes when the first one ends
+                note(now=True)
+                processes.barrier()  # no process ends before the checkpoint is written
                 raise Stopped(_how_to_go_on(stop, progress, total_steps))
 
         # ---- the epoch's end: here again if a kill came during the evaluation
+        last = progress.epoch + 1 == settings.epochs
+        watch.check_skipped(progress.step, progress.skipped_steps, last)
         metrics = None
-        due = (progress.epoch + 1) % settings.save_interval == 0 or progress.epoch + 1 == settings.epochs
-        if due and settings.do_eval:
+        evaluation_due = last or (progress.epoch + 1) % settings.save_interval == 0
+        if evaluation_due and settings.do_eval:
             save()
             metrics = _evaluate(parts, stop, folder, progress, total_steps)
             if metrics is not None and (progress.best is None or metrics["NDS"] > progress.best["NDS"]):
                 progress.best = {"epoch": progress.epoch + 1, "step": progress.step, **metrics}
                 best = deliverable_weights(model, optimizer)
         _close_epoch(progress, scalars, metrics)
-        if due:
+        if evaluation_due:
             save()
         clock.leave_out()
+        note()
 
+    # ---- the end
     folder.finish()
+    note(now=True)
     bar.close()
     scalars.close()
-    return Trained(
-        progress, scalars, best, deliverable_weights(model, optimizer), folder.costs.summary(progress.seconds)
-    )
+    return Trained(progress, scalars, best, deliverable_weights(model, optimizer))
+
+
+@dataclass
+class LossScale:
+    """The factor that keeps small gradients of float16 from becoming zero; its state is part of the training's progress.
+
+    Attributes
+    ----------
+    progress : Progress
+        Holds the factor and the steps since it was last lowered.
+    enabled : bool
+        Without float16 the factor is 1.
+    """
+
+    progress: Progress
+    enabled: bool
+    GROW_AFTER = 2000
+
+    @property
+    def factor(self) -> float:
+        """Return by what the loss is multiplied before backward."""
+        return self.progress.loss_scale if self.enabled else 1.0
+
+    def overflowed(self, losses: Mapping[str, float], norm: float) -> bool:
+        """Return whether only the factor can be why a gradient is not finite. That happens now and then in float16."""
+        return self.factor > 1.0 and not np.isfinite(norm) and bool(np.isfinite(list(losses.values())).all())
+
+    def lower(self) -> None:
+        """Halve the factor after an overflow."""
+        self.progress.loss_scale, self.progress.steps_since_overflow = self.factor / 2, 0
+
+    def count_step(self) -> None:
+        """Count a step without overflow; double the factor after many of them."""
+        if self.enabled:
+            self.progress.steps_since_overflow += 1
+            if self.progress.steps_since_overflow == self.GROW_AFTER:
+                self.progress.loss_scale, self.progress.steps_since_overflow = self.factor * 2, 0
 
 
 def _step(
@@ -178,43 +277,57 @@ def _step(
     settings: Settings,
     progress: Progress,
     watch: Watch,
+    scale: LossScale,
 ) -> dict[str, float]:
     """Forward, backward, clip, update; return the losses (means over processes). A step without finite numbers changes nothing."""
+    # ---- forward and backward
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    scaling = settings.amp is not None and settings.amp_dtype == "float16"
-    scale = progress.loss_scale if scaling else 1.0
     with paddle.amp.auto_cast(enable=settings.amp is not None, level=settings.amp or "O1", dtype=settings.amp_dtype):
         losses = model.losses(batch)
         total = sum(losses.values())
-    (total * scale if scaling else total).backward()
+    (total * scale.factor if scale.enabled else total).backward()
+
+    # ---- gradients and losses of all processes
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     processes.average_gradients(parameters)
-    norm = _clip(parameters, settings.clip_norm, scale)
-
+    norm = _clip(parameters, settings.clip_norm, scale.factor)
     names = sorted(losses)
     values = paddle.stack([value.astype("float32").reshape([]) for value in [*(losses[name] for name in names), total]])
     means = dict(zip([*names, "total_loss"], processes.average_numbers(values.numpy().tolist()), strict=True))
+
+    # ---- the update, or none
     tokens, rate = batch["token"], optimizer.get_lr()
-    overflow = scale > 1.0 and not np.isfinite(norm) and np.isfinite(list(means.values())).all()
-    if overflow:  # float16 does that now and then
-        progress.loss_scale, progress.steps_since_overflow = scale / 2, 0
+    if scale.overflowed(means, norm):
+        scale.lower()
         usable = False
     else:
         usable = watch.check_finite(progress.step, means, norm, rate, tokens, skipped=progress.skipped)
     if usable:
         optimizer.step()
+        processes.average_in_place(_running_statistics(model))
         progress.count(means)
-        if scaling:
-            progress.steps_since_overflow += 1
-            if progress.steps_since_overflow == 2000:
-                progress.loss_scale, progress.steps_since_overflow = scale * 2, 0
+        scale.count_step()
     else:
         progress.epoch_skipped += 1
+        progress.skipped_steps += 1
         for buffer, before in buffers:
             buffer.set_value(before)
     optimizer.clear_grad()
     watch.check_boxes(progress.step, means, sum(len(boxes) for boxes in batch["gt_bboxes_3d"]), rate, tokens)
     return means
+
+
+def _running_statistics(model: Any) -> list[Any]:
+    """Return the buffers that a step changes: means and variances of the normalisation layers that are not frozen.
+
+    Each process sees other images. Averaged after every step, these buffers are the same in all processes whenever the model is
+    evaluated, saved or delivered, however often that happens.
+    """
+    if processes.world_size() == 1:
+        return []
+    layers = [layer for layer in model.sublayers(include_self=True) if layer.training]
+    buffers = [getattr(layer, name, None) for layer in layers for name in ("_mean", "_variance")]
+    return [buffer for buffer in buffers if isinstance(buffer, paddle.Tensor)]
 
 
 @paddle.no_grad()  # the gradients of some operations count as leaves that want gradients themselves
@@ -304,10 +417,8 @@ def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
 
 
 def _how_to_go_on(stop: StopRequest, progress: Progress, total_steps: int) -> str:
-    return (
-        f"Stopped by {stop.signal_name or 'another process'} at step {progress.step} of {total_steps}; a checkpoint is written. "
-        "Run the same command again to go on from there"
-    )
+    who = stop.signal_name or "another process"
+    return f"Stopped by {who} at step {progress.step} of {total_steps}; a checkpoint is written. {GO_ON} from there"
 
 
 def _inputs(request: Request) -> dict[str, str | Path]:
@@ -322,20 +433,17 @@ def main(arguments: list[str] | None = None) -> int:
         "--request", type=Path, required=True, help="JSON written by petrflow.training.request.Request.write"
     )
     options = parser.parse_args(arguments)
-    launch.end_with_parent()
+    end_with_parent()
     _log_to_stderr()
-    code = 0
     try:
         train(Request.read(options.request))
     except Stopped as message:
         log.warning("%s", message)
-        code = EX_TEMPFAIL
+        return EX_TEMPFAIL
     except PetrflowError as error:
         log.error("%s", error)
-        code = 1
-    if processes.world_size() > 1 and processes.rank() == 0:
-        write_json(options.request.with_name("outcome.json"), {"code": code})
-    return code
+        return 1
+    return 0
 
 
 def _log_to_stderr() -> None:

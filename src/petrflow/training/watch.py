@@ -1,4 +1,4 @@
-"""What keeps an eye on training: signals that ask it to stop, losses that stop making sense, steps that hang."""
+"""Report steps whose numbers or times make no sense, and stop training where too many do."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from petrflow.errors import PetrflowError
 
 log = logging.getLogger("petrflow.training")
 
+REMEDY = (
+    "Lower learning_rate, lengthen warmup_steps, or train without amp or with amp_dtype bfloat16; if it is always the same samples, "
+    "look at them first"
+)
+
 
 @dataclass
 class Watch:
@@ -22,7 +27,7 @@ class Watch:
     Parameters
     ----------
     nan_limit : int
-        Steps without finite loss and gradient that are skipped in a row of ``window`` before training stops.
+        How many of the last ``window`` steps may be skipped for a non-finite loss or gradient before training stops.
     slow_factor : float
         A step that takes this many times the median is reported.
     """
@@ -62,11 +67,31 @@ class Watch:
         if len(skipped) > self.nan_limit:
             raise PetrflowError(
                 f"{len(skipped)} of the last {self.window} steps had no finite loss or gradient (the last at iteration "
-                f"{step}: {what}). Training stopped; its last checkpoint is from before. Lower learning_rate (now {rate:.3g}), "
-                "lengthen warmup_steps, or train without amp or with amp_dtype bfloat16; if it is always the same samples, look at "
-                f"them first: {', '.join(tokens)}"
+                f"{step}: {what}; learning rate {rate:.3g}). Training stopped; its last checkpoint is from before. {REMEDY}: "
+                f"{', '.join(tokens)}"
             )
         return False
+
+    def check_skipped(self, steps: int, skipped: int, last: bool) -> None:
+        """Refuse to call it a training when most steps did not change the weights. Asked at the end of each epoch.
+
+        Parameters
+        ----------
+        steps, skipped : int
+            Since the beginning.
+        last : bool
+            Whether this epoch is the last. Before that, up to ``nan_limit`` skipped steps are forgiven: they may be the first ones.
+
+        Raises
+        ------
+        PetrflowError
+            More than half of the steps were skipped.
+        """
+        if 2 * skipped > steps and (last or skipped > self.nan_limit):
+            raise PetrflowError(
+                f"{skipped} of {steps} steps had no finite loss or gradient and changed nothing: this is no training. {REMEDY}; the "
+                "lines above name the samples."
+            )
 
     def check_boxes(
         self, step: int, losses: Mapping[str, float], boxes: int, rate: float, tokens: Sequence[str]
@@ -102,7 +127,7 @@ class Watch:
 
 
 class Clock:
-    """Seconds of training over all sessions, and of the pieces of a step."""
+    """Seconds of training over all starts, and of the pieces of a step."""
 
     def __init__(self, seconds_before: float) -> None:
         self._before = seconds_before
@@ -125,9 +150,13 @@ class Clock:
         self.lap()
         self._window, self._steps = self._lap, 0
 
+    def this_start(self) -> float:
+        """Return the seconds of training in this start."""
+        return time.monotonic() - self._start
+
     def total(self) -> float:
-        """Return the seconds of training in this session and in those before."""
-        return self._before + time.monotonic() - self._start
+        """Return the seconds of training in this start and in those before."""
+        return self._before + self.this_start()
 
     def steps_per_second(self) -> float:
         """Return the rate since this was last asked."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import CannotWrite, Locked, PetrflowError
 from petrflow.files import (
     atomic,
     atomic_dir,
@@ -311,6 +311,47 @@ def test_a_mount_without_locks_falls_back_to_the_owners_name(tmp_path: Path, mon
     monkeypatch.setattr(locks.fcntl, "flock", unsupported)
     with lock(tmp_path / "lock"), pytest.raises(PetrflowError, match="is held by"), lock(tmp_path / "lock"):
         pass
-    (tmp_path / "lock").write_text(f"process 1 on x #{owners._owner_tag().rsplit('-', 2)[0]}-{2**22 + 5}-77")
+    (tmp_path / "lock").write_text(f"process 1 on x #{owners.owner_tag().rsplit('-', 2)[0]}-{2**22 + 5}-77")
     with lock(tmp_path / "lock"):  # its owner is gone
         pass
+
+
+def as_another_user(monkeypatch: pytest.MonkeyPatch, allowed: tuple[int, ...]) -> None:
+    """Let files be opened only in the given modes, as another user's file can be."""
+    plain = os.open
+
+    def refusing(path: object, flags: int, *rest: object) -> int:
+        if flags & (os.O_CREAT | os.O_ACCMODE) not in allowed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(path, flags, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(locks.os, "open", refusing)
+
+
+def test_a_lock_file_of_another_user_is_waited_for_only_while_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").write_text(f"process 1 on x #{owners.owner_tag().rsplit('-', 2)[0]}-{2**22 + 5}-77")
+    as_another_user(monkeypatch, (os.O_RDONLY,))
+    with lock(tmp_path / "lock"), pytest.raises(Locked, match="another process"), lock(tmp_path / "lock"):
+        pass
+    with lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_lock_file_that_cannot_be_opened_is_no_held_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lock").touch()
+    as_another_user(monkeypatch, ())
+    for take in (lock, patient_lock):  # neither waits
+        with pytest.raises(CannotWrite, match="Permission denied"), take(tmp_path / "lock"):
+            pass
+
+
+def test_a_public_lock_can_be_opened_by_all_users_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with lock(tmp_path / "public", public=True), lock(tmp_path / "own"):
+            modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("public", "own")}
+    finally:
+        os.umask(before)
+    assert modes == {"public": 0o666, "own": 0o600}
