@@ -60,3 +60,43 @@ def test_the_changelog_names_the_version_constants_where_they_are() -> None:
     for name, module in rules:
         path = REPOSITORY / "src" / Path(*module.split(".")).with_suffix(".py")
         assert re.search(rf"^{name} = \d+$", path.read_text(encoding="utf-8"), re.MULTILINE), f"{module}.{name}"
+
+
+# ------------------------------------------------------------------------------------------------- pages about the code
+
+SOURCE = REPOSITORY / "src" / "petrflow"
+LAYERS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+    "contracts"
+][0]
+PACKAGES = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+
+
+def _is_there(dotted: str) -> bool:
+    """Whether ``petrflow.package.module.name`` names something in the source, read and not imported."""
+    place, parts = SOURCE, dotted.removeprefix("petrflow.").split(".")
+    while parts and (place / parts[0]).is_dir():
+        place = place / parts.pop(0)
+    if parts and (place / f"{parts[0]}.py").exists():
+        place = place / f"{parts.pop(0)}.py"
+    text = (place if place.suffix else place / "__init__.py").read_text(encoding="utf-8")
+    return not parts or (len(parts) == 1 and re.search(rf"\b{parts[0]}\b", text) is not None)
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_what_the_pages_name_in_the_code_is_there(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:petrflow\.)?[a-z_]+(?:\.[A-Za-z_]+)+)[`(]", text)
+    of_ours = [name for name in named if name.removeprefix("petrflow.").split(".")[0] in PACKAGES]
+    assert [
+        name for name in of_ours if name.rpartition(".")[2] not in ("md", "py", "smk") and not _is_there(name)
+    ] == []
+    folders = r"`((?:src|workflow|tests|tools|config|docs|resources)/[\w./-]*)`"
+    paths = [path for path in re.findall(folders, text) if not re.search(r"\b[A-Z]{3,}\b", path)]  # PACKAGE, NAME, KIND
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
+def test_the_architecture_page_lists_the_layers_of_the_contract() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8").partition("## The layers")[2]
+    rows = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)]
+    layers = [set(re.findall(r"\w+", re.sub(r"\(\w+\)", "", layer))) for layer in LAYERS["layers"]]
+    assert rows == [layer for layer in layers if layer]
