@@ -53,6 +53,7 @@ def assemble(
         "camera_frame": frames.camera_frame_columns(tables, frame_rows[used], keyframe_rows),
         "calibration": frames.calibration_columns(tables),
         "box": box_columns,
+        "scene": frames.scene_columns(tables, keyframe_rows),
     }
     metadata = {
         "version": root.version,

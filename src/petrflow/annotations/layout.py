@@ -18,7 +18,7 @@ from petrflow.files import atomic_path
 from petrflow.nuscenes.arrays import arrow, view
 
 FORMAT = "petrflow-annotations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _METADATA_KEY = b"petrflow"
 
 

@@ -17,7 +17,7 @@ from petrflow.nuscenes.root import Root
 
 _POSE: Kinds = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
 _TABLES: dict[str, Kinds] = {
-    "scene": {"token": TEXT, "name": TEXT},
+    "scene": {"token": TEXT, "name": TEXT, "description": TEXT},
     "sensor": {"token": TEXT, "channel": TEXT, "modality": TEXT},
     "calibrated_sensor": {**_POSE, "sensor_token": TEXT, "camera_intrinsic": MATRIX},
     "category": {"token": TEXT, "name": TEXT},
