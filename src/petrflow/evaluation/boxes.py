@@ -10,9 +10,9 @@ import numpy as np
 
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
+from petrflow.errors import PetrflowError
 from petrflow.evaluation.matching import Boxes, inside_any
 from petrflow.evaluation.protocol import Protocol
-from petrflow.files import PetrflowError
 
 MOVING_SPEED = 0.2
 """Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is chosen."""

@@ -123,7 +123,17 @@ def match_boxes(keyframes: np.ndarray, boxes: Boxes, truth: Boxes, protocol: Pro
             error = errors(boxes.take(rows), truth.take(partner[rows]), protocol.heading_periods())
     known = np.array([np.isfinite(truth.velocity).all(axis=1).any(), (truth.attribute != 0).any()])
     return Matches(
-        keyframes, truth.keyframe, truth.label, truth_band, boxes.keyframe, boxes.label, boxes.score, hit, band, error, known
+        keyframes,
+        truth.keyframe,
+        truth.label,
+        truth_band,
+        boxes.keyframe,
+        boxes.label,
+        boxes.score,
+        hit,
+        band,
+        error,
+        known,
     )
 
 
@@ -312,6 +322,39 @@ class _OneClass:
             parts.scenes[k]: self.figures(order[starts[k] : starts[k + 1]], int(truths[k]))
             for k in np.flatnonzero(truths)
         }
+
+
+def to_plain(judged: Mapping[str, Judged]) -> dict[str, Any]:
+    """Return figures in a form that JSON keeps to the last bit."""
+    return {
+        name: {
+            "whole": _plain(one.whole),
+            **{
+                kind: {part: _plain(figures) for part, figures in getattr(one, kind).items()}
+                for kind in ("bands", "groups", "scenes")
+            },
+        }
+        for name, one in judged.items()
+    }
+
+
+def _plain(figures: ClassFigures) -> list[Any]:
+    return [figures.truths, figures.aps.tolist(), figures.errors.tolist()]
+
+
+def from_plain(stored: Mapping[str, Any]) -> dict[str, Judged]:
+    """Undo :func:`to_plain`."""
+
+    def figures(one: list[Any]) -> ClassFigures:
+        return ClassFigures(one[0], np.array(one[1], dtype=np.float64), np.array(one[2], dtype=np.float64))
+
+    return {
+        name: Judged(
+            figures(one["whole"]),
+            *({part: figures(value) for part, value in one[kind].items()} for kind in ("bands", "groups", "scenes")),
+        )
+        for name, one in stored.items()
+    }
 
 
 def judge(

@@ -124,7 +124,9 @@ def assign(pairs: Candidates, threshold: float, truths: int) -> np.ndarray:
     # A detection's pairs ascend by distance, so those within the threshold are the first ones.
     near = np.concatenate([[0], np.cumsum(pairs.distance < threshold)])
     end = position + near[pairs.first[1:]] - near[pairs.first[:-1]]
-    holder = np.full(truths, detections, dtype=np.int64)  # the best detection that asked so far; one past the last is nobody
+    holder = np.full(
+        truths, detections, dtype=np.int64
+    )  # the best detection that asked so far; one past the last is nobody
     best = np.empty(truths, dtype=np.int64)
     asking = np.flatnonzero(position < end)
     while len(asking):

@@ -19,7 +19,7 @@ from petrflow.evaluation.expectations import compare_with_expected
 from petrflow.evaluation.score import score
 from petrflow.evaluation.submission import ground_truth_detections, to_submission
 from petrflow.evaluation.table import format_table
-from petrflow.samples.types import SampleDetections
+from petrflow.samples.types import Detections
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",
@@ -57,8 +57,8 @@ def test_a_box_lands_where_pyquaternion_and_the_devkits_box_put_it(
 ) -> None:
     keyframe = store[1]
     box = np.array([[12.0, -7.5, 0.4, 1.9, 4.6, 1.7, 2.1, 3.0, -1.0]])
-    found = {store[i].token: SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0)) for i in range(len(store))}
-    found[keyframe.token] = SampleDetections(box, np.array([0.7]), np.array([0]))
+    found = {store[i].token: Detections(np.zeros((0, 9)), np.zeros(0), np.zeros(0)) for i in range(len(store))}
+    found[keyframe.token] = Detections(box, np.array([0.7]), np.array([0]))
     (got,) = to_submission(store, found, CLASS_NAMES)["results"][keyframe.token]
 
     tables = NuScenes("v1.0-mini", str(synthetic_root), verbose=False)
@@ -88,7 +88,7 @@ def test_shifted_boxes_show_as_a_translation_error_of_that_size(perfect: dict[st
 
 
 def test_no_detection_at_all_is_a_score_of_zero_and_not_a_crash(store: AnnotationStore, synthetic_root: Path) -> None:
-    nothing = SampleDetections(np.zeros((0, 9)), np.zeros(0), np.zeros(0))
+    nothing = Detections(np.zeros((0, 9)), np.zeros(0), np.zeros(0))
     empty = to_submission(store, {store[i].token: nothing for i in range(len(store))}, CLASS_NAMES)
     assert not any(empty["results"].values())
     metrics = score(empty, synthetic_root, "v1.0-mini")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from devkit_oracle import CATEGORIES, Case, devkit_summary, largest_difference, make
+from tests.helpers.devkit_oracle import CATEGORIES, Case, devkit_summary, largest_difference, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nuscenes.eval.detection.tests import test_algo as published
@@ -156,7 +156,9 @@ def test_the_devkits_own_unit_tests_pass_on_petrflows_judge(
 ) -> None:
     monkeypatch.setattr(published, "accumulate", _ours)
     monkeypatch.setattr(published, "calc_ap", lambda one, min_recall, min_precision: one.aps[0])
-    monkeypatch.setattr(published, "calc_tp", lambda one, min_recall, metric_name: one.errors[ERRORS.index(metric_name)])
+    monkeypatch.setattr(
+        published, "calc_tp", lambda one, min_recall, metric_name: one.errors[ERRORS.index(metric_name)]
+    )
     test = case(name)
     test.setUp()
     getattr(test, name)()
@@ -164,7 +166,7 @@ def test_the_devkits_own_unit_tests_pass_on_petrflows_judge(
 
 def test_the_devkits_published_detection_score() -> None:
     random.seed(42)
-    np.random.seed(42)  # noqa: NPY002 (the devkit's generator)
+    np.random.seed(42)
     classes = {}
     for name in sorted(NUSCENES.class_names, key=list(published.TestAlgo.cfg.class_names).index):
         gt, pred = published.TestAlgo._mock_results(30, 3, 25, name)

@@ -81,11 +81,16 @@ def make(case: Case, folder: Path) -> tuple[Tables, Any, dict[str, Any]]:
     records["attribute"] = [{"token": f"a{k}", "name": name} for k, name in enumerate(ATTRIBUTE_NAMES)]
     labels = ["", *ATTRIBUTE_NAMES]
     table_order = rng.permutation(case.keyframes)
-    columns: dict[str, list[Any]] = {name: [] for name in ("name", "attribute", "valid", "translation", "rotation", "velocity")}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("name", "attribute", "valid", "translation", "rotation", "velocity")
+    }
     columns["size"] = []
     offset, poses = [0], []
     for k in range(case.keyframes):
-        pose = (rng.uniform(-50, 50, 3).round(0 if case.grid else 9), _turn(rng, 0.0 if case.grid else case.tilt, case.grid))
+        pose = (
+            rng.uniform(-50, 50, 3).round(0 if case.grid else 9),
+            _turn(rng, 0.0 if case.grid else case.tilt, case.grid),
+        )
         poses.append(pose)
         token = f"s{k}"
         records["ego_pose"].append({"token": token, "translation": pose[0].tolist(), "rotation": pose[1].tolist()})
@@ -214,12 +219,20 @@ def _found(rng: np.random.Generator, case: Case, store: Any, keyframe: int, name
         scores[rng.random(case.found) < 0.2] = 0.0
     attributes = [ATTRIBUTE_NAMES[rng.integers(8)] if rng.random() < 0.7 else "" for _ in range(case.found)]
     return SimpleNamespace(
-        boxes=boxes, scores=scores, labels=np.array(labels, dtype=np.int64), attributes=attributes if case.seed % 2 else None
+        boxes=boxes,
+        scores=scores,
+        labels=np.array(labels, dtype=np.int64),
+        attributes=attributes if case.seed % 2 else None,
     )
 
 
 def devkit_summary(
-    tables: Tables, store: Any, found: dict[str, Any], class_names: list[str], folder: Path, protocol: Protocol = NUSCENES
+    tables: Tables,
+    store: Any,
+    found: dict[str, Any],
+    class_names: list[str],
+    folder: Path,
+    protocol: Protocol = NUSCENES,
 ) -> dict[str, Any]:
     """Return what nuscenes-devkit's evaluation says of the detections."""
     results: dict[str, list[dict[str, Any]]] = {}
@@ -265,7 +278,9 @@ def largest_difference(ours: Any, theirs: Any, path: str = "") -> float:
     """Return the largest difference of the figures that ours names; NaN equals NaN and nothing else."""
     if isinstance(ours, dict):
         assert {str(key) for key in ours} == {str(key) for key in theirs}, path
-        return max((largest_difference(value, theirs[key], f"{path}/{key}") for key, value in ours.items()), default=0.0)
+        return max(
+            (largest_difference(value, theirs[key], f"{path}/{key}") for key, value in ours.items()), default=0.0
+        )
     if np.isnan(ours) or np.isnan(theirs):
         assert np.isnan(ours) and np.isnan(theirs), f"{path}: {ours} against {theirs}"
         return 0.0
