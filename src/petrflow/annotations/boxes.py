@@ -40,6 +40,7 @@ def box_columns(
         "global_velocity": global_velocities,
         "name": tables["instance"]["category_row"][instance].astype(np.int16),
         "attribute": (annotation["attribute_row"][rows] + 1).astype(np.int16),
+        "attribute_count": annotation["attribute_tokens_count"][rows].astype(np.int16),
         "visibility": _visibility(tables)[annotation["visibility_row"][rows]],
         "num_lidar_pts": points[:, 0].astype(np.int32),
         "num_radar_pts": points[:, 1].astype(np.int32),

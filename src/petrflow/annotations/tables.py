@@ -54,7 +54,10 @@ _TABLES: dict[str, Kinds] = {
     },
 }
 # What nothing needs: a record, or the whole table of visibilities, may lack it.
-_OPTIONAL = {"sample_annotation": ("visibility_token", "attribute_tokens", "num_radar_pts")}
+_OPTIONAL = {
+    "scene": ("description",),
+    "sample_annotation": ("visibility_token", "attribute_tokens", "num_radar_pts"),
+}
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -71,7 +74,7 @@ def read_tables(root: Root, progress: bool = True, threads: int | None = None) -
     """
     folder = root.folder / root.version
     total = sum((folder / f"{name}.json").stat().st_size for name in _TABLES if (folder / f"{name}.json").exists())
-    scenes = read_columns(folder / "scene.json", _TABLES["scene"])
+    scenes = read_columns(folder / "scene.json", _TABLES["scene"], optional=_OPTIONAL["scene"])
     tables = {"scene": scenes}
     # Tables are parsed whole, so a scene is done when its share of the bytes is.
     count = len(scenes["token"])
@@ -121,7 +124,12 @@ def _resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
     """Replace the columns of tokens of a table that was just read by columns of rows."""
     table = tables[name]
     for column, target, optional in _REFERENCES.get(name, []):
-        rows = _lookup(table.pop(column), tables[target]["token"], name, target, optional)
+        keys, known = table.pop(column), tables[target]["token"]
+        rows: np.ndarray
+        if target == "visibility" and not len(known):
+            rows = np.full(len(keys), -1, dtype=np.int32)
+        else:
+            rows = _lookup(keys, known, name, target, optional)
         table[f"{column if column in ('prev', 'next') else target}_row"] = rows
     if name == "ego_pose":
         # A pose is stored with the frame it belongs to; the table itself is the largest thing here, and goes.

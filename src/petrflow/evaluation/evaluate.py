@@ -116,7 +116,7 @@ def require_scorable(
         if processes.rank() == 0:
             tokens = store.columns["keyframe.token"].take(range(len(store)))
             require_devkit_can_score(tokens, root, store.version)
-    elif (several := store.metadata.get("several_attributes", 0)) and processes.rank() == 0:
+    elif processes.rank() == 0 and (several := int((store.columns["box.attribute_count"] > 1).sum())):
         log.warning("%d boxes of %s carry more than one attribute: the first one counts", several, store.path)
     return protocol
 

@@ -27,7 +27,7 @@ Columns = dict[str, Any]
 
 TEXT, INT, BOOL = "text", "int", "bool"
 LIST = "list"
-"""First entry of a list of strings, '' when the list is empty."""
+"""First entry of a list of strings, '' when the list is empty; and the list's length, as column ``{name}_count``."""
 MATRIX = "matrix"
 """Three rows of three numbers; NaN when the list is empty."""
 _SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", BOOL: "BOOLEAN", LIST: "VARCHAR[]", MATRIX: "DOUBLE[][]"}
@@ -97,6 +97,8 @@ def read_columns(
         rows = batch.filter(arrow(keep(batch))) if keep is not None else batch
         for k, (name, kind) in enumerate(kinds.items()):
             pieces[name].append(_convert(path, rows.column(k), name, kind))
+            if kind == LIST:
+                pieces.setdefault(f"{name}_count", []).append(list_lengths(rows.column(k)))
         if on_bytes is not None:
             step = min(bytes_a_row * len(batch), length - reported)
             on_bytes(step)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers.devkit_oracle import CATEGORIES, Case, devkit_summary, largest_difference, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nuscenes.eval.detection.tests import test_algo as published
@@ -21,6 +20,7 @@ from petrflow.evaluation.figures import ClassFigures, combine
 from petrflow.evaluation.judge import join, judge, judge_classes, match_boxes, match_keyframes
 from petrflow.evaluation.matching import Boxes
 from petrflow.evaluation.protocol import ERRORS, NUSCENES, Protocol
+from tests.helpers.devkit_oracle import CATEGORIES, Case, devkit_summary, largest_difference, make
 
 NAMES = list(CATEGORIES)
 TOLERANCE = 1e-9
