@@ -81,23 +81,22 @@ def _mean_errors(confidence: np.ndarray, score: np.ndarray, errors: np.ndarray, 
     first = round(100 * protocol.min_recall) + 1
     reached = np.flatnonzero(confidence)
     last = int(reached[-1]) if len(reached) else 0
-    means = np.ones(len(ERRORS))
     if last < first:
-        return means
-    for k in range(len(ERRORS)):
-        # Interpolation needs ascending scores, so both go backwards.
-        curve = np.interp(confidence[::-1], score[::-1], _mean_so_far(errors[:, k])[::-1])[::-1]
-        means[k] = np.mean(curve[first : last + 1])
-    return means
+        return np.ones(len(ERRORS))
+    # Interpolation needs ascending scores, so both go backwards.
+    wanted, known, curves = confidence[first : last + 1], score[::-1], _means_so_far(errors)[::-1]
+    return np.array([np.mean(np.interp(wanted, known, curves[:, k])) for k in range(len(ERRORS))])
 
 
-def _mean_so_far(values: np.ndarray) -> np.ndarray:
-    """Return the mean of the values up to each place, without NaN; 0 before the first known value, 1 where none is known."""
+def _means_so_far(values: np.ndarray) -> np.ndarray:
+    """Return the mean of each column up to each row, without NaN; 0 before the first known value, 1 where none is known."""
     known = ~np.isnan(values)
-    if not known.any():
-        return np.ones(len(values))
-    count = np.cumsum(known)
-    return np.divide(np.nancumsum(values), count, out=np.zeros(len(values)), where=count != 0)
+    count = np.cumsum(known, axis=0)
+    means = np.divide(
+        np.cumsum(np.where(known, values, 0.0), axis=0), count, out=np.zeros(values.shape), where=count != 0
+    )
+    means[:, ~known.any(axis=0)] = 1.0
+    return means
 
 
 def combine(classes: Mapping[str, ClassFigures], protocol: Protocol) -> dict[str, Any]:

@@ -107,15 +107,16 @@ def match_boxes(keyframes: np.ndarray, boxes: Boxes, truth: Boxes, protocol: Pro
     thresholds = protocol.distance_thresholds
     # The devkit sorts pairs of score and place and turns the list round: of equal scores the last one chooses first.
     choose = np.argsort(boxes.score, kind="stable")[::-1]
-    pairs = candidates(boxes.take(choose), truth, len(protocol.class_names), max(thresholds))
+    rank = np.empty(len(boxes), dtype=np.int64)
+    rank[choose] = np.arange(len(boxes))
+    pairs = candidates(boxes, truth, len(protocol.class_names), max(thresholds), rank)
     own = protocol.band_of(boxes.distance)
     truth_band = protocol.band_of(truth.distance)
     hit = np.zeros((len(boxes), len(thresholds)), dtype=bool)
     band = np.repeat(own[:, None], len(thresholds), axis=1)
     error = np.zeros((0, 5))
     for k, threshold in enumerate(thresholds):
-        partner = np.empty(len(boxes), dtype=np.int64)
-        partner[choose] = assign(pairs, threshold, len(truth))
+        partner = assign(pairs, threshold, len(truth))[rank]
         rows = np.flatnonzero(partner >= 0)
         hit[rows, k] = True
         band[rows, k] = truth_band[partner[rows]]

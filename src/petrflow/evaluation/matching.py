@@ -76,8 +76,11 @@ class Candidates:
     distance: np.ndarray
 
 
-def candidates(found: Boxes, truth: Boxes, classes: int, limit: float) -> Candidates:
-    """Return all pairs of one keyframe and one class whose centres are nearer than ``limit`` (m), seen from above."""
+def candidates(found: Boxes, truth: Boxes, classes: int, limit: float, rank: np.ndarray) -> Candidates:
+    """Return all pairs of one keyframe and one class whose centres are nearer than ``limit`` (m), seen from above.
+
+    ``rank`` (n,) int64 is the number of each detection in the order in which they choose, and in the pairs.
+    """
     group_of_truth = truth.keyframe * classes + truth.label
     order = np.argsort(group_of_truth, kind="stable")
     groups, start, count = np.unique(group_of_truth[order], return_index=True, return_counts=True)
@@ -94,7 +97,7 @@ def candidates(found: Boxes, truth: Boxes, classes: int, limit: float) -> Candid
     dy = found.centre[detection, 1] - truth.centre[partner, 1]
     distance = np.sqrt(dx * dx + dy * dy)
     near = np.flatnonzero(distance < limit)
-    detection, partner, distance = detection[near], partner[near], distance[near]
+    detection, partner, distance = rank[detection[near]], partner[near], distance[near]
     # lexsort keeps the order of equal distances: the box that stands first in the table is asked first, as in the devkit.
     sort = np.lexsort((distance, detection))
     first = np.concatenate([[0], np.cumsum(np.bincount(detection, minlength=len(found)))])
