@@ -12,10 +12,13 @@ import orjson
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.evaluation.boxes import global_detections
+from petrflow.evaluation.boxes import GlobalDetections, global_detections
 from petrflow.samples.types import Detections
 
 MAX_BOXES_PER_SAMPLE = 500
+CHUNK_KEYFRAMES = 32
+"""Keyframes, ascending, that are converted at once."""
+
 META = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": False}
 
 
@@ -62,36 +65,46 @@ def require_all(store: AnnotationStore, detections: Mapping[str, Any]) -> None:
 
 
 def submission_boxes(
-    store: AnnotationStore, keyframes: Iterable[int], detections: Mapping[str, Detections], class_names: Sequence[str]
+    store: AnnotationStore, keyframes: Sequence[int], detections: Mapping[str, Detections], class_names: Sequence[str]
 ) -> Iterator[list[dict[str, Any]]]:
     """Give the boxes of one keyframe after another in nuScenes' form."""
     tokens = store.columns["keyframe.token"]
-    for index in keyframes:
-        token = tokens[index]
-        found = global_detections(store, [index], [detections[token]], class_names, MAX_BOXES_PER_SAMPLE)
-        columns = zip(
-            found.centre.tolist(),
-            found.size.tolist(),
-            found.rotation.tolist(),
-            found.velocity.tolist(),
-            found.label.tolist(),
-            found.score.tolist(),
-            found.attribute.tolist(),
-            strict=True,
+    for start in range(0, len(keyframes), CHUNK_KEYFRAMES):
+        piece = list(keyframes[start : start + CHUNK_KEYFRAMES])
+        found = global_detections(
+            store, piece, [detections[tokens[index]] for index in piece], class_names, MAX_BOXES_PER_SAMPLE
         )
-        yield [
-            {
-                "sample_token": token,
-                "translation": translation,
-                "size": size,
-                "rotation": rotation,
-                "velocity": velocity,
-                "detection_name": class_names[label],
-                "detection_score": score,
-                "attribute_name": found.attribute_names[attribute],
-            }
-            for translation, size, rotation, velocity, label, score, attribute in columns
-        ]
+        boxes = _boxes([tokens[index] for index in found.keyframe.tolist()], found, class_names)
+        ends = np.searchsorted(found.keyframe, piece, side="right")
+        for first, last in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            yield boxes[first:last]
+
+
+def _boxes(tokens: list[str], found: GlobalDetections, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    columns = zip(
+        tokens,
+        found.centre.tolist(),
+        found.size.tolist(),
+        found.rotation.tolist(),
+        found.velocity.tolist(),
+        found.label.tolist(),
+        found.score.tolist(),
+        found.attribute.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "sample_token": token,
+            "translation": translation,
+            "size": size,
+            "rotation": rotation,
+            "velocity": velocity,
+            "detection_name": class_names[label],
+            "detection_score": score,
+            "attribute_name": found.attribute_names[attribute],
+        }
+        for token, translation, size, rotation, velocity, label, score, attribute in columns
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- files, a keyframe at a time
