@@ -45,11 +45,10 @@ def number_of(rows: np.ndarray, total: int) -> np.ndarray:
     return numbers
 
 
-def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
-    """Columns of the keyframes ``rows``, those of their lidar frame and scene included."""
+def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.ndarray) -> Columns:
+    """Columns of the keyframes ``rows``, those of their lidar frame and scene (its place in ``scene_rows``) included."""
     sample, scene, data, calibrated = (tables[name] for name in ("sample", "scene", "sample_data", "calibrated_sensor"))
     number = number_of(rows, len(sample["timestamp"]))
-    scene_rows = scenes_of(tables, rows)
     lidar_rows = np.flatnonzero((data["camera"] < 0) & (number[data["sample_row"]] >= 0))
     lidar = np.full(len(rows), -1, dtype=np.int64)
     lidar[number[data["sample_row"][lidar_rows]]] = lidar_rows
@@ -83,9 +82,8 @@ def scenes_of(tables: dict[str, Columns], keyframe_rows: np.ndarray) -> np.ndarr
     return np.array(sorted(used.tolist(), key=lambda row: names[row]), dtype=np.int64)
 
 
-def scene_columns(tables: dict[str, Columns], keyframe_rows: np.ndarray) -> Columns:
-    """Columns of the scenes of some keyframes."""
-    rows = scenes_of(tables, keyframe_rows)
+def scene_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
+    """Columns of the scenes ``rows``."""
     return {name: take(tables["scene"][name], rows) for name in ("name", "description")}
 
 

@@ -17,6 +17,7 @@ from nuscenes import NuScenes
 from PIL import Image
 
 from petrflow.annotations import AnnotationStore, annotate, build, build_all, check_images, layout, write_classic
+from petrflow.annotations.runs import divide
 from petrflow.errors import PetrflowError
 from petrflow.pictures.read import header_size
 
@@ -45,6 +46,30 @@ def test_two_builds_give_the_same_bytes_whatever_the_number_of_threads(store_pat
         paths = {split: tmp_path / f"{split}{threads}.arrow" for split in ("val", "train")}
         build_all(root, paths, progress=False, threads=threads)
         assert paths["train"].read_bytes() == store_path.read_bytes()
+
+
+def test_runs_of_scenes_joined_one_after_another_give_the_same_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write_tables(root, 8, keyframes=6, boxes_per_keyframe=9, version=VERSION, val_share=0.4, distinct=5)
+    folder = tmp_path / "stores"
+    for number in (1, 2, 3, 8):
+        stores = {split: folder / f"{split}{number}.arrow" for split in ("train", "val")}
+        build_all(root, stores, progress=False, runs_of_scenes=number)
+        for split, path in stores.items():
+            assert path.read_bytes() == (folder / f"{split}1.arrow").read_bytes(), (split, number)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".arrow"] * 8, "nothing else is left"
+
+
+def test_runs_are_cut_where_no_scene_goes_on(tmp_path: Path) -> None:
+    starts = np.array([0, 5, 20, 30, 34, 50]) * 1_000_000
+    sample = {
+        "timestamp": (starts[:, None] + np.arange(4) * 3_000_000).reshape(-1),
+        "scene_row": np.repeat(range(6), 4),
+    }
+    rows = [np.arange(0, 24, 2), np.arange(1, 20, 2)]
+    runs = divide({"sample": sample}, rows, 6).reshape(6, 4)
+    assert runs[:5, 0].tolist() == [0, 0, 1, 2, 2] and runs[5].tolist() == [3, -1, 3, -1]
+    assert (runs[:5] == runs[:5, :1]).all()
 
 
 def test_the_order_of_records_in_the_tables_changes_nothing_but_the_order_that_is_kept(
