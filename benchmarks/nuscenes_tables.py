@@ -36,14 +36,21 @@ PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQV
 
 
 class Tokens:
-    """Reproducible tokens of 32 hex digits."""
+    """Reproducible tokens of 32 hex digits, all with the same first ones."""
 
-    def __init__(self, seed: list[int]) -> None:
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, seed: list[int], prefix: str = "") -> None:
+        self._rng, self._prefix = np.random.default_rng(seed), prefix
 
     def take(self, count: int) -> list[str]:
-        text = self._rng.bytes(16 * count).hex()
-        return [text[k : k + 32] for k in range(0, 32 * count, 32)]
+        text, size = self._rng.bytes(16 * count).hex(), 32 - len(self._prefix)
+        return [self._prefix + text[k : k + size] for k in range(0, 32 * count, 32)]
+
+
+class Records(list[str]):
+    """Records of a table that are kept to be written more than once."""
+
+    def write(self, records: Iterable[str]) -> None:
+        self.extend(records)
 
 
 class Table:
@@ -81,10 +88,13 @@ def write_tables(
     val_share: float = 150 / 850,
     cameras: tuple[str, ...] = CAMERAS,
     seed: int = 0,
+    distinct: int = 850,
 ) -> Path:
     """Write all 13 tables, ``splits.json`` and ``.complete.json`` under ``root``; return the folder of the tables.
 
-    A scene's records depend on the seed and its number alone: the first scenes of a large root are those of a small one.
+    A scene's records depend on the seed and its number alone: the first scenes of a large root are those of a small one. Scenes are
+    written one by one. Past ``distinct`` scenes, the first ``COPIED`` are written again and again under other tokens, names and times,
+    which takes the time of a copy.
     """
     folder = root / version
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,18 +117,27 @@ def write_tables(
         record(token=t, name=n, description="") for t, n in zip(attribute_tokens, ATTRIBUTES, strict=True)
     )
     tables["visibility"].write(record(token=str(k + 1), level=n, description="") for k, n in enumerate(LEVELS))
-    names = [f"scene-{k:04d}" for k in range(1, scenes + 1)]
-    logs = []
-    for number, name in enumerate(names):
+    names = [scene_name(number) for number in range(scenes)]
+    logs: list[str] = []
+    copied: list[dict[str, Records]] = []
+    for number in range(scenes):
+        if number >= distinct:
+            _write_copy(tables, copied[number % COPIED], number % COPIED, number)
+            continue
+        records = {name: Records() for name in _TABLES}
         scene = _Scene(seed, number, keyframes)
         log = scene.tokens.take(1)[0]
         logs.append(log)
-        tables["log"].write(
+        records["log"].write(
             [record(token=log, logfile=scene.logfile, vehicle="n000", date_captured="2018-07-24", location="a")]
         )
-        samples = scene.write_samples(tables, name, log)
-        scene.write_sensor_data(tables, sensors, sensor_tokens, samples)
-        scene.write_boxes(tables, samples, category_tokens, attribute_tokens, boxes_per_keyframe)
+        samples = scene.write_samples(records, names[number], log)
+        scene.write_sensor_data(records, sensors, sensor_tokens, samples)
+        scene.write_boxes(records, samples, category_tokens, attribute_tokens, boxes_per_keyframe)
+        for name, kept in records.items():
+            tables[name].write(kept)
+        if scenes > distinct and number < COPIED:
+            copied.append(records)
     tables["map"].write(
         [record(token=tokens.take(1)[0], log_tokens=logs, category="semantic_prior", filename="maps/blank.png")]
     )
@@ -136,6 +155,34 @@ def write_tables(
     (root / ".complete.json").write_text(json.dumps(marker))
     return folder
 
+
+COPIED = 85
+"""Scenes that are written again where more than ``distinct`` are wanted; they begin within 10,000 s."""
+
+
+def scene_name(number: int) -> str:
+    return f"scene-{number + 1:04d}"
+
+
+def _prefix(number: int) -> str:
+    """First digits of all tokens of a scene."""
+    return f"{number:06x}"
+
+
+def _write_copy(tables: dict[str, Table], records: dict[str, Records], original: int, number: int, times: int) -> None:
+    start = str(FIRST_SECOND)[:6]
+    for name, kept in records.items():
+        if name != "log" and kept:
+            text = ",\n".join(kept).replace(f'"{_prefix(original)}', f'"{_prefix(number)}')
+            if name in ("sample", "sample_data", "ego_pose"):
+                text = text.replace(start, str(int(start) + times))  # 10,000 s later each time
+            if name == "scene":
+                text = text.replace(scene_name(original), scene_name(number))
+                text = text.replace(f'"log_token": "{_prefix(number)}', f'"log_token": "{_prefix(original)}')
+            tables[name].write([text])
+
+
+FIRST_SECOND = 1_532_402_927
 
 _TABLES = (
     "attribute",
@@ -168,12 +215,12 @@ class _Scene:
 
     def __init__(self, seed: int, number: int, keyframes: int) -> None:
         self.tokens, self.rng, self.keyframes = (
-            Tokens([seed, number, 0]),
+            Tokens([seed, number, 0], _prefix(number)),
             np.random.default_rng([seed, number, 1]),
             keyframes,
         )
         rng = self.rng
-        self.start = 1_532_402_927_000_000 + number * 25_000_000
+        self.start = FIRST_SECOND * 1_000_000 + number * 25_000_000
         self.seconds = (keyframes - 1) * 0.5
         self.logfile = f"n000-2018-07-24-11-{number // 60 % 60:02d}-{number % 60:02d}+0800"
         self.turn, self.speed = rng.uniform(-0.08, 0.08), rng.uniform(0, 12)
@@ -191,7 +238,7 @@ class _Scene:
         tilt = 0.02 * np.stack([np.sin(seconds), np.cos(1.3 * seconds)], axis=1)
         return np.concatenate([xy, z[:, None]], axis=1), _quaternions(heading, tilt)
 
-    def write_samples(self, tables: dict[str, Table], name: str, log: str) -> list[str]:
+    def write_samples(self, tables: dict[str, Records], name: str, log: str) -> list[str]:
         scene = self.tokens.take(1)[0]
         samples = self.tokens.take(self.keyframes)
         tables["scene"].write(
@@ -215,7 +262,7 @@ class _Scene:
         return samples
 
     def write_sensor_data(
-        self, tables: dict[str, Table], sensors: tuple[str, ...], sensor_tokens: list[str], samples: list[str]
+        self, tables: dict[str, Records], sensors: tuple[str, ...], sensor_tokens: list[str], samples: list[str]
     ) -> None:
         calibrated = self.tokens.take(len(sensors))
         for number, (channel, token) in enumerate(zip(sensors, calibrated, strict=True)):
@@ -242,7 +289,7 @@ class _Scene:
         w, x, y, z = facing  # times the turn from camera axes to axes that look along x
         return 0.5 * np.array([w + x - y + z, -w + x + y + z, w - x + y + z, -w - x - y + z])
 
-    def _rows(self, ego_pose: Table, channel: str, calibrated: str, samples: list[str]) -> Iterator[str]:
+    def _rows(self, ego_pose: Records, channel: str, calibrated: str, samples: list[str]) -> Iterator[str]:
         rate = {"L": 20, "C": 12, "R": 13}[channel[0]]
         step = 1_000_000 / rate
         times = self.start + np.arange(0, self.seconds * 1e6 + 120_000, step) + self.rng.integers(0, int(step))
@@ -276,7 +323,7 @@ class _Scene:
 
     def write_boxes(
         self,
-        tables: dict[str, Table],
+        tables: dict[str, Records],
         samples: list[str],
         categories: list[str],
         attributes: list[str],
@@ -296,7 +343,7 @@ class _Scene:
 
     def _write_instance(
         self,
-        tables: dict[str, Table],
+        tables: dict[str, Records],
         samples: list[str],
         times: np.ndarray,
         categories: list[str],

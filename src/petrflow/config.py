@@ -19,7 +19,7 @@ from jsonschema.exceptions import ValidationError
 from petrflow.errors import PetrflowError
 
 # How a schedule is carried out, not what comes of it: changing these retrains nothing.
-EXECUTION_KEYS = ("num_workers", "checkpoint_minutes", "device", "share_gpu", "slow_factor", "allow_slow_cpu")
+EXECUTION_KEYS = ("num_workers", "checkpoint_minutes", "device", "share_gpu", "slow_factor", "allow_slow_cpu", "judge")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ POINTS = {
     "step": ("tests.helpers.fake_training", "FakeModel.losses"),
     "update": ("paddle.optimizer", "AdamW.step"),
     "step of any model": ("petrflow.training.train", "_step"),
-    "submission": ("petrflow.evaluation.evaluate", "to_submission"),
+    "submission": ("petrflow.evaluation.evaluate", "write_submission"),
     "evaluation": ("tests.helpers.fake_training", "FakeModel.forward"),
     "snapshot": ("petrflow.training.train", "capture"),
     "checkpoint bytes": ("petrflow.training.checkpoint", "_chunks"),

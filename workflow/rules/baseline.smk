@@ -1,4 +1,4 @@
-# The run's weights, before training, on the validation split, scored by the devkit.
+# The run's weights, before training, on the validation split, scored.
 
 
 rule baseline:

@@ -25,14 +25,22 @@ def box_columns(
     keyframe = keyframe[rows]
     points = np.stack([annotation["num_lidar_pts"][rows], annotation["num_radar_pts"][rows]], axis=1)
     instance = annotation["instance_row"][rows]
-    boxes, velocities = _in_lidar_frame(tables, rows, keyframes["lidar_to_ego"], keyframes["ego_to_global"], keyframe)
+    global_velocities = _global_velocities(tables, rows)
+    boxes, velocities = _in_lidar_frame(
+        tables, rows, global_velocities, keyframes["lidar_to_ego"], keyframes["ego_to_global"], keyframe
+    )
     columns = {
         "token": take(annotation["token"], rows),
         "instance_token": take(tables["instance"]["token"], instance),
         "box": boxes,
         "velocity": velocities,
+        # Evaluation compares in the global frame: turned back from the lidar frame, tilt and digits would be lost.
+        "global_translation": annotation["translation"][rows],
+        "global_rotation": annotation["rotation"][rows],
+        "global_velocity": global_velocities,
         "name": tables["instance"]["category_row"][instance].astype(np.int16),
         "attribute": (annotation["attribute_row"][rows] + 1).astype(np.int16),
+        "attribute_count": annotation["attribute_tokens_count"][rows].astype(np.int16),
         "visibility": _visibility(tables)[annotation["visibility_row"][rows]],
         "num_lidar_pts": points[:, 0].astype(np.int32),
         "num_radar_pts": points[:, 1].astype(np.int32),
@@ -58,6 +66,7 @@ def _visibility(tables: dict[str, Columns]) -> np.ndarray:
 def _in_lidar_frame(
     tables: dict[str, Columns],
     rows: np.ndarray,
+    global_velocities: np.ndarray,
     lidar_to_ego: np.ndarray,
     ego_to_global: np.ndarray,
     keyframe: np.ndarray,
@@ -72,7 +81,7 @@ def _in_lidar_frame(
     yaw = geometry.quaternion_yaw_intrinsic(geometry.quaternion_multiply(turn[keyframe], annotation["rotation"][rows]))
     rotation = lidar_from_global[keyframe, :3, :3]
     centre = (rotation @ annotation["translation"][rows, :, None])[..., 0] + lidar_from_global[keyframe, :3, 3]
-    velocity = (rotation[:, :2, :2] @ _global_velocities(tables, rows)[:, :, None])[..., 0]
+    velocity = (rotation[:, :2, :2] @ global_velocities[:, :, None])[..., 0]
     return np.concatenate([centre, annotation["size"][rows], yaw[:, None]], axis=1), velocity
 
 

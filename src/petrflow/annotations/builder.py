@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from petrflow.annotations import boxes, frames, layout
+from petrflow.annotations import boxes, frames, layout, runs
 from petrflow.annotations.check import check_frames
 from petrflow.annotations.tables import camera_names, read_tables
 from petrflow.files.provenance import provenance
@@ -21,11 +21,22 @@ from petrflow.nuscenes.root import Root, describe_root
 
 
 def assemble(
-    root: Root, tables: dict[str, Columns], split: str, num_prev_keyframes: int, sweeps_per_keyframe: int
+    root: Root,
+    tables: dict[str, Columns],
+    split: str,
+    num_prev_keyframes: int,
+    sweeps_per_keyframe: int,
+    chosen: np.ndarray | None = None,
 ) -> tuple[Columns, dict[str, Any]]:
-    """Join the tables into the columns and the metadata of one split's store (see docs/annotation-store.md)."""
+    """Join the tables into the columns and the metadata of one split's store (see docs/annotation-store.md).
+
+    ``chosen`` (samples,) bool leaves out the other keyframes; the scenes are those of the whole split.
+    """
     cameras = camera_names(root, tables)
     keyframe_rows = frames.keyframes_of(root, tables, split)
+    scene_rows = frames.scenes_of(tables, keyframe_rows)
+    if chosen is not None:
+        keyframe_rows = keyframe_rows[chosen[keyframe_rows]]
     before = tables["sample"]["prev_row"][keyframe_rows]
     number = frames.number_of(keyframe_rows, len(tables["sample"]["timestamp"]))
     frame_rows, current, frame_prev = frames.camera_frames_of(tables, keyframe_rows, cameras)
@@ -40,7 +51,7 @@ def assemble(
     used = frames.used_frames(current, sweeps, len(frame_rows))
     renumbered = frames.number_of(used, len(frame_rows))
     filled = np.arange(sweeps.shape[1]) < counts[:, None]
-    keyframes = frames.keyframe_columns(tables, keyframe_rows)
+    keyframes = frames.keyframe_columns(tables, keyframe_rows, scene_rows)
     box_columns, box_offset = boxes.box_columns(tables, keyframe_rows, keyframes)
     groups = {
         "keyframe": {
@@ -53,6 +64,7 @@ def assemble(
         "camera_frame": frames.camera_frame_columns(tables, frame_rows[used], keyframe_rows),
         "calibration": frames.calibration_columns(tables),
         "box": box_columns,
+        "scene": frames.scene_columns(tables, scene_rows),
     }
     metadata = {
         "version": root.version,
@@ -116,6 +128,7 @@ def build_all(
     threads: int | None = None,
     version: str | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
+    runs_of_scenes: int | None = None,
 ) -> int:
     """Build the stores of several splits from one reading of the tables; return the number of images checked.
 
@@ -135,8 +148,16 @@ def build_all(
         Default: one per core. The stores' bytes do not depend on it.
     version, splits, about : optional
         See :func:`describe_root`.
+    runs_of_scenes : int, optional
+        How many runs of scenes are joined one after another, so that memory is bounded; by default as many as the tables' size
+        asks for. The stores' bytes do not depend on it.
     """
     described = describe_root(root, version, splits, about)
+    number = runs.runs_needed(described) if runs_of_scenes is None else runs_of_scenes
+    if number > 1:
+        return _build_in_runs(
+            described, outputs, number, image_check, num_prev_keyframes, sweeps_per_keyframe, progress, threads
+        )
     tables = read_tables(described, progress, threads)
     stores = [assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe) for split in outputs]
     del tables
@@ -145,6 +166,35 @@ def build_all(
         checked = check_frames(described.folder, stores, full=image_check == "full", progress=progress)
     for path, (columns, metadata) in zip(outputs.values(), stores, strict=True):
         layout.write(Path(path), columns, metadata)
+    return checked
+
+
+def _build_in_runs(
+    root: Root,
+    outputs: Mapping[str, Path],
+    number: int,
+    image_check: str,
+    num_prev_keyframes: int,
+    sweeps_per_keyframe: int,
+    progress: bool,
+    threads: int | None,
+) -> int:
+    folder = Path(next(iter(outputs.values()))).parent
+    checked = 0
+    with runs.dealt(root, list(outputs), number, folder, progress, threads) as dealt:
+        for run in range(dealt.number):
+            tables, chosen = dealt.tables(run), dealt.run_of_sample == run
+            stores = [
+                assemble(root, tables, split, num_prev_keyframes, sweeps_per_keyframe, chosen) for split in outputs
+            ]
+            del tables
+            if image_check != "none":
+                checked += check_frames(root.folder, stores, full=image_check == "full", progress=progress)
+            for split, (columns, metadata) in zip(outputs, stores, strict=True):
+                layout.write(dealt.piece(split, run), columns, metadata)
+            del stores, columns
+        for split, path in outputs.items():
+            runs.join_pieces([dealt.piece(split, run) for run in range(dealt.number)], Path(path))
     return checked
 
 

@@ -45,8 +45,8 @@ def number_of(rows: np.ndarray, total: int) -> np.ndarray:
     return numbers
 
 
-def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
-    """Columns of the keyframes ``rows``, those of their lidar frame and scene included."""
+def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.ndarray) -> Columns:
+    """Columns of the keyframes ``rows``, those of their lidar frame and scene (its place in ``scene_rows``) included."""
     sample, scene, data, calibrated = (tables[name] for name in ("sample", "scene", "sample_data", "calibrated_sensor"))
     number = number_of(rows, len(sample["timestamp"]))
     lidar_rows = np.flatnonzero((data["camera"] < 0) & (number[data["sample_row"]] >= 0))
@@ -64,6 +64,8 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
         "timestamp": sample["timestamp"][rows],
         "scene_name": take(scene["name"], sample["scene_row"][rows]),
         "scene_token": take(scene["token"], sample["scene_row"][rows]),
+        "scene_row": number_of(scene_rows, len(scene["token"]))[sample["scene_row"][rows]],
+        "sample_row": rows.astype(np.int32),
         "lidar_token": take(data["token"], lidar),
         "lidar_path": take(data["filename"], lidar),
         "lidar_to_ego": np.concatenate(
@@ -71,6 +73,18 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
         ),
         "ego_to_global": data["ego_pose"][lidar],
     }
+
+
+def scenes_of(tables: dict[str, Columns], keyframe_rows: np.ndarray) -> np.ndarray:
+    """Return the rows in scene.json of the scenes of some keyframes, ordered by name: (S,) int64."""
+    used = np.unique(tables["sample"]["scene_row"][keyframe_rows])
+    names = tables["scene"]["name"].to_pylist()
+    return np.array(sorted(used.tolist(), key=lambda row: names[row]), dtype=np.int64)
+
+
+def scene_columns(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
+    """Columns of the scenes ``rows``."""
+    return {name: take(tables["scene"][name], rows) for name in ("name", "description")}
 
 
 def camera_frames_of(

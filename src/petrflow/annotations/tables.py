@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ from petrflow.nuscenes.root import Root
 
 _POSE: Kinds = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
 _TABLES: dict[str, Kinds] = {
-    "scene": {"token": TEXT, "name": TEXT},
+    "scene": {"token": TEXT, "name": TEXT, "description": TEXT},
     "sensor": {"token": TEXT, "channel": TEXT, "modality": TEXT},
     "calibrated_sensor": {**_POSE, "sensor_token": TEXT, "camera_intrinsic": MATRIX},
     "category": {"token": TEXT, "name": TEXT},
@@ -54,7 +56,10 @@ _TABLES: dict[str, Kinds] = {
     },
 }
 # What nothing needs: a record, or the whole table of visibilities, may lack it.
-_OPTIONAL = {"sample_annotation": ("visibility_token", "attribute_tokens", "num_radar_pts")}
+_OPTIONAL = {
+    "scene": ("description",),
+    "sample_annotation": ("visibility_token", "attribute_tokens", "num_radar_pts"),
+}
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -69,32 +74,68 @@ def read_tables(root: Root, progress: bool = True, threads: int | None = None) -
         Table name to columns. A column ``x_row`` holds int32 rows of table ``x``, -1 for none; ``sample_data`` holds only rows of the
         root's cameras and lidar keyframes, with the column ``camera``: its place in :func:`camera_names`, -1 for the lidar.
     """
-    folder = root.folder / root.version
-    total = sum((folder / f"{name}.json").stat().st_size for name in _TABLES if (folder / f"{name}.json").exists())
-    scenes = read_columns(folder / "scene.json", _TABLES["scene"])
-    tables = {"scene": scenes}
-    # Tables are parsed whole, so a scene is done when its share of the bytes is.
-    count = len(scenes["token"])
+    with table_progress(root, progress) as advance:
+        tables = read_small_tables(root, advance, threads)
+        for name in LARGE_TABLES:
+            keep = wanted_frames(root, tables) if name == "sample_data" else None
+            tables[name] = read_columns(
+                table_path(root, name),
+                _TABLES[name],
+                optional=_OPTIONAL.get(name, ()),
+                keep=keep,
+                on_bytes=advance,
+                threads=threads,
+            )
+            resolve(root, tables, name)
+    return tables
+
+
+LARGE_TABLES = ("sample_data", "ego_pose", "sample_annotation")
+"""Tables that grow with every frame of a sensor, in the order in which they are read, after all others."""
+
+
+def read_small_tables(root: Root, advance: Callable[[float], object], threads: int | None = None) -> dict[str, Columns]:
+    """Read all tables but the large ones."""
+    tables: dict[str, Columns] = {}
+    for name, kinds in _TABLES.items():
+        if name in LARGE_TABLES:
+            continue
+        path = table_path(root, name)
+        if name not in NEEDED_TABLES and not path.exists():
+            tables[name] = empty_columns(kinds)
+        else:
+            optional = _OPTIONAL.get(name, ())
+            tables[name] = read_columns(path, kinds, optional=optional, on_bytes=advance, threads=threads)
+        resolve(root, tables, name)
+    return tables
+
+
+def table_path(root: Root, name: str) -> Path:
+    """Return where a table is."""
+    return root.folder / root.version / f"{name}.json"
+
+
+def large_table(name: str) -> tuple[Kinds, tuple[str, ...]]:
+    """Return the columns that are read of a large table, and those of them that records may lack."""
+    return _TABLES[name], _OPTIONAL.get(name, ())
+
+
+@contextlib.contextmanager
+def table_progress(root: Root, shown: bool) -> Iterator[Callable[[float], object]]:
+    """Show a bar of scenes; yield what moves it on by some bytes of tables.
+
+    Tables are parsed whole, so a scene is done when its share of the bytes is.
+    """
+    total = sum(table_path(root, name).stat().st_size for name in _TABLES if table_path(root, name).exists())
+    path = table_path(root, "scene")
+    count = len(read_columns(path, _TABLES["scene"], optional=_OPTIONAL["scene"])["token"])
     style = "{l_bar}{bar}| {n:.0f}/{total} scenes [{elapsed}<{remaining}]"
-    with tqdm(total=count, desc="annotate", unit="scene", disable=not progress, bar_format=style) as bar:
+    with tqdm(total=count, desc="annotate", unit="scene", disable=not shown, bar_format=style) as bar:
 
         def advance(size: float) -> None:
             bar.update(size * count / max(total, 1))
 
-        for name, kinds in _TABLES.items():
-            if name == "scene":
-                continue
-            keep = _sample_data_filter(root, tables) if name == "sample_data" else None
-            path = folder / f"{name}.json"
-            if name not in NEEDED_TABLES and not path.exists():
-                tables[name] = empty_columns(kinds)
-            else:
-                optional = _OPTIONAL.get(name, ())
-                tables[name] = read_columns(
-                    path, kinds, optional=optional, keep=keep, on_bytes=advance, threads=threads
-                )
-            _resolve(root, tables, name)
-    return tables
+        yield advance
 
 
 # Table to its columns of tokens: column, table it refers to, whether it may be empty, name of the column of rows.
@@ -117,16 +158,21 @@ _REFERENCES = {
 }
 
 
-def _resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
+def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
     """Replace the columns of tokens of a table that was just read by columns of rows."""
     table = tables[name]
     for column, target, optional in _REFERENCES.get(name, []):
-        rows = _lookup(table.pop(column), tables[target]["token"], name, target, optional)
+        keys, known = table.pop(column), tables[target]["token"]
+        rows: np.ndarray
+        if target == "visibility" and not len(known):
+            rows = np.full(len(keys), -1, dtype=np.int32)
+        else:
+            rows = lookup(keys, known, name, target, optional)
         table[f"{column if column in ('prev', 'next') else target}_row"] = rows
     if name == "ego_pose":
         # A pose is stored with the frame it belongs to; the table itself is the largest thing here, and goes.
         data = tables["sample_data"]
-        rows = _lookup(data.pop("ego_pose_token"), table["token"], "sample_data", "ego_pose", False)
+        rows = lookup(data.pop("ego_pose_token"), table["token"], "sample_data", "ego_pose", False)
         data["ego_pose"] = np.concatenate([table["translation"][rows], table["rotation"][rows]], axis=1)
         del tables["ego_pose"]
     elif name == "sample_data":
@@ -136,10 +182,10 @@ def _resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
         # A lidar keyframe follows sweeps, which were not read.
         rows = np.flatnonzero(table["camera"] >= 0)
         table["prev_row"] = np.full(len(table["camera"]), -1, dtype=np.int32)
-        table["prev_row"][rows] = _lookup(take(table.pop("prev"), rows), table["token"], name, name, True)
+        table["prev_row"][rows] = lookup(take(table.pop("prev"), rows), table["token"], name, name, True)
 
 
-def _lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
+def lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
     """Return the row of every key in ``values``: (n,) int32. An empty key is -1 if ``optional``; a dangling one is an error."""
     found = pc.index_in(keys, value_set=values)
     known = valid(found)
@@ -159,7 +205,7 @@ def _channels(tables: dict[str, Columns]) -> list[str]:
     return [names[row] for row in tables["calibrated_sensor"]["sensor_row"]]
 
 
-def _sample_data_filter(root: Root, tables: dict[str, Columns]) -> Callable[[pa.RecordBatch], np.ndarray]:
+def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.RecordBatch], np.ndarray]:
     tokens = tables["calibrated_sensor"]["token"]
     cameras = set(camera_names(root, tables))
     channels = _channels(tables)

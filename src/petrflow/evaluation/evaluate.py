@@ -2,62 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
+from petrflow.evaluation.boxes import labelled
 from petrflow.evaluation.expectations import compare_with_expected
-from petrflow.evaluation.score import score
-from petrflow.evaluation.submission import to_submission
+from petrflow.evaluation.figures import combine
+from petrflow.evaluation.judge import (
+    Judged,
+    Matches,
+    from_plain,
+    join,
+    judge_classes,
+    match_keyframes,
+    parts_of,
+    to_plain,
+)
+from petrflow.evaluation.protocol import NUSCENES, Protocol, protocol_of_classes
+from petrflow.evaluation.score import require_devkit_can_score, score
+from petrflow.evaluation.submission import read_lines, require_all, submission_lines, write_submission
+from petrflow.evaluation.summary import details, summary
 from petrflow.evaluation.table import format_table
-from petrflow.files import atomic_dir, write_atomic, write_json
+from petrflow.files import atomic_dir, atomic_path, read_json, write_atomic, write_json
 from petrflow.machine import processes
-from petrflow.samples.types import SampleDetections
+from petrflow.samples.types import Detections
+
+log = logging.getLogger("petrflow.evaluation")
+
+JUDGES = ("petrflow", "devkit")
 
 
-def evaluate_split(
+def evaluate(
     model: Any,
     store_path: Path,
     root: Path,
     model_config: Mapping[str, Any],
     out_dir: Path,
-    batch_size: int,
-    num_workers: int,
+    *,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    judge: str = "petrflow",
+    expect: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Evaluate on a split, each process predicting a part of it; the first gathers and scores, the others return None.
+    """Predict a split with ``model``, score it and leave ``metrics.json``, ``results_nusc.json`` and ``table.txt``.
 
-    Takes what :func:`evaluate` takes. Processes hand their detections over in ``shares`` beside ``out_dir``.
+    Processes that train together each predict a part of the split, match that part with its boxes, and sum up some of the
+    classes. They hand over what they found in ``shares`` beside ``out_dir``; the first one writes ``out_dir``.
+
+    Parameters
+    ----------
+    model : PetrV2 or ExportedModel
+        Anything with ``predict(batch)``.
+    store_path, root : Path
+        The split's annotation store and the nuScenes root it was made from.
+    model_config : mapping
+        The parsed model file.
+    out_dir : Path
+        Appears whole when everything is written.
+    batch_size, num_workers : int
+        Of the loader.
+    judge : str
+        ``petrflow``, or ``devkit``: nuscenes-devkit in the first process, while the others wait.
+    expect : mapping, optional
+        ``{metric: {"value": float, "tolerance": float}}``; see :func:`petrflow.evaluation.expectations.compare_with_expected`.
+
+    Returns
+    -------
+    dict or None
+        As :func:`petrflow.evaluation.summary.summary` returns it, with ``bands``, ``groups`` and ``scenes`` of petrflow's own
+        judge, and with ``expect`` where figures are expected. None in all processes but the first.
     """
-    if processes.world_size() == 1:
-        return evaluate(model, store_path, root, model_config, out_dir, batch_size=batch_size, num_workers=num_workers)
+    store, names = AnnotationStore.open(store_path), list(model_config["class_names"])
+    require_scorable(store, names, root, judge)
     detections = predict_share(model, store_path, root, model_config, batch_size, num_workers)
-    folder = out_dir.with_name("shares")
-    _write_share(folder / f"{processes.rank()}.npz", detections)
-    processes.barrier()
-    metrics = None
-    if processes.rank() == 0:
-        store = AnnotationStore.open(store_path)
-        for rank in range(1, processes.world_size()):
-            share = _read_share(folder / f"{rank}.npz")
-            if twice := sorted(set(share) & set(detections)):
-                raise PetrflowError(f"sample {twice[0]} was predicted by two processes: the loader shards wrongly")
-            detections |= share
-        submission = to_submission(store, detections, list(model_config["class_names"]))
-        metrics = score(submission, root, store.version)
-        write_evaluation(out_dir, metrics, submission)
-    processes.barrier()  # nobody writes the next share before this one is read
-    return metrics
+    return score_detections(store, detections, names, root, out_dir, judge=judge, expect=expect)
+
+
+def require_scorable(
+    store: AnnotationStore, class_names: Sequence[str], root: Path, judge: str = "petrflow"
+) -> Protocol:
+    """Say before anything is predicted why a split could not be scored; return the protocol by which it is.
+
+    Raises
+    ------
+    PetrflowError
+        No box of the split counts for the model's classes, or the devkit is to judge and cannot.
+    """
+    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names))
+    names = store.metadata["names"]
+    codes = np.array([name in protocol.class_names for name in names], dtype=bool)
+    of_class = codes[store.columns["box.name"]] if len(names) else np.zeros(0, dtype=bool)
+    truth, _ = labelled(store, np.arange(len(store)), protocol)
+    if not len(truth):
+        pointless = int((of_class & (store.columns["box.valid"] == 0)).sum())
+        raise PetrflowError(
+            f"Nothing in {store.path} can be scored: of its {len(of_class)} boxes, {len(of_class) - int(of_class.sum())} are of no "
+            f"class of the model ({', '.join(class_names)}), {pointless} hold no lidar or radar point, and the others lie beyond "
+            f"{max(protocol.class_ranges.values()):g} m. Choose other scenes for the {store.split} split, correct class_names in the "
+            "model file, or train with do_eval: false"
+        )
+    if judge == "devkit":
+        if unknown := [name for name in class_names if name not in NUSCENES.class_names]:
+            raise PetrflowError(
+                f"nuscenes-devkit knows no class {', '.join(unknown)}: remove judge: devkit, petrflow's own judge takes any class"
+            )
+        if processes.rank() == 0:
+            tokens = store.columns["keyframe.token"].take(range(len(store)))
+            require_devkit_can_score(tokens, root, store.version)
+    elif processes.rank() == 0 and (several := int((store.columns["box.attribute_count"] > 1).sum())):
+        log.warning("%d boxes of %s carry more than one attribute: the first one counts", several, store.path)
+    return protocol
+
+
+def typical_sizes(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, list[float]]:
+    """Return the median width, length and height (m) of each class that the store has boxes of."""
+    sizes, codes = store.columns["box.box"][:, 3:6], store.columns["box.name"]
+    found = {}
+    for name in class_names:
+        rows = np.isin(codes, [k for k, known in enumerate(store.metadata["names"]) if known == name])
+        if rows.any():
+            found[name] = np.median(sizes[rows], axis=0).tolist()
+    return found
 
 
 def predict_share(
     model: Any, store_path: Path, root: Path, model_config: Mapping[str, Any], batch_size: int, num_workers: int
-) -> dict[str, Any]:
-    """Predict this process's part of the val split; all parts together are every sample once."""
+) -> dict[str, Detections]:
+    """Predict this process's part of a split; all parts together are every sample once."""
     from petrflow.samples.dataset import PetrDataset
     from petrflow.samples.loader import Loader, epoch_batches
 
@@ -74,92 +152,107 @@ def predict_share(
         loader.close()
 
 
-def _write_share(path: Path, detections: dict[str, Any]) -> None:
-    from petrflow.files import atomic_path
-
-    arrays: dict[str, Any] = {}
-    for token, found in detections.items():
-        arrays[f"{token}/boxes"] = np.asarray(found.boxes)
-        arrays[f"{token}/scores"] = np.asarray(found.scores)
-        arrays[f"{token}/labels"] = np.asarray(found.labels)
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **arrays)
-
-
-def _read_share(path: Path) -> dict[str, Any]:
-    from petrflow.samples.types import SampleDetections
-
-    with np.load(path, allow_pickle=False) as arrays:
-        tokens = sorted({name.rsplit("/", 1)[0] for name in arrays.files})
-        return {
-            token: SampleDetections(arrays[f"{token}/boxes"], arrays[f"{token}/scores"], arrays[f"{token}/labels"])
-            for token in tokens
-        }
-
-
-def predict(model: Any, batches: Iterable[dict[str, Any]], total: int | None = None) -> dict[str, SampleDetections]:
+def predict(model: Any, batches: Iterable[dict[str, Any]], total: int | None = None) -> dict[str, Detections]:
     """Run ``model.predict`` over batches of the loader and return detections by sample token."""
-    detections: dict[str, SampleDetections] = {}
+    detections: dict[str, Detections] = {}
     for batch in tqdm(batches, total=total, desc="evaluate", unit="batch", leave=False):
-        for token, found in zip(batch["token"], model.predict(batch), strict=True):
-            detections[token] = SampleDetections(found.boxes, found.scores, found.labels)
+        detections.update(zip(batch["token"], model.predict(batch), strict=True))
     return detections
 
 
-def evaluate(
-    model: Any,
-    store_path: Path,
+# --------------------------------------------------------------------------------------------------------------------- scoring
+
+
+def score_detections(
+    store: AnnotationStore,
+    detections: Mapping[str, Detections],
+    class_names: Sequence[str],
     root: Path,
-    model_config: Mapping[str, Any],
     out_dir: Path,
     *,
-    batch_size: int = 1,
-    num_workers: int = 0,
+    judge: str = "petrflow",
     expect: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Predict a split with ``model``, score it and leave ``metrics.json``, ``results_nusc.json`` and ``table.txt``.
+) -> dict[str, Any] | None:
+    """Score what this process and the others predicted, and write it; see :func:`evaluate`.
 
     Parameters
     ----------
-    model : PetrV2 or ExportedModel
-        Anything with ``predict(batch)``.
-    store_path, root : Path
-        The split's annotation store and the nuScenes root it was made from.
-    model_config : mapping
-        The parsed model file.
-    out_dir : Path
-        Appears whole when everything is written.
-    batch_size, num_workers : int
-        Of the loader.
-    expect : mapping, optional
-        ``{metric: {"value": float, "tolerance": float}}``; see :func:`petrflow.evaluation.expectations.compare_with_expected`.
-
-    Returns
-    -------
-    dict
-        As :func:`score` returns it, with ``expect`` added when figures are expected.
+    detections : mapping of sample token to Detections
+        This process's part of the split.
     """
-    from petrflow.samples.dataset import PetrDataset
-    from petrflow.samples.loader import Loader
-
-    store = AnnotationStore.open(store_path)
-    dataset = PetrDataset(store_path, root, dict(model_config), training=False)
-    loader = Loader(dataset, batch_size=batch_size, seed=0, num_workers=num_workers, shuffle=False, drop_last=False)
-    try:
-        detections = predict(model, loader.epoch(0), len(loader))
-    finally:
-        loader.close()
-    submission = to_submission(store, detections, list(model_config["class_names"]))
-    metrics = score(submission, root, store.version)
-    if expect:
-        metrics["expect"] = compare_with_expected(metrics, expect)
-    write_evaluation(out_dir, metrics, submission)
+    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names))
+    tokens = store.columns["keyframe.token"].take(range(len(store)))
+    mine = [k for k, token in enumerate(tokens) if token in detections]
+    folder = Path(out_dir).with_name("shares")
+    figures = None
+    if judge == "petrflow":
+        figures = _judge_together(
+            store, match_keyframes(store, mine, detections, class_names, protocol), protocol, folder
+        )
+    lines = submission_lines(store, mine, detections, class_names)
+    if processes.world_size() == 1:
+        shares = [(mine, lines)]
+    else:
+        with atomic_path(folder / f"{processes.rank()}.jsonl") as temporary, temporary.open("wb") as handle:
+            handle.writelines(lines)
+        write_json(folder / f"{processes.rank()}-keyframes.json", mine)
+        processes.barrier()
+        shares = [
+            (read_json(folder / f"{rank}-keyframes.json"), read_lines(folder / f"{rank}.jsonl"))
+            for rank in (range(processes.world_size()) if processes.rank() == 0 else ())
+        ]
+    metrics = None
+    if processes.rank() == 0:
+        _require_each_once(store, [numbers for numbers, _ in shares])
+        with atomic_dir(Path(out_dir)) as made:
+            write_submission(made / "results_nusc.json", shares)
+            metrics = figures or score(read_json(made / "results_nusc.json"), root, store.version)
+            if expect:
+                metrics["expect"] = compare_with_expected(metrics, expect)
+            write_json(made / "metrics.json", metrics)
+            write_atomic(made / "table.txt", format_table(metrics))
+    processes.barrier()  # nobody writes the next share before this one is read
     return metrics
 
 
-def write_evaluation(out_dir: Path, metrics: Mapping[str, Any], submission: Mapping[str, Any]) -> None:
-    """Write ``metrics.json``, ``results_nusc.json`` and ``table.txt`` into ``out_dir``, whole or not at all."""
-    with atomic_dir(Path(out_dir)) as folder:
-        write_json(folder / "metrics.json", dict(metrics))
-        write_json(folder / "results_nusc.json", dict(submission))
-        write_atomic(folder / "table.txt", format_table(metrics))
+def _judge_together(store: AnnotationStore, mine: Matches, protocol: Protocol, folder: Path) -> dict[str, Any] | None:
+    """Return the figures of the whole split in the first process, from what every process matched."""
+    rank, world, parts = processes.rank(), processes.world_size(), parts_of(store)
+    if world == 1:
+        return _metrics(judge_classes(mine, protocol, parts), mine, protocol)
+    with atomic_path(folder / f"{rank}.npz") as temporary, temporary.open("wb") as handle:
+        np.savez(handle, **cast(Any, mine.arrays()))
+    processes.barrier()
+    whole = join([_read_matches(folder / f"{number}.npz") for number in range(world)], store, protocol)
+    # Classes with many detections go to different processes.
+    sizes = np.bincount(whole.label, minlength=len(protocol.class_names))
+    classes = [protocol.class_names[k] for k in np.argsort(-sizes, kind="stable")[rank::world]]
+    write_json(folder / f"{rank}.json", to_plain(judge_classes(whole, protocol, parts, classes)))
+    processes.barrier()
+    if rank > 0:
+        return None
+    judged: dict[str, Judged] = {}
+    for number in range(world):
+        judged |= from_plain(read_json(folder / f"{number}.json"))
+    return _metrics({name: judged[name] for name in protocol.class_names}, whole, protocol)
+
+
+def _read_matches(path: Path) -> Matches:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Matches(**{name: arrays[name] for name in arrays.files})
+
+
+def _metrics(judged: Mapping[str, Judged], matches: Matches, protocol: Protocol) -> dict[str, Any]:
+    whole = {name: one.whole for name, one in judged.items()}
+    velocity_known, attribute_known = (bool(known) for known in matches.known)
+    counts = {name: one.truths for name, one in whole.items()}
+    return {**summary(combine(whole, protocol), counts, velocity_known, attribute_known), **details(judged, protocol)}
+
+
+def _require_each_once(store: AnnotationStore, shares: Sequence[Sequence[int]]) -> None:
+    times = np.bincount(np.concatenate([np.asarray(one, dtype=np.int64) for one in shares]), minlength=len(store))
+    tokens = store.columns["keyframe.token"]
+    if (times > 1).any():
+        twice = tokens[int(np.argmax(times > 1))]
+        raise PetrflowError(f"sample {twice} was predicted by two processes: the loader shards wrongly")
+    require_all(store, {tokens[int(k)]: None for k in np.flatnonzero(times)})

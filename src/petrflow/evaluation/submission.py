@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
-from petrflow import geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.samples.types import SampleDetections
+from petrflow.evaluation.boxes import GlobalDetections, global_detections
+from petrflow.samples.types import Detections
 
 MAX_BOXES_PER_SAMPLE = 500
-MOVING_SPEED = 0.2
-"""Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is chosen."""
+CHUNK_KEYFRAMES = 32
+"""Keyframes, ascending, that are converted at once."""
 
-MOVING_ATTRIBUTE = {
-    **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer"), "vehicle.moving"),
-    **dict.fromkeys(("bicycle", "motorcycle"), "cycle.with_rider"),
-    "pedestrian": "pedestrian.moving",
-}
-STILL_ATTRIBUTE = {
-    **dict.fromkeys(("car", "truck", "construction_vehicle", "trailer"), "vehicle.parked"),
-    **dict.fromkeys(("bicycle", "motorcycle"), "cycle.without_rider"),
-    "bus": "vehicle.stopped",
-    "pedestrian": "pedestrian.standing",
-}
-
-
-def choose_attribute(class_name: str, speed: float) -> str:
-    """Return the nuScenes attribute of a detection from its class and its speed (m/s).
-
-    PETRv2 predicts no attribute; moving or not is what its velocity tells, and cones and barriers have none.
-    """
-    table = MOVING_ATTRIBUTE if speed > MOVING_SPEED else STILL_ATTRIBUTE
-    return table.get(class_name, "")
+META = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": False}
 
 
 def to_submission(
-    store: AnnotationStore, detections: Mapping[str, SampleDetections], class_names: Sequence[str]
+    store: AnnotationStore, detections: Mapping[str, Detections], class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Convert detections in the lidar frame to nuScenes' submission format (global frame).
 
@@ -47,7 +31,7 @@ def to_submission(
     ----------
     store : AnnotationStore
         The split that was predicted; it gives each keyframe's pose.
-    detections : mapping of sample token to SampleDetections
+    detections : mapping of sample token to Detections
         One entry for every keyframe of the split.
     class_names : sequence of str
         Names behind the labels.
@@ -62,49 +46,108 @@ def to_submission(
     PetrflowError
         When a keyframe of the split has no entry.
     """
-    results: dict[str, list[dict[str, Any]]] = {}
+    require_all(store, detections)
+    tokens = store.columns["keyframe.token"]
+    numbers = range(len(store))
+    boxes = submission_boxes(store, numbers, detections, class_names)
+    return {"meta": META, "results": {tokens[k]: one for k, one in zip(numbers, boxes, strict=True)}}
+
+
+def require_all(store: AnnotationStore, detections: Mapping[str, Any]) -> None:
+    """Refuse detections that leave out a keyframe of the split."""
+    tokens, scenes = store.columns["keyframe.token"], store.columns["keyframe.scene_name"]
     for index in range(len(store)):
-        keyframe = store[index]
-        if keyframe.token not in detections:
+        if tokens[index] not in detections:
             raise PetrflowError(
-                f"no detections for sample {keyframe.token} (scene {keyframe.scene_name}): predictions and annotations "
-                "come from different splits or data sets; remove the run's baseline folder and run again"
+                f"no detections for sample {tokens[index]} (scene {scenes[index]}): predictions and annotations "
+                "come from different splits or data sets; run the stage again from the start"
             )
-        results[keyframe.token] = _submission_boxes(keyframe, detections[keyframe.token], class_names)
-    meta = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": False}
-    return {"meta": meta, "results": results}
 
 
-def _submission_boxes(keyframe: Any, found: SampleDetections, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    boxes = np.asarray(found.boxes, dtype=np.float64).reshape(-1, 9)
-    keep = np.argsort(-np.asarray(found.scores), kind="stable")[:MAX_BOXES_PER_SAMPLE]
-    global_from_lidar = keyframe.global_from_lidar
-    centres = boxes[:, :3] @ global_from_lidar[:3, :3].T + global_from_lidar[:3, 3]
-    velocities = np.concatenate([boxes[:, 7:9], np.zeros((len(boxes), 1))], axis=1) @ global_from_lidar[:3, :3].T
-    rotations = geometry.quaternion_multiply(
-        geometry.matrix_to_quaternion(global_from_lidar[:3, :3]), geometry.yaw_to_quaternion(boxes[:, 6])
-    )
-    converted = []
-    for index in keep:
-        name = class_names[int(found.labels[index])]
-        speed = float(np.linalg.norm(boxes[index, 7:9]))
-        attribute = found.attributes[index] if found.attributes is not None else choose_attribute(name, speed)
-        converted.append(
-            {
-                "sample_token": keyframe.token,
-                "translation": centres[index].tolist(),
-                "size": boxes[index, 3:6].tolist(),
-                "rotation": rotations[index].tolist(),
-                "velocity": velocities[index, :2].tolist(),
-                "detection_name": name,
-                "detection_score": float(found.scores[index]),
-                "attribute_name": attribute,
-            }
+def submission_boxes(
+    store: AnnotationStore, keyframes: Sequence[int], detections: Mapping[str, Detections], class_names: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
+    """Give the boxes of one keyframe after another in nuScenes' form."""
+    tokens = store.columns["keyframe.token"]
+    for start in range(0, len(keyframes), CHUNK_KEYFRAMES):
+        piece = list(keyframes[start : start + CHUNK_KEYFRAMES])
+        found = global_detections(
+            store, piece, [detections[tokens[index]] for index in piece], class_names, MAX_BOXES_PER_SAMPLE
         )
-    return converted
+        boxes = _boxes([tokens[index] for index in found.keyframe.tolist()], found, class_names)
+        ends = np.searchsorted(found.keyframe, piece, side="right")
+        for first, last in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            yield boxes[first:last]
 
 
-def ground_truth_detections(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, SampleDetections]:
+def _boxes(tokens: list[str], found: GlobalDetections, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    columns = zip(
+        tokens,
+        found.centre.tolist(),
+        found.size.tolist(),
+        found.rotation.tolist(),
+        found.velocity.tolist(),
+        found.label.tolist(),
+        found.score.tolist(),
+        found.attribute.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "sample_token": token,
+            "translation": translation,
+            "size": size,
+            "rotation": rotation,
+            "velocity": velocity,
+            "detection_name": class_names[label],
+            "detection_score": score,
+            "attribute_name": found.attribute_names[attribute],
+        }
+        for token, translation, size, rotation, velocity, label, score, attribute in columns
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- files, a keyframe at a time
+
+
+def submission_lines(
+    store: AnnotationStore, keyframes: Sequence[int], detections: Mapping[str, Detections], class_names: Sequence[str]
+) -> Iterator[bytes]:
+    """Give one line for each keyframe: its token and its boxes, as they stand in a submission's ``results``."""
+    tokens = store.columns["keyframe.token"]
+    for index, boxes in zip(keyframes, submission_boxes(store, keyframes, detections, class_names), strict=True):
+        known = not boxes or np.isfinite([box["velocity"] for box in boxes]).all()
+        # orjson writes null for a velocity that is not a number; the devkit reads NaN.
+        text = orjson.dumps(boxes) if known else json.dumps(boxes).encode()
+        yield orjson.dumps(tokens[index]) + b": " + text + b"\n"
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Give the lines of a file."""
+    with path.open("rb") as handle:
+        yield from handle
+
+
+def write_submission(path: Path, shares: Sequence[tuple[Sequence[int], Iterable[bytes]]]) -> None:
+    """Join shares of a submission, a keyframe at a time and keyframes ascending.
+
+    Parameters
+    ----------
+    path : Path
+        ``results_nusc.json``.
+    shares : sequence of (sequence of int, iterable of bytes)
+        Numbers of keyframes, ascending, and the line of each (:func:`submission_lines`).
+    """
+    lines = [iter(one) for _, one in shares]
+    order = sorted((index, k) for k, (keyframes, _) in enumerate(shares) for index in keyframes)
+    with path.open("wb") as handle:
+        handle.write(b'{"meta": ' + orjson.dumps(META) + b', "results": {')
+        for place, (_, k) in enumerate(order):
+            handle.write((b",\n" if place else b"\n") + next(lines[k]).rstrip(b"\n"))
+        handle.write(b"\n}}\n")
+
+
+def ground_truth_detections(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, Detections]:
     """Return the split's own boxes as if a perfect detector had found them (score 1), for checking the conversion.
 
     Boxes without a lidar or radar point are left out, as the devkit leaves them out of the ground truth.
@@ -117,5 +160,5 @@ def ground_truth_detections(store: AnnotationStore, class_names: Sequence[str]) 
         labels = np.array([class_names.index(name) for name in names], dtype=np.int64)
         boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1)[known]
         attributes = [name for name, keep in zip(keyframe.attributes, known, strict=True) if keep]
-        detections[keyframe.token] = SampleDetections(boxes, np.ones(len(boxes)), labels, attributes)
+        detections[keyframe.token] = Detections(boxes, np.ones(len(boxes)), labels, attributes)
     return detections

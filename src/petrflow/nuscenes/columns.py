@@ -27,7 +27,7 @@ Columns = dict[str, Any]
 
 TEXT, INT, BOOL = "text", "int", "bool"
 LIST = "list"
-"""First entry of a list of strings, '' when the list is empty."""
+"""First entry of a list of strings, '' when the list is empty; and the list's length, as column ``{name}_count``."""
 MATRIX = "matrix"
 """Three rows of three numbers; NaN when the list is empty."""
 _SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", BOOL: "BOOLEAN", LIST: "VARCHAR[]", MATRIX: "DOUBLE[][]"}
@@ -83,26 +83,55 @@ def read_columns(
     PetrflowError
         The file is missing, cut off, not a JSON array, or a record lacks a field; the message names the file.
     """
+    pieces: dict[str, list[Any]] = {}
+    for rows in read_batches(path, kinds, optional=optional, keep=keep, on_bytes=on_bytes, threads=threads):
+        add_converted(pieces, path, rows, kinds)
+    return join(pieces)
+
+
+def read_batches(
+    path: Path,
+    kinds: Kinds,
+    *,
+    optional: Collection[str] = (),
+    keep: Callable[[pa.RecordBatch], np.ndarray] | None = None,
+    on_bytes: Callable[[float], object] | None = None,
+    threads: int | None = None,
+    hashed: str | None = None,
+    batch_rows: int = _BATCH_ROWS,
+) -> Iterator[pa.RecordBatch]:
+    """Read a table as :func:`read_columns` does, a batch of the wanted rows at a time, at least one batch.
+
+    ``hashed`` names a column of text whose 64-bit hashes are wanted, too, as column ``{hashed}_hash``.
+    """
     path = Path(path)
     length = _require_array(path)
     bytes_a_row = _bytes_a_row(path) if on_bytes is not None else 0.0
     reported = 0.0
-    schema = pa.schema(
-        [(name, _ARROW_TYPES[k] if isinstance(k, str) else pa.list_(pa.float64())) for name, k in kinds.items()]
-    )
-    pieces: dict[str, list[Any]] = {name: [] for name in kinds}
-    for read in _batches(path, kinds, schema, threads):
+    fields = [(name, _ARROW_TYPES[k] if isinstance(k, str) else pa.list_(pa.float64())) for name, k in kinds.items()]
+    schema = pa.schema([*fields, *([(f"{hashed}_hash", pa.uint64())] if hashed else [])])
+    for read in _batches(path, kinds, schema, threads, hashed, batch_rows):
         batch = _filled(read, kinds, optional)
         _require_complete(path, batch)
-        rows = batch.filter(arrow(keep(batch))) if keep is not None else batch
-        for k, (name, kind) in enumerate(kinds.items()):
-            pieces[name].append(_convert(path, rows.column(k), name, kind))
+        yield batch.filter(arrow(keep(batch))) if keep is not None else batch
         if on_bytes is not None:
             step = min(bytes_a_row * len(batch), length - reported)
             on_bytes(step)
             reported += step
     if on_bytes is not None:
         on_bytes(length - reported)
+
+
+def add_converted(pieces: dict[str, list[Any]], path: Path, rows: pa.RecordBatch, kinds: Kinds) -> None:
+    """Add the columns of a batch to the pieces of whole columns."""
+    for k, (name, kind) in enumerate(kinds.items()):
+        pieces.setdefault(name, []).append(_convert(path, rows.column(k), name, kind))
+        if kind == LIST:
+            pieces.setdefault(f"{name}_count", []).append(list_lengths(rows.column(k)))
+
+
+def join(pieces: dict[str, list[Any]]) -> Columns:
+    """Join the pieces of columns."""
     return {name: _join(parts) for name, parts in pieces.items()}
 
 
@@ -146,7 +175,9 @@ def _bytes_a_row(path: Path) -> float:
     return len(text) / max(1, len(re.findall(rb'"token"\s*:', text)))
 
 
-def _batches(path: Path, kinds: Kinds, schema: pa.Schema, threads: int | None) -> Iterator[pa.RecordBatch]:
+def _batches(
+    path: Path, kinds: Kinds, schema: pa.Schema, threads: int | None, hashed: str | None, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
     """Yield the table batch by batch, at least one (possibly empty) batch."""
     import duckdb  # only who builds a store needs it: loader workers stay light
 
@@ -154,14 +185,15 @@ def _batches(path: Path, kinds: Kinds, schema: pa.Schema, threads: int | None) -
     types = {name: _SQL_TYPES[kind] if isinstance(kind, str) else "DOUBLE[]" for name, kind in kinds.items()}
     described = ", ".join(f"'{name}': '{kind}'" for name, kind in types.items())
     pattern = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")  # DuckDB takes the path for a pattern
-    chosen = ", ".join(f'"{name}"' for name in kinds)
+    chosen = ", ".join([*(f'"{name}"' for name in kinds), *([f'hash("{hashed}")'] if hashed else [])])
     query = f"SELECT {chosen} FROM read_json('{pattern}', format = 'array', columns = {{{described}}})"
     config: dict[str, Any] = {"threads": threads or cores, "preserve_insertion_order": True}
     yielded = False
     try:
         with duckdb.connect(":memory:", config=config) as connection:
-            for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
-                yield batch.cast(schema) if batch.schema != schema else batch
+            for batch in connection.sql(query).to_arrow_reader(batch_rows):
+                named = batch.rename_columns(schema.names)
+                yield named.cast(schema) if named.schema != schema else named
                 yielded = True
     except (duckdb.Error, OSError) as error:
         raise _damaged(path, str(error).splitlines()[0].replace(f' in file "{path}"', "")) from None

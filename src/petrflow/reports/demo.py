@@ -19,7 +19,7 @@ from petrflow.pictures import draw as drawing
 from petrflow.pictures.video import encode_video
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader
-from petrflow.samples.types import SampleDetections
+from petrflow.samples.types import Detections
 
 JPEG_QUALITY = 90
 
@@ -109,16 +109,16 @@ def scene_keyframes(store: AnnotationStore, scene: str | None) -> tuple[list[int
     return [index for index, name in enumerate(names) if name == chosen], chosen
 
 
-def confident(found: SampleDetections, threshold: float) -> SampleDetections:
+def confident(found: Detections, threshold: float) -> Detections:
     """Return the detections that score at least ``threshold``."""
     keep = np.asarray(found.scores) >= threshold
-    return SampleDetections(found.boxes[keep], found.scores[keep], found.labels[keep])
+    return Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
 
 
 def draw_keyframe(
     keyframe: Any,
     root: Path,
-    found: SampleDetections,
+    found: Detections,
     class_names: Sequence[str],
     title: str,
     score_threshold: float,
@@ -155,7 +155,7 @@ def draw_keyframe(
     return np.concatenate([drawing.legend(picture.shape[1], class_names, title, note), picture])
 
 
-def _record(keyframe: Any, found: SampleDetections, class_names: Sequence[str]) -> dict[str, Any]:
+def _record(keyframe: Any, found: Detections, class_names: Sequence[str]) -> dict[str, Any]:
     return {
         "token": keyframe.token,
         "timestamp": int(keyframe.timestamp),

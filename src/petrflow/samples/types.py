@@ -10,9 +10,11 @@ import numpy as np
 
 Sample = dict[str, Any]
 
+Batch = dict[str, Any]
+
 
 @dataclass(frozen=True)
-class SampleDetections:
+class Detections:
     """Detections of one keyframe.
 
     Attributes
@@ -21,7 +23,7 @@ class SampleDetections:
         x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s), in the keyframe's lidar frame and
         nuScenes' order.
     scores : (K,) float
-        Confidence, 0 to 1.
+        Confidence, 0 to 1. A model gives the highest first.
     labels : (K,) int
         Index into ``class_names``.
     attributes : sequence of str, optional
@@ -32,25 +34,3 @@ class SampleDetections:
     scores: np.ndarray
     labels: np.ndarray
     attributes: Sequence[str] | None = None
-
-
-Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Detections of one sample, best first.
-
-    Attributes
-    ----------
-    boxes : (K, 9) float32
-        x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s): lidar frame, nuScenes order.
-    scores : (K,) float32
-        0 to 1.
-    labels : (K,) int64
-        Index into ``class_names``.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray

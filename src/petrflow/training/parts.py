@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import paddle
 
-from petrflow.evaluation.evaluate import evaluate_split
+from petrflow.annotations import AnnotationStore
+from petrflow.evaluation.evaluate import evaluate, require_scorable
 from petrflow.machine import processes
 from petrflow.training.learning_rate import PUBLISHED_BATCH, PUBLISHED_RATE, rate_warning
 from petrflow.training.request import Request
@@ -56,7 +57,7 @@ def petrflow_parts(request: Request) -> Parts:
     _warn_about_rate(request)
 
     def evaluate_val(model: Any) -> dict[str, Any] | None:
-        return evaluate_split(
+        return evaluate(
             model,
             request.val_store,
             request.root,
@@ -64,8 +65,12 @@ def petrflow_parts(request: Request) -> Parts:
             request.state_dir / "evaluation",
             batch_size=request.settings.batch_size,
             num_workers=request.settings.num_workers,
+            judge=request.settings.judge,
         )
 
+    if settings.do_eval:  # said now, and not after the first epochs
+        class_names = list(request.model_config["class_names"])
+        require_scorable(AnnotationStore.open(request.val_store), class_names, request.root, settings.judge)
     return Parts(model, loader, evaluate_val)
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger("petrflow.training")
 LOOP_VERSION = 1
 """Raised whenever the loop computes something else from the same inputs; states of another version are set aside."""
 
-NOT_SHAPING = ("epochs", "checkpoint_minutes", "num_workers", "device", "share_gpu", "slow_factor")
+NOT_SHAPING = ("epochs", "checkpoint_minutes", "num_workers", "device", "share_gpu", "slow_factor", "judge")
 """Schedule keys that do not change what is computed, and ``epochs``, which may be extended (docs/training.md)."""
 
 
@@ -45,6 +45,7 @@ class Settings:
     share_gpu: bool = False
     nan_limit: int = 10
     slow_factor: float = 20.0
+    judge: str = "petrflow"
 
     @classmethod
     def from_schedule(cls, schedule: Mapping[str, Any]) -> Settings:

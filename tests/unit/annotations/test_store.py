@@ -17,6 +17,7 @@ from nuscenes import NuScenes
 from PIL import Image
 
 from petrflow.annotations import AnnotationStore, annotate, build, build_all, check_images, layout, write_classic
+from petrflow.annotations.runs import divide
 from petrflow.errors import PetrflowError
 from petrflow.pictures.read import header_size
 
@@ -47,14 +48,50 @@ def test_two_builds_give_the_same_bytes_whatever_the_number_of_threads(store_pat
         assert paths["train"].read_bytes() == store_path.read_bytes()
 
 
-def test_the_order_of_records_in_the_tables_does_not_matter(store_path: Path, tmp_path: Path) -> None:
+def test_runs_of_scenes_joined_one_after_another_give_the_same_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write_tables(root, 8, keyframes=6, boxes_per_keyframe=9, version=VERSION, val_share=0.4, distinct=5)
+    folder = tmp_path / "stores"
+    for number in (1, 2, 3, 8):
+        stores = {split: folder / f"{split}{number}.arrow" for split in ("train", "val")}
+        build_all(root, stores, progress=False, runs_of_scenes=number)
+        for split, path in stores.items():
+            assert path.read_bytes() == (folder / f"{split}1.arrow").read_bytes(), (split, number)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".arrow"] * 8, "nothing else is left"
+
+
+def test_runs_are_cut_where_no_scene_goes_on(tmp_path: Path) -> None:
+    starts = np.array([0, 5, 20, 30, 34, 50]) * 1_000_000
+    sample = {
+        "timestamp": (starts[:, None] + np.arange(4) * 3_000_000).reshape(-1),
+        "scene_row": np.repeat(range(6), 4),
+    }
+    rows = [np.arange(0, 24, 2), np.arange(1, 20, 2)]
+    runs = divide({"sample": sample}, rows, 6).reshape(6, 4)
+    assert runs[:5, 0].tolist() == [0, 0, 1, 2, 2] and runs[5].tolist() == [3, -1, 3, -1]
+    assert (runs[:5] == runs[:5, :1]).all()
+
+
+def test_the_order_of_records_in_the_tables_changes_nothing_but_the_order_that_is_kept(
+    store_path: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "root"
     shutil.copytree(store_path.parent / "root", root)
     for table in ("sample", "sample_data", "ego_pose", "scene", "instance"):
         path = root / VERSION / f"{table}.json"
         path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
     build(root, "train", tmp_path / "train.arrow", progress=False)
-    assert (tmp_path / "train.arrow").read_bytes() == store_path.read_bytes()
+    (turned, turned_metadata), (columns, metadata) = layout.read(tmp_path / "train.arrow"), layout.read(store_path)
+    before, after = columns.pop("keyframe.sample_row"), turned.pop("keyframe.sample_row")
+    np.testing.assert_array_equal(after, len(json.loads((root / VERSION / "sample.json").read_text())) - 1 - before)
+    assert turned_metadata == metadata and set(turned) == set(columns)
+    for name, column in columns.items():
+        rows = range(len(column))
+        assert (
+            np.array_equal(turned[name], column, equal_nan=True)
+            if isinstance(column, np.ndarray)
+            else (turned[name].take(rows) == column.take(rows))
+        )
 
 
 def test_a_split_without_scenes_gives_an_empty_store(store_path: Path, tmp_path: Path) -> None:
