@@ -35,6 +35,7 @@ from tqdm import tqdm
 from petrflow.errors import PetrflowError
 from petrflow.files import (
     disk_errors,
+    file_stamp,
     fingerprint,
     fsync_all,
     human_bytes,
@@ -168,12 +169,6 @@ def extract(
     if remove_archive:
         remove(archive)
     return record
-
-
-def file_stamp(path: Path) -> list[int]:
-    """Size in bytes, time of the last change in ns, and inode: while they stay the same, a file's checksum is not taken again."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def finished_record(destination: Path, archive_name: str, origin: str = "") -> Record | None:
