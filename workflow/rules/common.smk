@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 import guard
 from petrflow import config as settings
 from petrflow.errors import PetrflowError
+from petrflow.fetch.download import public
 from petrflow.files import fingerprint
 
 if workflow.is_main_process:
@@ -51,8 +52,9 @@ wildcard_constraints:
 
 
 def dataset(wildcards):
-    """The config of a rule's data set."""
-    return CONFIG["datasets"][wildcards.dataset]
+    """The config of a rule's data set, its URLs without what is personal in them: Snakemake prints parameters and keeps them as metadata.
+    Scripts find the whole of it in `snakemake.config`."""
+    return public(CONFIG["datasets"][wildcards.dataset])
 
 
 def export_mark(wildcards):
@@ -72,11 +74,16 @@ def model_file(wildcards):
     return str(MODELS[wildcards.run])
 
 
+def weights_key(weights):
+    """Names fetched weights by address and checksum, not by a token, which may expire and be renewed."""
+    return fingerprint(public(weights))[:12]
+
+
 def weights_file(wildcards):
     """A run's weights as a file: none, a path as it stands, or where a URL is fetched to."""
     weights = run(wildcards)["weights"]
     if isinstance(weights, dict):
-        return f"data/weights/{fingerprint(weights)[:12]}/model.pdparams"
+        return f"data/weights/{weights_key(weights)}/model.pdparams"
     return weights or []
 
 

@@ -65,9 +65,9 @@ rule weights:
         "data/weights/{key}/model.pdparams",
     params:
         source=lambda wildcards: next(
-            entry["weights"]
+            public(entry["weights"])
             for entry in CONFIG["runs"].values()
-            if isinstance(entry["weights"], dict) and fingerprint(entry["weights"])[:12] == wildcards.key
+            if isinstance(entry["weights"], dict) and weights_key(entry["weights"]) == wildcards.key
         ),
     log:
         "logs/weights/{key}.log",
@@ -78,6 +78,6 @@ rule weights:
     conda:
         CPU_ENVIRONMENT
     message:
-        "Fetching weights from {params.source}"
+        "Fetching weights from {params.source[url]}"
     script:
         "../scripts/weights.py"

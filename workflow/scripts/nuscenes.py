@@ -6,4 +6,4 @@ from petrflow.sources.nuscenes import prepare
 from rule_job import rule_job
 
 with rule_job(snakemake):
-    prepare(snakemake.params.dataset, Path(snakemake.output.complete).parent)
+    prepare(snakemake.config["datasets"][snakemake.wildcards.dataset], Path(snakemake.output.complete).parent)

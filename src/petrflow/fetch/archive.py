@@ -1,8 +1,11 @@
 """Archives unpacked without trust and without loss: nothing leaves the folder, and a kill costs minutes, not the whole archive.
 
 An archive is read once, front to back. Every file is written beside its name and renamed; every few hundred megabytes what was written is
-flushed and noted in a journal, so that the next call skips what is surely there. What an archive held is summed up in
-`.petrflow-archives/NAME.json` of the target folder: `petrflow.sources.nuscenes` reads there which archive a missing file should have come from.
+flushed and noted in a journal, so that the next call skips what is surely there.
+
+An archive is known by its content and not by its name. Its SHA-256 is taken while it is read and kept with the file's size, time and
+inode, and is taken again only where one of those differs. What an archive held is summed up in `.petrflow-archives/` of the target
+folder, one record a content: `petrflow.sources` reads there which archive a missing file should have come from.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -20,7 +24,7 @@ import time
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,6 +35,7 @@ from tqdm import tqdm
 from petrflow.errors import PetrflowError
 from petrflow.files import (
     disk_errors,
+    file_stamp,
     fingerprint,
     fsync_all,
     human_bytes,
@@ -38,6 +43,7 @@ from petrflow.files import (
     read_json,
     remove,
     require_space,
+    sha256_file,
     sweep_stale,
     temporary_path,
     write_json,
@@ -53,18 +59,26 @@ STREAM_BYTES = (
     32 << 10
 )  # tarfile copies what is left of its buffer at every read: a larger one costs more than it saves
 TAR_ENDINGS = (".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
+# Starts of archives that people name and nothing here reads.
+_FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf\x27\x1c": "7z", b"(\xb5/\xfd": "zstd"}
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
 @dataclass
 class Record:
-    """What an archive held: number of files and bytes, and files by folder and by the part of the name before `__` (nuScenes' log)."""
+    """What an archive held: number of files and bytes, and files by folder and by the part of the name before `__` (nuScenes' log).
+
+    `origin` is what the caller knows the archive by, such as its address; `sha256` and `stamp` say which file it was.
+    """
 
     archive: str
     files: int = 0
     bytes: int = 0
     folders: Counter[str] = field(default_factory=Counter)
     logs: Counter[str] = field(default_factory=Counter)
+    origin: str = ""
+    sha256: str = ""
+    stamp: list[int] = field(default_factory=list)  # size in bytes, time of the last change in ns, inode
 
     def add(self, name: str, size: int) -> None:
         """Count one file."""
@@ -83,6 +97,9 @@ class Record:
             "bytes": self.bytes,
             "folders": dict(self.folders),
             "logs": dict(self.logs),
+            "origin": self.origin,
+            "sha256": self.sha256,
+            "stamp": self.stamp,
         }
 
 
@@ -101,16 +118,26 @@ def is_archive(path: Path) -> bool:
 
 
 def extract(
-    archive: Path, destination: Path, *, limit: int | None = None, remove_archive: bool = False, progress: bool = True
+    archive: Path,
+    destination: Path,
+    *,
+    limit: int | None = None,
+    remove_archive: bool = False,
+    progress: bool = True,
+    origin: str = "",
 ) -> Record:
     """Unpack an archive (tar, gzip, bzip2, xz, zip) into a folder; a call after a kill goes on where the last one stopped.
+
+    An archive whose content was unpacked into this folder before is not unpacked again, whatever it is called by now; an archive of the
+    same name with another content is.
 
     Parameters
     ----------
     archive : the file; never changed
     destination : folder to unpack into; several archives may share it
     limit : most bytes that may come out; by default 30 times the archive's size, and at least 1 GB
-    remove_archive : delete the archive once all of it is unpacked and flushed
+    remove_archive : remove the archive once all of it is unpacked and flushed
+    origin : what the caller knows the archive by when its file is gone, for :func:`finished_record`; default: its path
 
     Raises
     ------
@@ -121,42 +148,77 @@ def extract(
     archive, destination = Path(archive), Path(destination)
     if not archive.is_file():
         raise PetrflowError(f"The archive {archive} does not exist: check the path in the config.")
-    status = archive.stat()
-    identity = fingerprint([archive.name, status.st_size, status.st_mtime_ns])
+    stamp = file_stamp(archive)
+    origin = origin or str(archive.resolve())
     records = destination / RECORDS
-    done = records / f"{archive.name}.json"
     with disk_errors(destination, permissions=True):
         records.mkdir(parents=True, exist_ok=True)
     with patient_lock(records / f".{archive.name}.lock"):
-        finished = finished_record(destination, archive.name)
-        if finished is not None and read_json(done).get("identity") == identity:
-            return finished
-        limit = limit if limit is not None else max(int(status.st_size * LARGEST_RATIO), SMALLEST_LIMIT)
-        record = _Extraction(archive, destination, identity, limit).run(progress)
-        write_json(done, {**record.as_json(), "identity": identity})
+        record = _unpacked_before(destination, archive, stamp)
+        if record is None:
+            limit = limit if limit is not None else max(int(stamp[0] * LARGEST_RATIO), SMALLEST_LIMIT)
+            record = _Extraction(archive, destination, _identity(archive, stamp), limit).run(progress)
+            if file_stamp(archive) != stamp:
+                raise PetrflowError(f"{archive} changed while it was unpacked: run the same command again.")
+        for other in read_records(destination):  # what stood at this place before has been replaced
+            if other.origin == origin and other.sha256 != record.sha256:
+                forget(destination, other)
+        record.origin, record.stamp = origin, stamp
+        write_json(_record_file(destination, record), record.as_json())
         remove(_journal(destination, archive))
     if remove_archive:
         remove(archive)
     return record
 
 
-def finished_record(destination: Path, archive_name: str) -> Record | None:
-    """What an archive held, if all of it was unpacked into `destination`; None otherwise."""
-    path = destination / RECORDS / f"{archive_name}.json"
-    if not path.is_file():
-        return None
-    entry = read_json(path)
-    return Record(entry["archive"], entry["files"], entry["bytes"], Counter(entry["folders"]), Counter(entry["logs"]))
+def finished_record(destination: Path, archive_name: str, origin: str = "") -> Record | None:
+    """What an archive held, if all of it was unpacked into `destination`; None otherwise. `origin` tells archives of one name apart."""
+    for record in read_records(destination):
+        if record.archive == archive_name and (not origin or record.origin in ("", origin)):
+            return record
+    return None
 
 
 def read_records(destination: Path) -> list[Record]:
     """Records of all archives that were unpacked into a folder, by name."""
-    names = sorted(
-        path.name[: -len(".json")] for path in (destination / RECORDS).glob("*.json") if not path.name.startswith(".")
-    )
-    return [
-        record for name in names if not name.endswith(".journal") and (record := finished_record(destination, name))
-    ]
+    found = []
+    for path in sorted((destination / RECORDS).glob("*.json")):
+        if path.name.startswith(".") or path.name.endswith(".journal.json"):
+            continue
+        entry = read_json(path)
+        record = Record(
+            entry["archive"], entry["files"], entry["bytes"], Counter(entry["folders"]), Counter(entry["logs"])
+        )
+        record.origin, record.sha256 = entry.get("origin", ""), entry.get("sha256", "")
+        record.stamp = list(entry.get("stamp", []))
+        found.append(record)
+    return found
+
+
+def forget(destination: Path, record: Record) -> None:
+    """Remove an archive's record, so that the next call unpacks it anew."""
+    remove(_record_file(destination, record))
+
+
+def _record_file(destination: Path, record: Record) -> Path:
+    # Records of earlier versions know no checksum and are named by the archive alone.
+    return destination / RECORDS / f"{record.archive}{'.' if record.sha256 else ''}{record.sha256[:12]}.json"
+
+
+def _unpacked_before(destination: Path, archive: Path, stamp: list[int]) -> Record | None:
+    """Return the record of an archive's content in a folder. The archive is read only where its size is that of another content's file."""
+    records = read_records(destination)
+    for record in records:
+        if record.archive == archive.name and record.stamp == stamp:
+            return record
+    if any(record.sha256 and record.stamp[:1] == stamp[:1] for record in records):
+        found = sha256_file(archive)
+        return next((record for record in records if record.sha256 == found), None)
+    return None
+
+
+def _identity(archive: Path, stamp: list[int]) -> str:
+    return fingerprint([archive.name, *stamp])
 
 
 def _journal(destination: Path, archive: Path) -> Path:
@@ -178,6 +240,8 @@ class _Extraction:
         self.pending_bytes = 0
         self.flushed_at = time.monotonic()
         self.members_seen = 0
+        self.hash = hashlib.sha256()
+        self.in_order = False
 
     def run(self, progress: bool) -> Record:
         # A lower bound is all that a stream lets us know; the rest is watched while it comes out.
@@ -193,6 +257,7 @@ class _Extraction:
             with bar, self.archive.open("rb") as handle:
                 for member in self._members(handle, bar):
                     self._take(member, surely_there)
+                self.record.sha256 = self._checksum(handle)
         except PetrflowError:
             raise
         except _BROKEN as error:
@@ -203,8 +268,8 @@ class _Extraction:
             ):
                 raise
             raise PetrflowError(
-                f"{self.archive} is damaged or was cut short after {self.members_seen} members ({type(error).__name__}: {error}): delete it and "
-                "fetch it again."
+                f"{self.archive} is damaged or was cut short after {self.members_seen} members ({type(error).__name__}: {error}): "
+                "fetch it again, or pack it again where it came from."
             ) from error
         if not self.members_seen:
             raise PetrflowError(
@@ -228,11 +293,26 @@ class _Extraction:
         )
 
     def _members(self, handle: IO[bytes], bar: Any) -> Iterator[_Member]:
-        magic = handle.read(4)
+        magic = handle.read(8)
         handle.seek(0)
-        if magic in (b"PK\3\4", b"PK\5\6"):
-            return _zip_members(handle, self.archive, bar)
-        return _tar_members(handle, self.archive, bar)
+        if magic[:4] in (b"PK\3\4", b"PK\5\6"):
+            return _zip_members(handle, self.archive, self.limit, bar)
+        for start, kind in _FOREIGN.items():
+            if magic.startswith(start):
+                raise PetrflowError(
+                    f"{self.archive} is a {kind} archive, which is not read here: unpack it yourself and name the folder in `source:`, or pack "
+                    "the folder as a zip."
+                )
+        self.in_order = True
+        return _tar_members(_Counted(handle, bar, self.hash), handle, self.archive)
+
+    def _checksum(self, handle: IO[bytes]) -> str:
+        """SHA-256 of the whole file: a tar's was taken while it was read, a zip is not read in order."""
+        if not self.in_order:
+            return sha256_file(self.archive)
+        while block := handle.read(COPY_BYTES):  # what may follow the end of a compressed stream
+            self.hash.update(block)
+        return self.hash.hexdigest()
 
     def _take(self, member: _Member, surely_there: int) -> None:
         target = self._target(member)
@@ -242,10 +322,7 @@ class _Extraction:
             return
         self.record.add(target.relative_to(self.destination).as_posix(), member.size)
         if self.record.bytes > self.limit:
-            raise PetrflowError(
-                f"{self.archive} unfolds to more than {human_bytes(self.limit)} ({human_bytes(self.archive.stat().st_size)} packed): it is damaged or "
-                "made to fill disks; fetch it again from its publisher, or give `extract` a larger limit if that is its true size."
-            )
+            raise _too_large(self.archive, self.limit)
         if self.members_seen <= surely_there and target.is_file() and target.stat().st_size == member.size:
             return
         self._make_folder(target.parent)
@@ -264,7 +341,8 @@ class _Extraction:
             or path.parts[:1] == (RECORDS,)
         ):
             raise PetrflowError(
-                f"{self.archive}: the member {member.name!r} would leave {self.destination}: the archive is not to be trusted; delete it."
+                f"{self.archive}: the member {member.name!r} would leave {self.destination}: the archive is not to be trusted. Fetch "
+                "it again from its publisher, or unpack it yourself and name the folder in `source:`."
             )
         return self.destination.joinpath(*path.parts)
 
@@ -276,12 +354,13 @@ class _Extraction:
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise PetrflowError(
-                    f"{self.archive}: {folder} is a file and a folder at once: remove it and run the same command again."
+                    f"{self.archive}: {folder} would be a file and a folder at once. Pack the archive again, or unpack "
+                    "it yourself and name the folder in `source:`."
                 ) from error
         # A link that stood in the target folder before us could lead elsewhere.
         if not folder.resolve().is_relative_to(self.destination.resolve()):
             raise PetrflowError(
-                f"{folder} leads out of {self.destination} through a link: remove that link and run the same command again."
+                f"{folder} leads out of {self.destination} through a link: put a plain folder there and run the same command again."
             )
         sweep_stale(folder)
         self.folders.add(folder)
@@ -299,7 +378,7 @@ class _Extraction:
                     written += len(block)
                     if written > member.size:
                         raise PetrflowError(
-                            f"{self.archive}: {member.name} is longer than its {member.size:,} bytes: delete the archive, fetch it again."
+                            f"{self.archive}: {member.name} is longer than its {member.size:,} bytes: fetch the archive again."
                         )
                     out.write(block)
             if written < member.size:
@@ -308,7 +387,8 @@ class _Extraction:
                 os.utime(temporary, (member.modified, member.modified))
             if target.is_dir():
                 raise PetrflowError(
-                    f"{self.archive}: {target} is a file and a folder at once: remove it and run the same command again."
+                    f"{self.archive}: {target} would be a file and a folder at once. Pack the archive again, or unpack it yourself and name "
+                    "the folder in `source:`."
                 )
             with disk_errors(target, member.size, permissions=True):
                 temporary.replace(target)
@@ -331,11 +411,12 @@ class _Extraction:
 
 
 class _Counted(io.RawIOBase):
-    """A file that reports to the progress bar how much of it was read."""
+    """A file that reports to the progress bar how much of it was read, and hashes it on the way."""
 
-    def __init__(self, handle: IO[bytes], bar: Any):
+    def __init__(self, handle: IO[bytes], bar: Any, hash_: Any):
         self._handle = handle
         self._bar = bar
+        self._hash = hash_
 
     def readable(self) -> bool:
         return True
@@ -343,6 +424,7 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         count = self._handle.readinto(buffer)  # type: ignore[attr-defined]
         self._bar.update(count)
+        self._hash.update(memoryview(buffer)[:count])
         return int(count)
 
 
@@ -361,14 +443,15 @@ class _StrictInfo(tarfile.TarInfo):
             ) from error
 
 
-def _tar_members(handle: IO[bytes], archive: Path, bar: Any) -> Iterator[_Member]:
-    stream = _decompressed(_Counted(handle, bar), handle)
+def _tar_members(counted: _Counted, handle: IO[bytes], archive: Path) -> Iterator[_Member]:
+    stream = _decompressed(counted, handle)
     with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES, tarinfo=_StrictInfo) as tar:
         for info in tar:
             if not (info.isreg() or info.isdir()):
                 kind = "a link" if info.issym() or info.islnk() else "a device or something else that is not a file"
                 raise PetrflowError(
-                    f"{archive}: the member {info.name!r} is {kind}: such archives are not unpacked; delete it, fetch it from its publisher."
+                    f"{archive}: the member {info.name!r} is {kind}: such archives are not unpacked. Fetch it from its publisher, or pack it "
+                    "again without links."
                 )
             if info.issparse():
                 raise PetrflowError(
@@ -401,16 +484,44 @@ def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     return handle
 
 
-def _zip_members(handle: IO[bytes], archive: Path, bar: Any) -> Iterator[_Member]:
+def _zip_members(handle: IO[bytes], archive: Path, limit: int, bar: Any) -> Iterator[_Member]:
     with zipfile.ZipFile(handle) as packed:
-        for info in packed.infolist():
+        infos = packed.infolist()
+        if sum(info.file_size for info in infos) > limit:  # a zip says so beforehand
+            raise _too_large(archive, limit)
+        for info, name in zip(infos, _zip_names(infos), strict=True):
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 raise PetrflowError(
-                    f"{archive}: the member {info.filename!r} is a link or device: such archives are not unpacked; delete it."
+                    f"{archive}: the member {name!r} is a link or device: such archives are not unpacked. Pack it again without links, or unpack "
+                    "it yourself and name the folder in `source:`."
                 )
             if info.flag_bits & 1:
                 raise PetrflowError(f"{archive} is encrypted: unpack it by hand and name the folder in the config.")
             modified = time.mktime((*info.date_time, 0, 0, -1)) if info.date_time[0] >= 1980 else 0.0
-            yield _Member(info.filename, info.file_size, modified, info.is_dir(), partial(packed.open, info))
+            yield _Member(name, info.file_size, modified, name.endswith("/"), partial(packed.open, info))
             bar.update(info.compress_size)
+
+
+def _zip_names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Names of a zip's members. Packers on Chinese Windows write GBK and say nothing; some of theirs write backslashes, too."""
+    unsaid = [info.flag_bits & 0x800 == 0 for info in infos]
+    names = [info.filename for info in infos]
+    raw = [name.encode("cp437", errors="replace") for name, plain in zip(names, unsaid, strict=True) if plain]
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            decoded = iter([name.decode(encoding) for name in raw])
+        except UnicodeDecodeError:
+            continue
+        names = [next(decoded) if plain else name for name, plain in zip(names, unsaid, strict=True)]
+        break
+    if any("\\" in name for name in names) and not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]
+    return names
+
+
+def _too_large(archive: Path, limit: int) -> PetrflowError:
+    return PetrflowError(
+        f"{archive} unfolds to more than {human_bytes(limit)} ({human_bytes(archive.stat().st_size)} packed): it is damaged or made to fill "
+        "disks. Fetch it again from its publisher; if that is its true size, unpack it yourself and name the folder in `source:`."
+    )

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import requests
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
@@ -27,16 +26,19 @@ from petrflow.fetch.transfer import (
     Patience,
     Restart,
     Retry,
+    Session,
     discard,
     file_name,
     notes_path,
     partial_path,
+    public,
     public_url,
     scheme_of,
     transfer,
 )
 from petrflow.files import (
     disk_errors,
+    file_stamp,
     fsync_path,
     human_bytes,
     lock,
@@ -48,7 +50,7 @@ from petrflow.files import (
     write_json,
 )
 
-__all__ = ["Patience", "Source", "fetch", "file_name", "public_url", "read_url_list"]
+__all__ = ["Patience", "Source", "fetch", "file_name", "public", "public_url", "read_url_list"]
 
 CHECKSUMS = "checksums.json"
 
@@ -133,7 +135,7 @@ def read_url_list(path: Path) -> list[str]:
     for number, url in enumerate(urls, 1):
         if scheme_of(url) not in ("http", "https", "file"):
             raise PetrflowError(
-                f"{path}: entry {number} ({url.partition('?')[0][:60]!r}) is no URL; put one http(s) URL on each line."
+                f"{path}: entry {number} ({public_url(url)[:60]!r}) is no URL; put one http(s) URL on each line."
             )
     if not urls:
         raise PetrflowError(f"{path} holds no URL: put one on each line (nuscenes.org shows yours after you log in).")
@@ -152,7 +154,7 @@ def _read_source(source: Source, sha256: str | None, size: int | None) -> tuple[
     for url in urls:
         if scheme_of(url) not in ("http", "https", "file"):
             raise PetrflowError(
-                f"{url.partition('?')[0]!r} is no URL that can be fetched: it must begin with https://, http:// or file://."
+                f"{public_url(url)!r} is no URL that can be fetched: it must begin with https://, http:// or file://."
             )
     if not urls:
         raise PetrflowError("No URL was given: name at least one.")
@@ -165,17 +167,20 @@ def _read_source(source: Source, sha256: str | None, size: int | None) -> tuple[
 
 def _expectation(urls: Sequence[str], sha256: str | None, size: int | None, checksums: Path) -> Expected:
     recorded = (read_json(checksums) if checksums.is_file() else {}).get(public_url(urls[0]))
+    # A file is hashed once; while its size, time and inode stay the same it is the file that was hashed.
+    stamp = recorded.get("stamp") if recorded and sha256 in (None, recorded["sha256"]) else None
     if sha256 or not recorded:
-        return Expected(sha256, size, "the config")
+        return Expected(sha256, size, "the config", stamp)
     return Expected(
         recorded["sha256"],
         recorded["size"] if size is None else size,
         f"{checksums}, recorded when it was first fetched",
+        stamp,
     )
 
 
 def _record(checksums: Path, url: str, path: Path, expected: Expected) -> None:
-    entry = {"sha256": expected.sha256 or sha256_file(path), "size": path.stat().st_size}
+    entry = {"sha256": expected.sha256 or sha256_file(path), "size": path.stat().st_size, "stamp": file_stamp(path)}
     with lock(checksums.with_name(f".{checksums.name}.lock"), timeout=60):
         recorded = read_json(checksums) if checksums.is_file() else {}
         if recorded.get(public_url(url)) != entry:
@@ -185,7 +190,11 @@ def _record(checksums: Path, url: str, path: Path, expected: Expected) -> None:
 def _already_there(destination: Path, expected: Expected) -> bool:
     if expected.size is not None and destination.stat().st_size != expected.size:
         problem = f"has {destination.stat().st_size:,} bytes instead of {expected.size:,}"
-    elif expected.sha256 is not None and sha256_file(destination) != expected.sha256:
+    elif (
+        expected.sha256 is not None
+        and expected.stamp != file_stamp(destination)
+        and sha256_file(destination) != expected.sha256
+    ):
         problem = f"does not have the checksum from {expected.origin}"
     else:
         return True
@@ -216,7 +225,7 @@ def _fetch_one(
     fruitless = restarts = 0
     reach = partial.stat().st_size if partial.exists() else 0
     jitter = random.Random(destination.name)
-    with requests.Session() as session:
+    with Session() as session:
         while True:
             try:
                 if scheme_of(url) == "file":

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import requests
 from tqdm import tqdm
@@ -56,6 +56,7 @@ class Expected:
     sha256: str | None
     size: int | None
     origin: str  # where the checksum comes from, for messages
+    stamp: list[int] | None = None  # size, time and inode of the file that had that checksum
 
 
 def scheme_of(url: str) -> str:
@@ -68,8 +69,36 @@ def scheme_of(url: str) -> str:
 
 def public_url(url: str) -> str:
     """A URL without its query and credentials, which may be personal: for messages, logs and lock files."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL after all
+        return url.partition("?")[0].rpartition("@")[2]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def public(value: Any) -> Any:
+    """Any piece of a config with its URLs made public: for whatever is printed, logged or kept as metadata."""
+    if isinstance(value, str):
+        return public_url(value) if scheme_of(value) in ("http", "https") else value
+    if isinstance(value, Mapping):
+        return {key: public(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(entry) for entry in value]
+    return value
+
+
+class Downgrade(requests.RequestException):
+    """A redirect from https to something that anybody on the way can read and change."""
+
+
+class Session(requests.Session):
+    """A session that follows no redirect from https to http."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target and scheme_of(resp.url) == "https" and scheme_of(urljoin(resp.url, target)) != "https":
+            raise Downgrade(response=resp)
+        return target
 
 
 def file_name(url: str) -> str:
@@ -165,6 +194,10 @@ def _network_trouble(error: Exception, patience: Patience) -> Exception:
         error, (requests.exceptions.MissingSchema, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
     ):
         return GiveUp("this address, or one that it redirects to, is no valid http(s) URL")
+    if isinstance(error, Downgrade):
+        return GiveUp(
+            "it redirects from https to http, where anybody on the way can change the file: not followed; give another address"
+        )
     if isinstance(error, requests.exceptions.TooManyRedirects):
         return GiveUp("redirects in a circle")
     if isinstance(error, requests.exceptions.SSLError):
@@ -184,7 +217,8 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     # What a library says may quote the whole address, and with it a personal signature.
-    return re.sub(r"\?[^\s'\")]*", "", f"{type(error).__name__}: {error}")[:160]
+    text = re.sub(r"\?[^\s'\")]*", "", f"{type(error).__name__}: {error}")
+    return re.sub(r"//[^/\s'\")@]*@", "//", text)[:160]
 
 
 def _check_answer(

@@ -14,7 +14,7 @@ from petrflow.files.atomic import (
     write_json,
 )
 from petrflow.files.disk import disk_errors, free_bytes, human_bytes, require_space
-from petrflow.files.fingerprints import fingerprint, sha256_file
+from petrflow.files.fingerprints import file_stamp, fingerprint, sha256_file
 from petrflow.files.locks import lock, patient_lock
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "atomic_dir",
     "atomic_path",
     "disk_errors",
+    "file_stamp",
     "fingerprint",
     "free_bytes",
     "fsync_all",

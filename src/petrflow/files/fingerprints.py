@@ -34,6 +34,12 @@ def sha256_file(path: Path) -> str:
         raise PetrflowError(f"{path} does not exist.") from error
 
 
+def file_stamp(path: Path) -> list[int]:
+    """Size in bytes, time of the last change in ns, and inode: while they stay the same, a file's checksum is not taken again."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
 def fingerprint(obj: Any) -> str:
     """Hex SHA-256 of an object's canonical JSON: equal settings give equal fingerprints whatever their order."""
 

@@ -224,7 +224,9 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
         name = (
             item.path.name if isinstance(item, Archive) else file_name(item.urls[0]) if isinstance(item, Remote) else ""
         )
-        if finished_record(target, name) is not None:
+        # Two parts may have one name, and a fetched archive may have been removed: its address tells.
+        origin = item.sha256 or _path_of(item) if isinstance(item, Remote) else ""
+        if origin and finished_record(target, name, origin) is not None:
             continue
         if len(items) > 1:
             print(f"Part {number} of {len(items)}: {name}", file=sys.stderr, flush=True)
@@ -239,7 +241,7 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
             )
         else:
             archive = item.path  # type: ignore[union-attr]
-        extract(archive, target, remove_archive=remove_archives, progress=progress)
+        extract(archive, target, remove_archive=remove_archives, progress=progress, origin=origin)
     return target.resolve()
 
 

@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import RECORDS, Record, read_records
-from petrflow.files import remove
+from petrflow.fetch.archive import Record, forget, read_records
 from petrflow.nuscenes.columns import LIST, TEXT, read_columns
 from petrflow.nuscenes.names import CAMERA_ORDER
 from petrflow.nuscenes.records import read_table, table_remedy
@@ -198,7 +197,7 @@ def _report(root: Path, version: str, needed: dict[str, Faults], source: Path) -
     if records:
         for record in records:
             if _logs(names) & set(record.logs):
-                remove(source / RECORDS / f"{record.archive}.json")
+                forget(source, record)
         lines.append("Run the same command again: the archives that should have held them will be unpacked anew.")
     else:
         lines.append(

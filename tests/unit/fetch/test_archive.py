@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -20,6 +21,7 @@ import pytest
 from petrflow.errors import PetrflowError
 from petrflow.fetch import archive as archive_module
 from petrflow.fetch.archive import extract, finished_record, is_archive, read_records
+from petrflow.files import sha256_file
 
 LOG = "n015-2018-07-24-11-22-45+0800"
 FILES = {f"samples/CAM_FRONT/{LOG}__CAM_FRONT__{i}.jpg": random.Random(i).randbytes(5_000 + i) for i in range(40)} | {
@@ -117,6 +119,71 @@ def test_the_archive_is_removed_only_if_asked(tmp_path: Path) -> None:
     assert contents(tmp_path / "out2") == FILES
 
 
+def test_an_archive_is_known_by_its_content_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_tar(tmp_path / "a.tgz", {"x": b"1"})
+    record = extract(path, tmp_path / "out", progress=False)
+    assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "out" / "x").unlink()
+    hashed: list[Path] = []
+    monkeypatch.setattr(archive_module, "sha256_file", lambda file: hashed.append(file) or sha256_file(file))
+    extract(path, tmp_path / "out", progress=False)
+    assert not hashed  # neither unpacked nor read: size, time and inode are what they were
+    os.utime(path, (1, 1))
+    extract(path, tmp_path / "out", progress=False)
+    extract(path, tmp_path / "out", progress=False)
+    assert hashed == [path]  # touched: read once, found to be the same, and not unpacked
+    assert contents(tmp_path / "out") == {}
+
+
+def test_a_replaced_archive_of_the_same_name_size_and_time_is_unpacked(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", {"x": b"1"}, "w")
+    extract(path, tmp_path / "out", progress=False)
+    times = path.stat()
+    other = make_tar(tmp_path / "b.tar", {"x": b"2"}, "w")
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+    assert path.stat().st_size == times.st_size and path.stat().st_mtime_ns == times.st_mtime_ns
+    extract(path, tmp_path / "out", progress=False)
+    assert contents(tmp_path / "out") == {"x": b"2"}
+    assert len(read_records(tmp_path / "out")) == 1
+
+
+def test_two_parts_of_one_name_are_both_unpacked(tmp_path: Path) -> None:
+    for folder, member in (("one", "a"), ("two", "b")):
+        (tmp_path / folder).mkdir()
+        path = make_tar(tmp_path / folder / "part.tgz", {f"samples/{member}": b"1"})
+        extract(path, tmp_path / "out", progress=False, origin=f"https://mirror/{folder}/part.tgz", remove_archive=True)
+    assert set(contents(tmp_path / "out")) == {"samples/a", "samples/b"}
+    assert len(read_records(tmp_path / "out")) == 2
+    assert finished_record(tmp_path / "out", "part.tgz", "https://mirror/two/part.tgz") is not None
+    assert finished_record(tmp_path / "out", "part.tgz", "https://mirror/three/part.tgz") is None
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8"])
+def test_names_of_a_zip_that_says_no_encoding_are_read_as_its_packer_wrote_them(encoding: str, tmp_path: Path) -> None:
+    name = "停车场/帧 1.json"
+    raw = make_zip(tmp_path / "a.zip", {"x" * len(name.encode(encoding)): b"[]"}).read_bytes()
+    raw = raw.replace(b"x" * len(name.encode(encoding)), name.encode(encoding))  # no flag for UTF-8 is set
+    (tmp_path / "a.zip").write_bytes(raw)
+    extract(tmp_path / "a.zip", tmp_path / "out", progress=False)
+    assert contents(tmp_path / "out") == {name: b"[]"}
+
+
+def test_a_zip_of_backslashes_gives_folders(tmp_path: Path) -> None:
+    extract(make_zip(tmp_path / "a.zip", {"scene\\result\\1.json": b"[]"}), tmp_path / "out", progress=False)
+    assert contents(tmp_path / "out") == {"scene/result/1.json": b"[]"}
+
+
+@pytest.mark.parametrize("start", [b"Rar!\x1a\x07\x01\x00", b"7z\xbc\xaf\x27\x1c\x00\x04"])
+def test_an_archive_of_another_kind_says_what_to_do_instead_and_nothing_of_deleting(
+    start: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(start + bytes(1000))
+    with pytest.raises(PetrflowError, match=r"unpack it yourself and name the folder in `source:`") as raised:
+        extract(tmp_path / "a.zip", tmp_path / "out", progress=False)
+    assert "delete" not in str(raised.value)
+
+
 # ------------------------------------------------------------------------------------------------------------------ no trust
 
 ESCAPES: dict[str, Callable[[Path], Path]] = {
@@ -140,8 +207,9 @@ ESCAPES: dict[str, Callable[[Path], Path]] = {
 def test_an_archive_that_would_leave_the_folder_is_refused(name: str, tmp_path: Path) -> None:
     path = ESCAPES[name](tmp_path / "evil.tgz")
     (tmp_path / "out").mkdir()
-    with pytest.raises(PetrflowError, match=r"evil\.tgz"):
+    with pytest.raises(PetrflowError, match=r"evil\.tgz") as raised:
         extract(path, tmp_path / "out", progress=False)
+    assert "delete" not in str(raised.value) and "remove" not in str(raised.value)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["evil.tgz", "out"]
     assert not Path("/tmp/petrflow-evil").exists()
     assert not any(
@@ -173,6 +241,13 @@ def test_a_bomb_is_stopped_at_the_limit(tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match=r"unfolds to more than 4\.0 MB \([\d.]+ KB packed\)"):
         extract(bomb, tmp_path / "out", limit=4 << 20, progress=False)
     assert sum(len(content) for content in contents(tmp_path / "out").values()) <= 4 << 20
+
+
+def test_a_zip_that_says_its_true_size_is_stopped_before_anything_is_written(tmp_path: Path) -> None:
+    bomb = make_zip(tmp_path / "bomb.zip", {"a": b"small", "zeros": bytes(8 << 20)})
+    with pytest.raises(PetrflowError, match="unfolds to more than"):
+        extract(bomb, tmp_path / "out", limit=4 << 20, progress=False)
+    assert contents(tmp_path / "out") == {}
 
 
 def test_the_default_limit_stops_a_thousandfold_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,9 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
+import urllib3
 
 from petrflow.errors import PetrflowError
-from petrflow.fetch.download import Patience, fetch, file_name, public_url, read_url_list
+from petrflow.fetch import download
+from petrflow.fetch.download import Patience, fetch, file_name, public, public_url, read_url_list
 from petrflow.files import read_json
 from tests.helpers.misbehaving_server import FAULTS, MisbehavingServer
 
@@ -197,6 +202,33 @@ def test_no_trouble_on_the_line_shows_what_is_personal_in_a_link(
     assert "secret" not in str(caught.value) + capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["http://plain/f?token=secret", "//other/f"])
+def test_a_redirect_from_https_to_http_is_never_followed(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Line(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, **_options: object) -> requests.Response:  # type: ignore[override]
+            asked.append(str(request.url))
+            answer = requests.Response()
+            answer.status_code, answer.url, answer.request = 302, str(request.url), request
+            answer.raw = urllib3.HTTPResponse(body=io.BytesIO(), preload_content=False)
+            if "plain" in str(request.url):
+                answer.status_code = 200
+            answer.headers["Location"] = target if len(asked) == 1 else "http://plain/f"
+            return answer
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(requests.Session, "get_adapter", lambda _self, url: Line())
+    with pytest.raises(PetrflowError, match="redirects from https to http") as caught:
+        fetch("https://safe/f?token=secret", tmp_path / "f", patience=QUICK, progress=False)
+    assert all(url.startswith("https://") for url in asked)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PetrflowError, match=r"http://127\.0\.0\.1:9/f: the connection failed \(.*refused"):
         fetch("http://127.0.0.1:9/f", tmp_path / "f", patience=QUICK, progress=False)
@@ -225,7 +257,9 @@ def test_a_checksum_is_recorded_at_first_use_and_enforced_afterwards(tmp_path: P
     with serve() as server:
         url = f"{server.url}/f.tgz"
         fetch(f"{url}?expires=1", tmp_path / "a" / "f.tgz", checksums=checksums, patience=QUICK, progress=False)
-        assert read_json(checksums) == {url: {"sha256": SHA256, "size": len(CONTENT)}}
+        recorded = read_json(checksums)
+        assert set(recorded) == {url}
+        assert (recorded[url]["sha256"], recorded[url]["size"]) == (SHA256, len(CONTENT))
         fetch(f"{url}?expires=2", tmp_path / "b" / "f.tgz", checksums=checksums, patience=QUICK, progress=False)
         server.content = CONTENT[:-1] + b"?"
         with pytest.raises(PetrflowError, match="recorded when it was first fetched"):
@@ -238,6 +272,21 @@ def test_a_file_that_is_already_there_is_verified_and_not_fetched(tmp_path: Path
     with serve() as server:
         fetch(f"{server.url}/f", tmp_path / "f", sha256=SHA256, progress=False)
         assert server.log == []
+
+
+def test_a_fetched_file_is_hashed_once_and_again_only_when_it_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    with serve() as server:
+        for _ in range(3):
+            fetch(f"{server.url}/f", tmp_path / "f", progress=False)
+            monkeypatch.setattr(download, "sha256_file", lambda path: hashed.append(path) or SHA256)
+        assert not hashed
+        os.utime(tmp_path / "f", (1, 1))
+        fetch(f"{server.url}/f", tmp_path / "f", progress=False)
+        fetch(f"{server.url}/f", tmp_path / "f", progress=False)
+        assert hashed == [tmp_path / "f"] and len(server.log) == 1
 
 
 def test_a_wrong_file_under_the_name_is_kept_aside_and_fetched_anew(
@@ -357,6 +406,11 @@ def test_names_and_public_forms_of_urls() -> None:
     assert file_name("https://x.org/a%20b%2F..%2Fc.tgz") == "c.tgz"
     assert file_name("https://x.org/..%00.tgz") == "_.tgz"
     assert public_url("https://me:secret@x.org/f.tgz?token=secret#x") == "https://x.org/f.tgz"
+    config = {"weights": {"url": ["https://me:secret@x.org/f?token=secret", "file:///f"], "sha256": None}, "epochs": 2}
+    assert public(config) == {"weights": {"url": ["https://x.org/f", "file:///f"], "sha256": None}, "epochs": 2}
+    with pytest.raises(PetrflowError, match="is no URL that can be fetched") as caught:
+        fetch("ftp://me:secret@x/y?token=secret", Path("x"))
+    assert "secret" not in str(caught.value)
     with pytest.raises(PetrflowError, match="is no URL that can be fetched"):
         fetch("ftp//x", Path("x"))
     with pytest.raises(PetrflowError, match="64 hexadecimal digits"):

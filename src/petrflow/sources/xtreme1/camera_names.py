@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import quaternion_to_matrix, rigid, wrap_angle, yaw_to_quaternion
-from petrflow.sources.xtreme1.frames import image_folder_index
+from petrflow.sources.xtreme1.frames import camera_of_folder
 from petrflow.sources.xtreme1.settings import Settings
 
 # Where nuScenes' cameras look, in degrees from forward towards the left.
@@ -26,37 +26,67 @@ _AXES = {"+x": 0.0, "+y": 90.0, "-x": 180.0, "-y": -90.0}
 LIDAR_HEIGHT = 1.84
 
 
-def camera_entries(indices: list[int], settings: Settings) -> dict[int, int]:
-    """Which camera_config entry belongs to which image folder: ``{folder number: entry}``. As in Xtreme1, the number is the entry."""
-    if settings.camera_order is None:
-        return {index: index for index in indices}
-    numbers = [image_folder_index(folder) for folder in settings.camera_order]
-    for folder, number in zip(settings.camera_order, numbers, strict=True):
-        if number not in indices:
-            raise PetrflowError(f"`camera_order` names {folder}, which the export does not hold.")
-    missing = sorted(set(indices) - set(numbers))
-    if missing:
-        raise PetrflowError(f"`camera_order` leaves out camera_image_{missing[0]}. List every image folder once.")
-    return {int(number): entry for entry, number in enumerate(numbers) if number is not None}
+def folder_of(camera: str) -> str:
+    """`camera_image_0` for camera '0': how messages and the configuration call it."""
+    return f"camera_image_{camera}"
 
 
-def forward_axis(directions: Mapping[int, np.ndarray], names: Mapping[int, str] | None, forward: str) -> str:
+def camera_entries(present: Sequence[str], count: int, settings: Settings, where: str) -> dict[str, int]:
+    """Which entry of camera_config belongs to which image folder.
+
+    Parameters
+    ----------
+    present
+        All cameras of the export, in natural order.
+    count
+        Entries in camera_config.
+    where
+        The camera_config file, for messages.
+
+    Returns
+    -------
+    ``{camera: entry}``. Where there are as many entries as folders, the first folder has the first entry, as in Xtreme1 since 0.8; where
+    there are not, folder N has entry N, as until 0.7.
+    """
+    if settings.camera_order is not None:
+        order = [camera_of_folder(folder) for folder in settings.camera_order]
+        for folder, camera in zip(settings.camera_order, order, strict=True):
+            if camera not in present:
+                raise PetrflowError(f"`camera_order` names {folder}, which the export does not hold.")
+        missing = [camera for camera in present if camera not in order]
+        if missing and not settings.cameras:
+            raise PetrflowError(f"`camera_order` leaves out {folder_of(missing[0])}. List every image folder once.")
+        return {str(camera): entry for entry, camera in enumerate(order)}
+    if count == len(present):
+        return {camera: entry for entry, camera in enumerate(present)}
+    entries = {camera: int(camera) for camera in present if camera.isdecimal() and int(camera) < count}
+    used = [camera_of_folder(folder) for folder in settings.cameras] if settings.cameras else present
+    outside = [camera for camera in present if camera in used and camera not in entries]
+    if outside:
+        raise PetrflowError(
+            f"{where} has {count} cameras and the export has {len(present)} image folders ({', '.join(map(folder_of, present))}): nothing says "
+            f"which entry belongs to {folder_of(outside[0])}. Add its calibration, or list the folders of the entries in `camera_order`."
+        )
+    return entries
+
+
+def forward_axis(directions: Mapping[str, np.ndarray], names: Mapping[str, str] | None, forward: str) -> str:
     """Say which axis of the point cloud points ahead: '+x', '+y', '-x' or '-y'.
 
     Parameters
     ----------
     directions
-        Viewing direction of each camera in the point cloud's frame, (3,) float64, by folder number.
+        Viewing direction of each camera in the point cloud's frame, (3,) float64, by camera, in the order of their folders.
     names
-        Channels by folder number where the config gives them; CAM_FRONT then decides.
+        Channels by camera where the config gives them; CAM_FRONT then decides.
     forward
         The setting: an axis, or 'auto'. Without names, 'auto' takes the axis under which the cameras look most like a ring of
-        nuScenes' six with the first one in front.
+        nuScenes' six with the first of `directions` in front.
     """
     if forward != "auto":
         return forward
     fronts = [index for index, name in (names or {}).items() if name == "CAM_FRONT"]
-    first = fronts[0] if fronts else min(directions)
+    first = fronts[0] if fronts else next(iter(directions))
 
     def cost(axis: str) -> float:
         turns = {index: _azimuth(direction, axis) for index, direction in directions.items()}
@@ -70,27 +100,30 @@ def forward_axis(directions: Mapping[int, np.ndarray], names: Mapping[int, str] 
     return min(_AXES, key=cost)
 
 
-def derive_names(directions: Mapping[int, np.ndarray], axis: str) -> dict[int, str]:
-    """Name cameras by where they look; ``{folder number: channel}`` in clockwise order from the front, as nuScenes' own list goes."""
+def derive_names(directions: Mapping[str, np.ndarray], axis: str) -> dict[str, str]:
+    """Name cameras by where they look; ``{camera: channel}`` in clockwise order from the front, as nuScenes' own list goes."""
     turns = {index: _azimuth(direction, axis) for index, direction in directions.items()}
-    names: dict[int, str] = {}
+    places = {index: place for place, index in enumerate(directions)}
+    names: dict[str, str] = {}
     for index in sorted(
-        turns, key=lambda index: (min(_apart(turns[index], other) for other in _CHANNELS.values()), index)
+        turns, key=lambda index: (min(_apart(turns[index], other) for other in _CHANNELS.values()), places[index])
     ):
         sides = [name for name, turn in _SIDES.items() if _apart(turns[index], turn) < 8]
         name = sides[0] if sides else min(_CHANNELS, key=lambda name: _apart(turns[index], _CHANNELS[name]))
         twins = sum(taken == name or taken.startswith(f"{name}_0") for taken in names.values())
         names[index] = name if not twins else f"{name}_0{twins + 1}"
-    return {index: names[index] for index in sorted(names, key=lambda index: ((20 - turns[index]) % 360, index))}
+    return {
+        index: names[index] for index in sorted(names, key=lambda index: ((20 - turns[index]) % 360, places[index]))
+    }
 
 
-def describe_directions(directions: Mapping[int, np.ndarray], names: Mapping[int, str], axis: str) -> list[str]:
+def describe_directions(directions: Mapping[str, np.ndarray], names: Mapping[str, str], axis: str) -> list[str]:
     """One line a camera for the log: what it is called and why."""
     lines = []
     for index, name in names.items():
         turn = _azimuth(directions[index], axis)
         side = "ahead" if abs(turn) < 0.5 else f"{abs(turn):.0f} degrees to the {'left' if turn > 0 else 'right'} of it"
-        lines.append(f"camera_image_{index} -> {name}: looks {side} (the cloud's {axis} axis is ahead)")
+        lines.append(f"{folder_of(index)} -> {name}: looks {side} (the cloud's {axis} axis is ahead)")
     return lines
 
 

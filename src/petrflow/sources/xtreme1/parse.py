@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from petrflow.errors import PetrflowError
-from petrflow.geometry import boxes_from_xtreme1, invert_rigid, rigid
-from petrflow.sources.xtreme1.frames import load_json
+from petrflow.geometry import boxes_from_xtreme1, invert_rigid, quaternion_to_matrix, rigid
+from petrflow.sources.xtreme1.frames import Document, natural_key
+from petrflow.sources.xtreme1.lens import Lens, read_lens
 from petrflow.sources.xtreme1.settings import Settings
 
 # Calibration tools round to 4 or 5 digits; beyond this a "rotation" is something else.
 _ROTATION_TOLERANCE = 1e-2
+# m; labels reach a few hundred: a box beyond this is a mistake or another unit.
+_FARTHEST = 100_000.0
+_OR_LEAVE_OUT = "Calibrate the camera, or leave it out with `cameras`."
+_TYPES = ("3D_BOX", "3D", "CUBOID")
 _OWN_SOURCE = ("Ground Truth", "Without Task")
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One entry of camera_config: `intrinsic` (3, 3) pixels, `camera_from_cloud` (4, 4) m, `size` (width, height) or (0, 0) unsaid."""
+    """One entry of camera_config.
+
+    `intrinsic` (3, 3) pixels, `camera_from_cloud` (4, 4) m, `size` (width, height) or (0, 0) unsaid, `lens` None where it does not bend.
+    """
 
     intrinsic: np.ndarray
     camera_from_cloud: np.ndarray
     size: tuple[int, int]
+    lens: Lens | None = None
     reread_as_column_major: bool = False
 
 
@@ -44,43 +52,130 @@ class Objects:
     tilted: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
 
+    def skip(self, reason: str) -> None:
+        """Count an object that is left out."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
-def read_cameras(path: Path, settings: Settings) -> list[Camera]:
-    """Read a camera_config file: one camera an entry, in the order of the image folders."""
-    entries = load_json(path)
+
+def camera_entries_of(document: Document) -> list[Any]:
+    """Return the entries of a camera_config file, in the order of the image folders; each is read when its camera is used."""
+    entries = document.load()
     if isinstance(entries, dict):
-        entries = entries.get("cameras") or [entries]
+        if "cameras" in entries:
+            entries = entries["cameras"]
+        elif entries and all(isinstance(entry, dict) for entry in entries.values()) and not _has_internal(entries):
+            # Some tools number the entries: {"0": {...}, "1": {...}}.
+            entries = [entries[key] for key in sorted(entries, key=natural_key)]
+        else:
+            entries = [entries]
     if not isinstance(entries, list) or not entries:
-        raise PetrflowError(f"{path} lists no camera. It should be a list with one entry for each camera_image folder.")
-    return [_camera(f"{path}, camera {index}", entry, settings) for index, entry in enumerate(entries)]
+        raise PetrflowError(
+            f"{document.where} lists no camera. It should be a list with one entry for each camera_image folder."
+        )
+    return entries
 
 
-def _camera(where: str, entry: Any, settings: Settings) -> Camera:
+def _has_internal(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("cameraInternal" in entry or "camera_internal" in entry)
+
+
+def read_camera(where: str, entry: Any, settings: Settings) -> Camera:
+    """Read one entry of camera_config.
+
+    Raises
+    ------
+    PetrflowError
+        Intrinsics or extrinsics are missing, not finite, zero, mirrored, or no rigid transform.
+    """
     if not isinstance(entry, dict):
         raise PetrflowError(f"{where}: not an object with cameraInternal and cameraExternal.")
     internal = _either(where, entry, "cameraInternal", "camera_internal")
     external = _either(where, entry, "cameraExternal", "camera_external")
-    if not isinstance(internal, dict) or any(key not in internal for key in ("fx", "fy", "cx", "cy")):
-        raise PetrflowError(f"{where}: cameraInternal needs fx, fy, cx and cy.")
-    if not isinstance(external, list) or len(external) != 16:
-        count = len(external) if isinstance(external, list) else 0
-        raise PetrflowError(
-            f"{where}: cameraExternal has {count} numbers instead of 16. Fill a 3x4 or 3x3 matrix up to 4x4."
-        )
-    fx, fy, cx, cy = (_finite(f"{where}, cameraInternal.{key}", internal[key]) for key in ("fx", "fy", "cx", "cy"))
-    if fx <= 0 or fy <= 0:
-        raise PetrflowError(f"{where}: focal lengths must be positive pixels, not fx {fx} and fy {fy}.")
-    numbers = np.array([_finite(f"{where}, cameraExternal[{i}]", value) for i, value in enumerate(external)])
+    intrinsic = _intrinsic(where, internal)
     said = entry.get("rowMajor", entry.get("row_major"))
-    matrix, reread = _layout(numbers.reshape(4, 4), said, settings.external_layout)
+    matrix, reread = _external(where, external, said, settings.external_layout)
     _check_rigid(where, matrix, settings)
     rotation = matrix[:3, :3].T if settings.external_rotation == "transposed" else matrix[:3, :3]
     camera_from_cloud = rigid(_orthonormal(rotation), matrix[:3, 3] * settings.length_unit["externals"])
     if settings.external_direction == "camera_to_cloud":
         camera_from_cloud = invert_rigid(camera_from_cloud)
     width, height = (int(_finite(f"{where}, {key}", entry.get(key) or 0)) for key in ("width", "height"))
-    intrinsic = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-    return Camera(intrinsic, camera_from_cloud, (width, height), reread)
+    lens = read_lens(where, entry, internal if isinstance(internal, dict) else {})
+    return Camera(intrinsic, camera_from_cloud, (width, height), lens, reread)
+
+
+def _intrinsic(where: str, internal: Any) -> np.ndarray:
+    """Read focal lengths and centre, or a 3x3 matrix nested or flat."""
+    if isinstance(internal, list) and len(_flat(internal)) == 9:
+        matrix = np.array(
+            [_finite(f"{where}, cameraInternal[{i}]", value) for i, value in enumerate(_flat(internal))]
+        ).reshape(3, 3)
+        if not np.allclose(matrix[2], [0, 0, 1], atol=1e-9):
+            raise PetrflowError(
+                f"{where}: the last row of cameraInternal is {matrix[2].tolist()}, not 0 0 1: this is no intrinsic matrix."
+            )
+    elif isinstance(internal, dict) and all(key in internal for key in ("fx", "fy", "cx", "cy")):
+        fx, fy, cx, cy = (_finite(f"{where}, cameraInternal.{key}", internal[key]) for key in ("fx", "fy", "cx", "cy"))
+        matrix = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    else:
+        raise PetrflowError(f"{where}: cameraInternal needs fx, fy, cx and cy. {_OR_LEAVE_OUT}")
+    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise PetrflowError(
+            f"{where}: focal lengths must be positive pixels, not fx {matrix[0, 0]} and fy {matrix[1, 1]}. {_OR_LEAVE_OUT}"
+        )
+    return matrix
+
+
+def _flat(value: list[Any]) -> list[Any]:
+    return [number for part in value for number in (part if isinstance(part, list) else [part])]
+
+
+def _external(where: str, external: Any, row_major: Any, layout: str) -> tuple[np.ndarray, bool]:
+    """Read cameraExternal: 16 or 12 numbers, nested or flat, or `{rotation, translation}`; return (4, 4), and whether it was reread."""
+    if isinstance(external, dict):
+        return _rotation_and_translation(where, external), False
+    values = _flat(external) if isinstance(external, list) else []
+    if len(values) not in (12, 16):
+        raise PetrflowError(
+            f"{where}: cameraExternal has {len(values)} numbers instead of 16 (a 4x4 matrix) or 12 (a 3x4 one). {_OR_LEAVE_OUT}"
+        )
+    numbers = np.array([_finite(f"{where}, cameraExternal[{i}]", value) for i, value in enumerate(values)])
+    if len(numbers) == 16:
+        return _layout(numbers.reshape(4, 4), row_major, layout)
+    by_columns = layout == "column_major" or (layout == "file" and row_major is False)
+    upper = numbers.reshape(4, 3).T if by_columns else numbers.reshape(3, 4)
+    return np.vstack([upper, [0.0, 0.0, 0.0, 1.0]]), False
+
+
+def _rotation_and_translation(where: str, external: dict[str, Any]) -> np.ndarray:
+    rotation, translation = external.get("rotation"), external.get("translation")
+    if isinstance(translation, dict):
+        translation = [translation.get(axis) for axis in "xyz"]
+    if not isinstance(translation, list) or len(translation) != 3:
+        raise PetrflowError(
+            f"{where}: cameraExternal is an object without a translation of three numbers. {_OR_LEAVE_OUT}"
+        )
+    place = np.array(
+        [_finite(f"{where}, cameraExternal.translation[{i}]", value) for i, value in enumerate(translation)]
+    )
+    if isinstance(rotation, dict) and all(key in rotation for key in "wxyz"):
+        quaternion = np.array([_finite(f"{where}, cameraExternal.rotation.{key}", rotation[key]) for key in "wxyz"])
+        if abs(float(np.linalg.norm(quaternion)) - 1) > _ROTATION_TOLERANCE:
+            raise PetrflowError(
+                f"{where}: cameraExternal.rotation is no unit quaternion: its norm is {np.linalg.norm(quaternion):.4g}."
+            )
+        return rigid(quaternion_to_matrix(quaternion / np.linalg.norm(quaternion)), place)
+    values = _flat(rotation) if isinstance(rotation, list) else []
+    if len(values) != 9:
+        raise PetrflowError(
+            f"{where}: cameraExternal.rotation should be a 3x3 matrix or a quaternion with named parts, {{w, x, y, z}}: the order of a list of "
+            "four cannot be known."
+        )
+    numbers = [_finite(f"{where}, cameraExternal.rotation[{i}]", value) for i, value in enumerate(values)]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(numbers).reshape(3, 3)
+    matrix[:3, 3] = place
+    return matrix
 
 
 def _layout(matrix: np.ndarray, row_major: Any, layout: str) -> tuple[np.ndarray, bool]:
@@ -148,9 +243,9 @@ def _finite(where: str, value: Any) -> float:
 # ------------------------------------------------------------------------------------------------------------------ results
 
 
-def read_results(path: Path) -> dict[str, list[dict[str, Any]]]:
+def read_results(document: Document) -> dict[str, list[dict[str, Any]]]:
     """Read a result file: its objects by `sourceName` (one person's labels, one model run, ...)."""
-    results = load_json(path)
+    results, path = document.load(), document.where
     results = [results] if isinstance(results, dict) else results
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise PetrflowError(f"{path} is not a list of results. Export it from Xtreme1 again.")
@@ -179,24 +274,34 @@ def choose_source(sources: set[str], wanted: str | None) -> str:
     return next(iter(sources))
 
 
-def read_objects(path: Path, objects: list[dict[str, Any]], settings: Settings) -> Objects:
+def read_objects(where: str, objects: list[dict[str, Any]], settings: Settings) -> Objects:
     """Convert a frame's 3D boxes; other types ride along in the file and are no 3D labels."""
     found = Objects()
     rows = []
     for index, entry in enumerate(objects):
         contour = entry["contour"] if isinstance(entry.get("contour"), dict) else entry
-        if entry.get("type", "3D_BOX") not in ("3D_BOX", "3D") or "center3D" not in contour:
+        if str(entry.get("type") or "3D_BOX").upper() not in _TYPES:
             continue
-        where = f"{path}, object {index}"
-        center, size, rotation = (_vector(where, contour, key) for key in ("center3D", "size3D", "rotation3D"))
+        if "center3D" not in contour:
+            if entry.get("type"):  # it says that it is a box, and holds none
+                found.skip("without a contour")
+            continue
+        box = f"{where}, object {index}"
+        center, size, rotation = (_vector(box, contour, key) for key in ("center3D", "size3D", "rotation3D"))
         if min(size) <= 0:
-            found.skipped["without a size"] = found.skipped.get("without a size", 0) + 1
+            found.skip("without a size")
             continue
+        if max(map(abs, center)) * settings.length_unit["boxes"] > _FARTHEST:
+            raise PetrflowError(
+                f"{box}: center3D is {max(map(abs, center)) * settings.length_unit['boxes'] / 1000:,.0f} km away. Correct it, or say what unit "
+                "the boxes are in with `length_unit`."
+            )
         found.tilted += abs(rotation[0]) > 0.05 or abs(rotation[1]) > 0.05
         rows.append((center, size, rotation[2]))
         found.names.append(str(entry.get("className") or entry.get("modelClass") or ""))
-        found.tracks.append(str(entry.get("trackId") or entry.get("trackName") or ""))
-        found.point_counts.append(max(0, int(_finite(f"{where}, pointN", contour.get("pointN") or 0))))
+        track = next((entry[key] for key in ("trackId", "trackName") if entry.get(key) not in (None, "")), "")
+        found.tracks.append(str(track))
+        found.point_counts.append(max(0, int(_finite(f"{box}, pointN", contour.get("pointN") or 0))))
     if rows:
         unit = settings.length_unit["boxes"]
         centers, sizes, yaws = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))

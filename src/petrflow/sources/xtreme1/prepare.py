@@ -2,33 +2,7 @@
 
     prepare({"kind": "xtreme1", "source": "/data/xtreme1_export"}, Path("data/parking_lot"))
 
-Settings of a ``kind: xtreme1`` dataset (docs/xtreme1.md explains each):
-
-===================== ============================================================================================================
-source                folder or zip of the upload or export (required)
-version               name of the tables' folder; default v1.0-xtreme1
-media_root            folder that holds images and clouds which the export names only in ``data/*.json``
-cameras               ``{camera_image_0: CAM_FRONT, ...}``: which image folders to use, their channels and order; default: all, named by
-                      where they look
-camera_order          image folders in the order of camera_config's entries; default: folder N has entry N
-class_map             ``{className: car | vehicle.car | null, ...}`` on top of the built-in names; null leaves boxes out
-timestamps            ``names``, ``none`` or a CSV; default: from file names where every name holds a time
-poses                 CSV or JSON of the point cloud's poses in the world; default: the vehicle is taken as still
-splits                ``{train: [scenes] | file, val: [scenes] | file}`` or ``{ratio: 0.2, seed: 0, by: scene | frame}``, the share
-                      that goes to val
-scene_gap             seconds without a frame after which a new scene starts; default 10
-result_source         ``sourceName`` of the labels; default Ground Truth, else Without Task, else the only one
-external_layout       ``file`` (what rowMajor says; default), ``row_major``, ``column_major``
-external_direction    ``cloud_to_camera`` (default), ``camera_to_cloud``
-external_rotation     ``as_given`` (default), ``transposed``
-scale_intrinsics      true: where an image has another size than camera_config says, scale the intrinsics to it
-yaw_offset            degrees added to every rotation3D.z; default 0
-size_order            what size3D's x, y and z are; default lwh
-length_unit           m (default), cm or mm; or ``{boxes: mm, externals: m, cloud: m}``
-forward               the cloud's axis that points ahead: auto (default), +x, -x, +y, -y
-origin_height         height of the cloud's origin above the ground, m; default: the cloud's origin is where the lidar is
-doctor                false: the data step does not ask the doctor; default true
-===================== ============================================================================================================
+docs/config.md lists the settings of a ``kind: xtreme1`` data set, docs/xtreme1.md explains them.
 """
 
 from __future__ import annotations
@@ -44,29 +18,35 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import extract
-from petrflow.files import atomic_dir, fingerprint, remove, sha256_file, temporary_path, write_json
+from petrflow.files import file_stamp, fingerprint, patient_lock, remove, sha256_file, write_json
 from petrflow.files.provenance import provenance
 from petrflow.geometry import invert_rigid, transform_boxes
+from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
+from petrflow.nuscenes.root import COMPLETE
+from petrflow.sources.ownership import new_root, write_receipt
 from petrflow.sources.xtreme1 import camera_names
-from petrflow.sources.xtreme1.classes import category_of
+from petrflow.sources.xtreme1.classes import category_of, class_map_to_paste
 from petrflow.sources.xtreme1.frames import FrameFiles, source_mark
 from petrflow.sources.xtreme1.reading import Export
 from petrflow.sources.xtreme1.settings import Settings, parse_settings
 from petrflow.sources.xtreme1.timing import ASSUMED_STEP
-from petrflow.sources.xtreme1.writing import FrameFacts, SceneFacts, Written, write_root
+from petrflow.sources.xtreme1.writing import CameraFacts, FrameFacts, SceneFacts, SweepFacts, Written, write_root
 
 __all__ = ["prepare", "source_mark"]
 
 
-def prepare(dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -> dict[str, Any]:
     """Turn an Xtreme1 upload or export into a nuScenes root. `petrflow.doctor.examine` should look at it next.
 
     Parameters
     ----------
     dataset
-        The config's entry; the module's docstring lists its keys.
+        The config's entry.
     root
-        Folder to write, `data/{dataset}`: it appears whole, with `.complete.json`, or not at all.
+        Folder to write, `data/{dataset}`: it appears whole, with `.complete.json`, or not at all. A folder that petrflow did not make is
+        left alone.
+    about
+        `results/{dataset}/root/`, where the receipt goes.
 
     Returns
     -------
@@ -75,37 +55,66 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
     Raises
     ------
     PetrflowError
-        Where the export cannot be read, or none of it could be trained on; the message names the cause and the setting that mends it.
+        Where the export cannot be read, or none of it could be trained on, or the root would take the place of what petrflow did not make;
+        the message names the cause and what mends it.
     """
     settings = parse_settings(dataset)
     root = Path(root)
     inputs: dict[str, str | Path] = {"source": source_mark(dataset, root)}
+    reads = [settings.source, *(path for path in (settings.media_root, settings.poses) if path is not None)]
+    named = [settings.timestamps, settings.splits.get("train"), settings.splits.get("val")]
+    reads += [path for name in named if isinstance(name, str) and (path := Path(name).expanduser()).exists()]
     with (
-        _opened(settings.source, root) as folder,
-        atomic_dir(root) as temporary,
+        new_root(root, kind="xtreme1", version=settings.version, reads=reads, about=about) as temporary,
         provenance(temporary / "provenance.json", inputs, dict(dataset)),
+        _opened(settings.source, _own_place(root)) as opened,
     ):
-        return _write(temporary, Export.read(folder, settings), settings, dataset)
+        export = Export.read(opened, settings, _own_place(root) / "media")
+        complete = _write(temporary, export, settings, dataset, root)
+    write_receipt(about, complete)
+    return complete
+
+
+def _own_place(root: Path) -> Path:
+    """Where the door keeps what it unpacks and fetches, beside the root so that images can be linked into it."""
+    return root.absolute().parent / ".cache" / "xtreme1" / root.name
 
 
 @contextlib.contextmanager
-def _opened(source: Path, root: Path) -> Iterator[Path]:
-    """Yield the export's folder; an archive is unpacked beside the root, so that images can be linked, and removed in the end."""
-    if source.is_dir():
+def _opened(source: Path, place: Path) -> Iterator[Path]:
+    """Yield the export's folder or JSON file. An archive is unpacked into a place of petrflow's own.
+
+    A killed import leaves it there, and the next one goes on from where it was; a finished one removes it. What an import leaves that
+    failed, because a setting was missing, is used by the next one, too. Another archive under the same name begins anew.
+    """
+    if source.is_dir() or source.suffix.lower() == ".json":
         yield source
         return
-    folder = temporary_path(root, ".unpacked")
-    try:
-        extract(source, folder)
-        yield folder
-    finally:
+    place.mkdir(parents=True, exist_ok=True)
+    with patient_lock(place.parent / f".{place.name}.lock"):
+        folder = place / f"unpacked-{fingerprint([source.name, *file_stamp(source)])[:12]}"
+        for other in place.glob("unpacked-*"):
+            if other != folder:
+                remove(other)
+        try:
+            extract(source, folder)
+            yield folder
+        except PetrflowError as error:
+            # People know the archive, not where it was unpacked.
+            raise PetrflowError(
+                str(error).replace(f"{folder}/", f"{source}: ").replace(str(folder), str(source))
+            ) from error
         remove(folder)
+        for empty in (place, place.parent):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(root: Path, export: Export, settings: Settings, dataset: Mapping[str, Any]) -> dict[str, Any]:
+def _write(folder: Path, export: Export, settings: Settings, dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Write the tables, the media and the notes into `folder`, which becomes `root`."""
     lidar_from_cloud = camera_names.lidar_from_cloud(export.axis, settings.origin_height)
     scenes = [
         SceneFacts(
@@ -120,22 +129,23 @@ def _write(root: Path, export: Export, settings: Settings, dataset: Mapping[str,
     ]
     if export.unmapped and not sum(export.classes.values()) - sum(export.unmapped.values()):
         raise PetrflowError(
-            f"No box has a class that training knows: {_listing(export.unmapped)}. Map them with `class_map`, as in {{{next(iter(export.unmapped))}: car}}."
+            f"No box has a class that training knows: {_listing(export.unmapped)}. Map them: paste `{class_map_to_paste(_by_count(export.unmapped))}` "
+            f"into the data set's entry, each null replaced by one of {', '.join(CATEGORY_OF_DETECTION)}, or left where boxes are to go."
         )
     written = write_root(
-        root,
+        folder,
         settings.version,
         scenes,
         list(export.names.values()),
         lidar_from_cloud=lidar_from_cloud,
         cloud_unit=settings.length_unit["cloud"],
-        times_known=export.times is not None,
+        velocities=export.tracks_used,
     )
     notes = export.notes + _notes(export, written)
     for line in notes:
         print(f"xtreme1: {line}", file=sys.stderr)
     write_json(
-        root / "import.json",
+        folder / "import.json",
         {
             "notes": notes,
             "source_mark": source_mark(dataset, root),
@@ -145,14 +155,12 @@ def _write(root: Path, export: Export, settings: Settings, dataset: Mapping[str,
             "lidar_from_cloud": lidar_from_cloud.tolist(),
             "poses": export.poses is not None,
             "cameras": {
-                export.names[index]: {"folder": f"camera_image_{index}", "entry": entry}
-                for index, entry in camera_names.camera_entries(list(export.names), settings).items()
+                export.names[camera]: {"folder": camera_names.folder_of(camera), "entry": entry}
+                for camera, entry in export.entries.items()
             },
         },
     )
-    tables = {path.name: sha256_file(path) for path in sorted((root / settings.version).glob("*.json"))}
-    # Other images under the same names are another data set; their sizes tell without reading them all.
-    media = {str(path.relative_to(root)): path.stat().st_size for path in sorted((root / "samples").rglob("*.*"))}
+    tables = {path.name: sha256_file(path) for path in sorted((folder / settings.version).glob("*.json"))}
     complete = {
         "kind": "xtreme1",
         "version": settings.version,
@@ -161,9 +169,9 @@ def _write(root: Path, export: Export, settings: Settings, dataset: Mapping[str,
         "counts": written.counts,
         "has_velocity": written.has_velocity,
         "has_attributes": False,
-        "fingerprint": fingerprint({"tables": tables, "media": media, "settings": dict(dataset)}),
+        "fingerprint": fingerprint({"tables": tables, "media": written.media}),
     }
-    write_json(root / ".complete.json", complete)
+    write_json(folder / COMPLETE, complete)
     return complete
 
 
@@ -182,27 +190,48 @@ def _facts(
             keep.append(index)
             categories.append(category)
     timestamp = export.times[frame.label] if export.times else (position + 1) * ASSUMED_STEP
-    times = export.camera_times.get(frame.label, {})
-    cloud_from_lidar = invert_rigid(lidar_from_cloud)
-    still = camera_names.ego_from_lidar()
-    cameras = export.cameras[frame.label]
+    earlier = export.sweeps.get(frame.label, [])
+    # Without time, unlabelled frames lie evenly between the labelled ones.
+    steps = [timestamp - ASSUMED_STEP * (len(earlier) - index) // (len(earlier) + 1) for index in range(len(earlier))]
+    facts = _moment(export, frame, timestamp, lidar_from_cloud)
     return FrameFacts(
-        name=frame.name,
+        name=facts.name,
         timestamp=timestamp,
-        world_from_lidar=still if export.poses is None else export.poses[frame.label] @ cloud_from_lidar,
-        cameras={
-            name: (
-                frame.images[index], cameras[index].camera_from_cloud @ cloud_from_lidar, cameras[index].intrinsic, cameras[index].size,
-                times.get(index, timestamp),
-            )
-            for index, name in export.names.items()
-        },
+        world_from_lidar=facts.world_from_lidar,
+        cameras=facts.cameras,
         cloud=frame.cloud,
         boxes=transform_boxes(found.boxes[keep], lidar_from_cloud),
         categories=categories,
         tracks=[found.tracks[index] for index in keep],
         point_counts=[found.point_counts[index] for index in keep],
-    )  # fmt: skip
+        sweeps=[
+            _moment(export, sweep, export.times[sweep.label] if export.times else step, lidar_from_cloud)
+            for sweep, step in zip(earlier, steps, strict=True)
+        ],
+    )
+
+
+def _moment(export: Export, frame: FrameFiles, timestamp: int, lidar_from_cloud: np.ndarray) -> SweepFacts:
+    """Pose and images of one frame, labelled or not."""
+    times = export.camera_times.get(frame.label, {})
+    cloud_from_lidar = invert_rigid(lidar_from_cloud)
+    still = camera_names.ego_from_lidar()
+    cameras, pictures = export.cameras[frame.label], export.pictures[frame.label]
+    return SweepFacts(
+        name=frame.name,
+        timestamp=timestamp,
+        world_from_lidar=still if export.poses is None else export.poses[frame.label] @ cloud_from_lidar,
+        cameras={
+            name: CameraFacts(
+                pictures[camera],
+                cameras[camera].camera_from_cloud @ cloud_from_lidar,
+                cameras[camera].intrinsic,
+                cameras[camera].lens,
+                times.get(camera, timestamp),
+            )
+            for camera, name in export.names.items()
+        },
+    )
 
 
 def _notes(export: Export, written: Written) -> list[str]:
@@ -212,7 +241,8 @@ def _notes(export: Export, written: Written) -> list[str]:
     ]
     if export.unmapped:
         notes.append(
-            f"unmapped class names: {_listing(export.unmapped)}. Their boxes are kept and neither trained on nor scored; name them in `class_map`."
+            f"unmapped class names: {_listing(export.unmapped)}. Their boxes are kept and neither trained on nor scored. To train on them, paste "
+            f"`{class_map_to_paste(_by_count(export.unmapped))}` into the data set's entry and put a class in the place of each null."
         )
     if written.frames_without_cloud:
         notes.append(
@@ -229,7 +259,9 @@ def _notes(export: Export, written: Written) -> list[str]:
     return notes
 
 
+def _by_count(counts: Counter[str]) -> list[str]:
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
 def _listing(counts: Counter[str]) -> str:
-    return ", ".join(
-        f"{name or '(no name)'} {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    )
+    return ", ".join(f"{name or '(no name)'} {counts[name]}" for name in _by_count(counts))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from petrflow.errors import PetrflowError
-from petrflow.sources.xtreme1.frames import FrameFiles
+from petrflow.sources.splits import split_by_hash
+from petrflow.sources.xtreme1.frames import FrameFiles, read_text
 
 _BLOCKS = 10
 
@@ -128,7 +129,7 @@ def _members(frames: Sequence[FrameFiles], value: Any, split: str) -> list[str]:
             raise PetrflowError(
                 f"`splits: {{{split}: {value}}}` is no file. Give a text file with one frame a line, or a list of scene names."
             )
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
         by_name: dict[str, list[str]] = {}
         for frame in frames:
             by_name.setdefault(frame.label, []).append(frame.label)
@@ -157,17 +158,23 @@ def _members(frames: Sequence[FrameFiles], value: Any, split: str) -> list[str]:
 
 
 def _split_by_ratio(runs: list[list[FrameFiles]], splits: Mapping[str, Any]) -> dict[str, str]:
-    """Draw `ratio` of the scenes, or, within a single one, of ten blocks of neighbouring frames."""
+    """Draw `ratio` of the scenes by a hash of their names, or, within a single one, of ten blocks of neighbouring frames."""
+
+    def unit_name(unit: list[FrameFiles]) -> str:
+        return unit[0].scene if len(scene_names) > 1 else unit[0].label
+
     ratio, by = splits.get("ratio", 0.2), splits.get("by")
     if not isinstance(ratio, int | float) or not 0 < ratio < 1 or by not in (None, "scene", "frame"):
         raise PetrflowError("`splits` by ratio needs 0 < ratio < 1, and `by` scene or frame.")
     units: list[list[FrameFiles]] = []
+    units_have_names = True
     scene_names = {run[0].scene for run in runs}
     if by == "scene" or (by is None and len(scene_names) > 1):
         units = [[frame for run in runs if run[0].scene == scene for frame in run] for scene in sorted(scene_names)]
     elif by is None and len(runs) > 1:
         units = runs
     else:
+        units_have_names = False
         units = [
             list(block) for run in runs for block in np.array_split(np.array(run, dtype=object), min(_BLOCKS, len(run)))
         ]
@@ -175,6 +182,10 @@ def _split_by_ratio(runs: list[list[FrameFiles]], splits: Mapping[str, Any]) -> 
         raise PetrflowError(
             "There is one unit to split (a scene, or a frame). Label more, or list frames for train and val in `splits`."
         )
+    seed = int(splits.get("seed", 0))
+    if units_have_names:
+        split_of = split_by_hash([unit_name(unit) for unit in units], ratio, seed)
+        return {frame.label: split_of[unit_name(unit)] for unit in units for frame in unit}
     count = min(max(1, round(ratio * len(units))), len(units) - 1)
-    chosen = set(np.random.default_rng(int(splits.get("seed", 0))).permutation(len(units))[:count].tolist())
+    chosen = set(np.random.default_rng(seed).permutation(len(units))[:count].tolist())
     return {frame.label: "val" if index in chosen else "train" for index, unit in enumerate(units) for frame in unit}

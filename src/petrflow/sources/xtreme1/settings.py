@@ -16,7 +16,7 @@ _FORWARD = ("auto", "+x", "-x", "+y", "-y")
 _KEYS = {
     "kind", "version", "source", "media_root", "cameras", "camera_order", "class_map", "timestamps", "poses", "splits", "result_source",
     "external_layout", "external_direction", "external_rotation", "scale_intrinsics", "yaw_offset", "size_order", "length_unit",
-    "forward", "origin_height", "scene_gap", "doctor",
+    "forward", "origin_height", "scene_gap", "doctor", "media", "ego",
 }  # fmt: skip
 
 
@@ -45,6 +45,8 @@ class Settings:
     origin_height: float | None = None
     scene_gap: float = 10.0
     doctor: bool = True
+    media: str | None = None
+    ego: str | None = None
 
 
 def parse_settings(dataset: Mapping[str, Any]) -> Settings:
@@ -89,6 +91,8 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
         origin_height=None if dataset.get("origin_height") is None else _number(dataset, "origin_height", 0.0),
         scene_gap=_number(dataset, "scene_gap", 10.0),
         doctor=bool(dataset.get("doctor", True)),
+        media=dataset.get("media"),
+        ego=dataset.get("ego"),
     )
 
 

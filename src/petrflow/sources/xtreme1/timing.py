@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +14,74 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import transform
-from petrflow.sources.xtreme1.frames import FrameFiles, image_folder_index, load_json
+from petrflow.sources.clock import in_microseconds, read_number, since_1970, unit_of
+from petrflow.sources.xtreme1.frames import FrameFiles, camera_of_folder, load_json, read_text
 
 # Without time, keyframes are written this far apart, µs: nuScenes' own rate, so that the previous frame stays within its usual range.
 ASSUMED_STEP = 500_000
-_EPOCH_NAME = re.compile(r"(?<!\d)(\d{19}|\d{16}|\d{13}|\d{10}\.\d{1,9}|\d{10})(?![\d])")
-_YEAR_2000, _YEAR_2100 = 946_684_800, 4_102_444_800
+# `1532402927_612345678` is how ROS tools write seconds and nanoseconds.
+_EPOCH_NAME = re.compile(
+    r"(?<!\d)(\d{19}|\d{16}(?:\.\d+)?|\d{13}(?:\.\d+)?|\d{10}\.\d{1,9}|\d{10}_(?:\d{9}|\d{6})|\d{10})(?![\d])"
+)
 _POSE_COLUMNS = ("tx", "ty", "tz", "qw", "qx", "qy", "qz")
 
 
-def to_microseconds(text: str) -> int | None:
-    """Read a timestamp whose unit its size tells: seconds (also small ones that count from a start), ms, µs or ns since 1970."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    if not value.is_finite() or value < 0:
-        return None
-    for scale, limit in ((1_000_000, Decimal(10) ** 11), (1_000, Decimal(10) ** 14), (1, Decimal(10) ** 17)):
-        if value < limit:
-            return int(value * scale)
-    return int(value / 1000)
+def timestamps_of_names(frames: Sequence[FrameFiles], others: Sequence[FrameFiles] = ()) -> dict[str, int] | None:
+    """Timestamps in µs by frame label where every name holds one (10, 13, 16 or 19 digits since 1970), else None.
 
-
-def timestamps_of_names(frames: Iterable[FrameFiles]) -> dict[str, int] | None:
-    """Timestamps in µs by frame label where every name holds one (10, 13, 16 or 19 digits since 1970), else None."""
+    `others` may be without.
+    """
     found: dict[str, int] = {}
-    for frame in frames:
+    needed = {frame.label for frame in frames}
+    for frame in (*frames, *others):
         numbers = _EPOCH_NAME.findall(frame.name)
-        value = to_microseconds(numbers[-1]) if numbers else None
-        if value is None or not _YEAR_2000 <= value // 1_000_000 < _YEAR_2100:
+        number = read_number(numbers[-1].replace("_", ".")) if numbers else None
+        value = since_1970(number) if number is not None else None
+        if value is not None:
+            found[frame.label] = value
+        elif frame.label in needed:
             return None
-        found[frame.label] = value
     return found
 
 
-def read_timestamps(path: Path, frames: Iterable[FrameFiles]) -> tuple[dict[str, int], dict[str, dict[int, int]]]:
+def read_timestamps(
+    path: Path, frames: Sequence[FrameFiles], others: Sequence[FrameFiles] = ()
+) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Read the `timestamps` CSV.
 
     Columns ``name`` (or ``scene`` and ``name``, or ``scene/name`` in one) and ``timestamp``; a column named like an image folder
-    (``camera_image_0``) gives that camera its own time.
+    (``camera_image_0``) gives that camera its own time. One unit holds for the whole file (:mod:`petrflow.sources.clock`). Every one of
+    `frames` must be there, `others` may be.
 
     Returns
     -------
-    Timestamps in µs by frame label, and by frame label those of cameras by folder number.
+    Timestamps in µs by frame label, and by frame label those of cameras.
     """
     rows = _rows_by_frame(path, "timestamps")
-    times: dict[str, int] = {}
-    camera_times: dict[str, dict[int, int]] = {}
+    numbers: dict[str, dict[str, Decimal]] = {}
+    runs: dict[str, list[Decimal]] = {}
+    frames = [*frames, *(frame for frame in others if _find_row(rows, frame) is not None)]
     for frame in frames:
         row = _row_of(rows, frame, path, "timestamps")
-        times[frame.label] = _time(path, frame, "timestamp", row.get("timestamp"))
-        camera_times[frame.label] = {
-            index: _time(path, frame, column, value)
+        numbers[frame.label] = {
+            column: _number(path, frame, column, value)
             for column, value in row.items()
-            if column and value and (index := image_folder_index(column)) is not None
+            if column == "timestamp" or (value and camera_of_folder(column) is not None)
         }
+        if "timestamp" not in row:
+            raise PetrflowError(f"`timestamps` {path} has no column `timestamp` in its first line.")
+        runs.setdefault(frame.scene, []).append(numbers[frame.label]["timestamp"])
+    unit = unit_of(list(runs.values()))
+    times: dict[str, int] = {}
+    camera_times: dict[str, dict[str, int]] = {}
+    for frame in frames:
+        found = {column: _time(path, frame, column, value, unit) for column, value in numbers[frame.label].items()}
+        times[frame.label] = found.pop("timestamp")
+        camera_times[frame.label] = {str(camera_of_folder(column)): value for column, value in found.items()}
     return times, camera_times
 
 
-def read_poses(path: Path, frames: Iterable[FrameFiles]) -> dict[str, np.ndarray]:
+def read_poses(path: Path, frames: Sequence[FrameFiles], others: Sequence[FrameFiles] = ()) -> dict[str, np.ndarray]:
     """Read the `poses` file: where the point cloud's frame stood in a world whose z is up.
 
     A CSV with columns ``name`` (and ``scene``), ``tx, ty, tz`` in m and ``qw, qx, qy, qz``; or a JSON object
@@ -94,6 +102,7 @@ def read_poses(path: Path, frames: Iterable[FrameFiles]) -> dict[str, np.ndarray
         rows: Mapping[str, Any] = table
     else:
         rows = _rows_by_frame(path, "poses")
+    frames = [*frames, *(frame for frame in others if _find_row(rows, frame) is not None)]
     return {frame.label: _pose(path, frame, _row_of(rows, frame, path, "poses")) for frame in frames}
 
 
@@ -102,7 +111,7 @@ def _pose(path: Path, frame: FrameFiles, row: Mapping[str, Any]) -> np.ndarray:
         if "translation" in row:
             values = [float(value) for value in (*row["translation"], *row["rotation"])]
         else:
-            values = [float(row[column]) for column in _POSE_COLUMNS]
+            values = [float(str(row[column]).replace(",", ".")) for column in _POSE_COLUMNS]
     except (KeyError, TypeError, ValueError):
         values = []
     if len(values) != 7 or not all(map(math.isfinite, values)) or abs(math.hypot(*values[3:]) - 1) > 0.01:
@@ -112,8 +121,8 @@ def _pose(path: Path, frame: FrameFiles, row: Mapping[str, Any]) -> np.ndarray:
     return transform(values[:3], values[3:])
 
 
-def _time(path: Path, frame: FrameFiles, column: str, text: str | None) -> int:
-    value = to_microseconds(text) if text else None
+def _number(path: Path, frame: FrameFiles, column: str, text: str | None) -> Decimal:
+    value = read_number(text) if text else None
     if value is None:
         raise PetrflowError(
             f"`timestamps` {path}: column {column} of frame {frame.label} is {text!r}, not a time in s, ms, µs or ns."
@@ -121,24 +130,49 @@ def _time(path: Path, frame: FrameFiles, column: str, text: str | None) -> int:
     return value
 
 
+def _time(path: Path, frame: FrameFiles, column: str, value: Decimal, unit: Decimal | None) -> int:
+    found = in_microseconds(value, unit)
+    if found is None:
+        raise PetrflowError(
+            f"`timestamps` {path}: column {column} of frame {frame.label} is {value}, which is no time since 1970 as the others are."
+        )
+    return found
+
+
 def _rows_by_frame(path: Path, key: str) -> dict[str, dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle, skipinitialspace=True)
-        if "name" not in (reader.fieldnames or []):
-            raise PetrflowError(f"`{key}` {path} has no column `name` in its first line.")
-        rows: dict[str, dict[str, str]] = {}
-        for row in reader:
-            label = f"{row['scene']}/{row['name']}" if row.get("scene") else row["name"]
-            if label in rows:
-                raise PetrflowError(
-                    f"`{key}` {path} names frame {label} twice. Add a column `scene`, or remove one line."
-                )
-            rows[label] = row
+    """Read a CSV as programs save it: with commas, semicolons or tabs, in UTF-8, UTF-16 or GBK."""
+    try:
+        lines = read_text(path).lstrip("\ufeff").splitlines()
+    except (OSError, ValueError) as error:
+        raise PetrflowError(f"`{key}` {path} is no text file ({error}). Save it as CSV in UTF-8.") from error
+    head = lines[0] if lines else ""
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    columns = [column.strip().lower() for column in next(reader, [])]
+    if "name" not in columns:
+        raise PetrflowError(f"`{key}` {path} has no column `name` in its first line.")
+    rows: dict[str, dict[str, str]] = {}
+    for values in reader:
+        row = dict(zip(columns, (value.strip() for value in values), strict=False))
+        if not row.get("name"):
+            continue
+        label = f"{row['scene']}/{row['name']}" if row.get("scene") else row["name"]
+        if label in rows:
+            raise PetrflowError(f"`{key}` {path} names frame {label} twice. Add a column `scene`, or remove one line.")
+        rows[label] = row
     return rows
 
 
+def _find_row(rows: Mapping[str, Any], frame: FrameFiles) -> Any:
+    names = [frame.label, frame.name]
+    if frame.name.isdecimal():  # programs for tables drop leading zeros
+        plain = str(int(frame.name))
+        names += [f"{frame.scene}/{plain}" if frame.scene else plain, plain]
+    return next((rows[name] for name in names if name in rows), None)
+
+
 def _row_of(rows: Mapping[str, Any], frame: FrameFiles, path: Path, key: str) -> Mapping[str, Any]:
-    row = rows.get(frame.label, rows.get(frame.name))
+    row = _find_row(rows, frame)
     if not isinstance(row, Mapping):
         raise PetrflowError(
             f"`{key}` {path} does not name frame {frame.label}. Add a line for it, or leave `{key}` out."

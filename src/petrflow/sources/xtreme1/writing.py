@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from petrflow.errors import PetrflowError
+from petrflow.files import sha256_file
 from petrflow.geometry import (
     invert_rigid,
     matrix_to_quaternion,
@@ -28,11 +26,15 @@ from petrflow.geometry import (
 )
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.sources.xtreme1.camera_names import ego_from_lidar
+from petrflow.sources.xtreme1.images import Picture, bring
+from petrflow.sources.xtreme1.lens import Lens
 from petrflow.sources.xtreme1.pcd import read_pcd
 
 LIDAR = "LIDAR_TOP"
 # The devkit gives no velocity across a longer step, µs.
 _LONGEST_STEP = 1_500_000
+# Bytes of a scene's or frame's name in a file name; a disk takes 255 for the whole of it.
+_LONGEST_PART, _SHORTENED = 90, 60
 _TABLES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data",
     "scene", "sensor", "visibility",
@@ -45,22 +47,39 @@ _VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
 
 
 @dataclass
-class FrameFacts:
-    """Everything the tables hold of one frame, in LIDAR_TOP's axes.
+class CameraFacts:
+    """One image: `camera_from_lidar` (4, 4), `intrinsic` (3, 3) px, `lens` None where it does not bend, `timestamp` µs."""
 
-    boxes (N, 7) float64 with their categories, tracks ('' unknown) and point counts (0 unknown); `world_from_lidar` (4, 4);
-    cameras: channel -> (image file, camera_from_lidar (4, 4), intrinsic (3, 3), (width, height), timestamp µs).
-    """
+    picture: Picture
+    camera_from_lidar: np.ndarray
+    intrinsic: np.ndarray
+    lens: Lens | None
+    timestamp: int
+
+
+@dataclass
+class SweepFacts:
+    """The images of one moment, by channel; `world_from_lidar` (4, 4), timestamp in µs."""
 
     name: str
     timestamp: int
     world_from_lidar: np.ndarray
-    cameras: dict[str, tuple[Path, np.ndarray, np.ndarray, tuple[int, int], int]]
+    cameras: dict[str, CameraFacts]
+
+
+@dataclass
+class FrameFacts(SweepFacts):
+    """Everything the tables hold of one labelled frame, in LIDAR_TOP's axes.
+
+    boxes (N, 7) float64 with their categories, tracks ('' unknown) and point counts (0 unknown); sweeps: unlabelled frames before it.
+    """
+
     cloud: Path | None
     boxes: np.ndarray
     categories: list[str]
     tracks: list[str]
     point_counts: list[int]
+    sweeps: list[SweepFacts] = field(default_factory=list)
 
 
 @dataclass
@@ -81,6 +100,7 @@ class Written:
     frames_without_cloud: int = 0
     boxes_assumed_seen: int = 0
     repeated_tracks: int = 0
+    media: dict[str, str] = field(default_factory=dict)  # file in the root -> SHA-256 of its content
 
 
 def token(*parts: object) -> str:
@@ -96,13 +116,14 @@ def write_root(
     *,
     lidar_from_cloud: np.ndarray,
     cloud_unit: float,
-    times_known: bool,
+    velocities: bool,
 ) -> Written:
     """Write the media and the thirteen tables of a root into an existing folder.
 
-    Annotations of one track are linked only where time is known: the devkit then gives velocities by its own rule, and NaN elsewhere.
+    Annotations of one track are linked only where `velocities` says that tracks, time and the vehicle's motion are known: the devkit then
+    gives velocities by its own rule, and NaN elsewhere.
     """
-    writer = _Writer(root, version, lidar_from_cloud, cloud_unit, times_known)
+    writer = _Writer(root, version, lidar_from_cloud, cloud_unit, velocities)
     writer.write_sensors(channels)
     total = sum(len(scene.frames) for scene in scenes)
     with tqdm(total=total, desc="nuScenes root", unit="frame", file=sys.stderr, disable=total < 20) as bar:
@@ -114,19 +135,21 @@ def write_root(
 
 class _Writer:
     def __init__(
-        self, root: Path, version: str, lidar_from_cloud: np.ndarray, cloud_unit: float, times_known: bool
+        self, root: Path, version: str, lidar_from_cloud: np.ndarray, cloud_unit: float, velocities: bool
     ) -> None:
-        self.root, self.version, self.times_known = root, version, times_known
+        self.root, self.version, self.velocities = root, version, velocities
         self.lidar_from_cloud, self.cloud_unit = lidar_from_cloud, cloud_unit
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLES}
         self.calibrations: set[str] = set()
         self.categories: set[str] = set(CATEGORY_OF_DETECTION.values())
         self.time_of: dict[str, int] = {}
+        self.file_names: set[str] = set()
         self.written = Written()
 
     def write_sensors(self, channels: Iterable[str]) -> None:
         for channel in (*channels, LIDAR):
             (self.root / "samples" / channel).mkdir(parents=True)
+            (self.root / "sweeps" / channel).mkdir(parents=True)
             modality = "lidar" if channel == LIDAR else "camera"
             self.tables["sensor"].append({"token": token("sensor", channel), "channel": channel, "modality": modality})
 
@@ -168,35 +191,68 @@ class _Writer:
     def _sensor_data(
         self, scene: SceneFacts, frame: FrameFacts, sample: str, last_of_channel: dict[str, dict[str, Any]]
     ) -> np.ndarray | None:
-        world_from_ego = frame.world_from_lidar @ invert_rigid(ego_from_lidar())
-        before, after = (re.sub(r"[^\w.+-]", "_", part) for part in (scene.name, frame.name))
-        for channel, (image, camera_from_lidar, intrinsic, size, timestamp) in frame.cameras.items():
-            file_name = f"samples/{channel}/{before}__{channel}__{after}{image.suffix.lower()}"
-            _place(image, self.root / file_name)
-            ego_from_camera = ego_from_lidar() @ invert_rigid(camera_from_lidar)
-            row = self._sample_data_row(
-                sample,
-                channel,
-                timestamp,
-                file_name=file_name,
-                world_from_ego=world_from_ego,
-                ego_from_sensor=ego_from_camera,
-                intrinsic=intrinsic,
-            )
-            row |= {"width": size[0], "height": size[1], "fileformat": image.suffix.lower().lstrip(".")}
-            self._link(row, last_of_channel, channel)
-        file_name = f"samples/{LIDAR}/{before}__{LIDAR}__{after}.pcd.bin"
+        for sweep in frame.sweeps:
+            self._camera_data(scene, sweep, sample, last_of_channel, is_key_frame=False)
+        self._camera_data(scene, frame, sample, last_of_channel, is_key_frame=True)
+        file_name = self._file_name(scene.name, LIDAR, frame.name, "samples") + ".pcd.bin"
         points = self._write_cloud(frame, self.root / file_name)
+        self.written.media[file_name] = sha256_file(self.root / file_name)
         row = self._sample_data_row(
             sample,
             LIDAR,
             frame.timestamp,
             file_name=file_name,
-            world_from_ego=world_from_ego,
+            world_from_ego=frame.world_from_lidar @ invert_rigid(ego_from_lidar()),
             ego_from_sensor=ego_from_lidar(),
         )
         self._link(row, last_of_channel, LIDAR)
         return points
+
+    def _camera_data(
+        self,
+        scene: SceneFacts,
+        moment: SweepFacts,
+        sample: str,
+        last_of_channel: dict[str, dict[str, Any]],
+        *,
+        is_key_frame: bool,
+    ) -> None:
+        world_from_ego = moment.world_from_lidar @ invert_rigid(ego_from_lidar())
+        for channel, camera in moment.cameras.items():
+            target = self.root / self._file_name(
+                scene.name, channel, moment.name, "samples" if is_key_frame else "sweeps"
+            )
+            path, content = bring(camera.picture, target, camera.intrinsic, camera.lens)
+            file_name = path.relative_to(self.root).as_posix()
+            self.written.media[file_name] = content
+            row = self._sample_data_row(
+                sample,
+                channel,
+                camera.timestamp,
+                file_name=file_name,
+                world_from_ego=world_from_ego,
+                ego_from_sensor=ego_from_lidar() @ invert_rigid(camera.camera_from_lidar),
+                intrinsic=camera.intrinsic,
+                moment="" if is_key_frame else moment.name,
+            )
+            width, height = camera.picture.size
+            row |= {
+                "width": width,
+                "height": height,
+                "fileformat": path.suffix.lstrip("."),
+                "is_key_frame": is_key_frame,
+            }
+            self._link(row, last_of_channel, channel)
+
+    def _file_name(self, scene: str, channel: str, frame: str, folder: str) -> str:
+        """A file's path without its ending: readable, of a length and an alphabet that every disk takes, and never one for two frames."""
+        before, after = (re.sub(r"[^\w.+-]", "_", part) for part in (scene, frame))
+        name = f"{folder}/{channel}/{before}__{channel}__{after}"
+        if name.casefold() in self.file_names or max(len(before.encode()), len(after.encode())) > _LONGEST_PART:
+            before, after = (part.encode()[:_SHORTENED].decode(errors="ignore") for part in (before, after))
+            name = f"{folder}/{channel}/{before}__{channel}__{after}-{token(scene, frame)[:10]}"
+        self.file_names.add(name.casefold())
+        return name
 
     def _write_cloud(self, frame: FrameFacts, path: Path) -> np.ndarray | None:
         """Write x, y, z, intensity, ring as the devkit reads them; return the points in the lidar frame, None where there is no cloud."""
@@ -211,9 +267,9 @@ class _Writer:
 
     def _sample_data_row(
         self, sample: str, channel: str, timestamp: int, *, file_name: str, world_from_ego: np.ndarray, ego_from_sensor: np.ndarray,
-        intrinsic: np.ndarray | None = None,
+        intrinsic: np.ndarray | None = None, moment: str = "",
     ) -> dict[str, Any]:  # fmt: skip
-        data_token = token("sample_data", sample, channel)
+        data_token = token("sample_data", sample, channel, *([moment] if moment else []))
         self.tables["ego_pose"].append({"token": data_token, "timestamp": timestamp, **_pose(world_from_ego)})
         calibration = _pose(ego_from_sensor) | {"camera_intrinsic": [] if intrinsic is None else intrinsic.tolist()}
         calibration_token = token("calibrated_sensor", channel, json.dumps(calibration, sort_keys=True))
@@ -269,7 +325,7 @@ class _Writer:
             }  # fmt: skip
             self.categories.add(category)
             self.tables["sample_annotation"].append(row)
-            linked = bool(track) and self.times_known
+            linked = bool(track) and self.velocities
             annotations.setdefault((track if linked else f"alone {row['token']}", category), []).append(row)
 
     def _instances(self, scene: SceneFacts, annotations: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
@@ -303,7 +359,6 @@ class _Writer:
         ]
         # The devkit wants every log to have a map whose file exists.
         (self.root / "maps").mkdir()
-        (self.root / "sweeps").mkdir()
         Image.new("L", (8, 8)).save(self.root / "maps" / "blank.png")
         tables["map"] = [
             {
@@ -329,15 +384,3 @@ class _Writer:
 
 def _pose(matrix: np.ndarray) -> dict[str, list[float]]:
     return {"translation": matrix[:3, 3].tolist(), "rotation": matrix_to_quaternion(matrix[:3, :3]).tolist()}
-
-
-def _place(source: Path, target: Path) -> None:
-    """Bring an image into the root without a second copy on disk where the file system can."""
-    if target.exists():
-        raise PetrflowError(
-            f"{source} would take the place of {target.name}: two frames' names differ only in punctuation. Rename one."
-        )
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)

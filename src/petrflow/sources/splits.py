@@ -1,0 +1,30 @@
+"""Splits that stay: a scene's split depends on its name, so that adding scenes moves nobody."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+
+def split_by_hash(names: Sequence[str], ratio: float, seed: int = 0) -> dict[str, str]:
+    """Draw scenes for train and val by a hash of their names.
+
+    Parameters
+    ----------
+    names
+        At least two scenes.
+    ratio
+        Share of val, in (0, 1). Each scene falls to val with this probability, whatever the others do.
+    seed
+        Salts the hash: another seed is another draw.
+
+    Returns
+    -------
+    'train' or 'val' by name. A split that would be empty gets the scene of the lowest hash.
+    """
+    shares = {name: int(hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()[:13], 16) / 16**13 for name in names}
+    split_of = {name: "val" if share < ratio else "train" for name, share in shares.items()}
+    for split in ("train", "val"):
+        if split not in split_of.values():
+            split_of[min(shares, key=lambda name: (shares[name], name))] = split
+    return split_of

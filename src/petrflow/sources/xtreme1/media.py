@@ -1,0 +1,96 @@
+"""Media that an export names and leaves on the server: found under `media_root`, or fetched while the export's links live."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from tqdm import tqdm
+
+from petrflow.errors import PetrflowError
+from petrflow.fetch.download import Patience, fetch
+from petrflow.files import fingerprint
+from petrflow.sources.xtreme1.frames import FrameFiles, MediaIndex, Named, load_json, place_media, what
+from petrflow.sources.xtreme1.images import look_at
+from petrflow.sources.xtreme1.settings import Settings
+
+_LINES = 8
+
+
+class Media:
+    """Where files come from that the export only names.
+
+    Parameters
+    ----------
+    settings
+        `media_root` and `media`.
+    place
+        Folder of petrflow's own where fetched files are kept: links expire, and a later import needs the files again.
+    """
+
+    def __init__(self, settings: Settings, place: Path, patience: Patience | None = None) -> None:
+        self.index = MediaIndex(settings.media_root) if settings.media_root else None
+        self.download = settings.media == "download"
+        self.place = place
+        self.patience = patience
+        self.wanted: dict[Path, tuple[Named, str]] = {}
+
+    def bring(self, frames: Iterable[FrameFiles], cameras: Iterable[str]) -> None:
+        """Fill in what frames need and do not hold; only frames that are used need anything."""
+        self.wanted = {}
+        place_media(frames, list(cameras), self._find)
+        if not self.wanted:
+            return
+        with (
+            ThreadPoolExecutor(_LINES) as lines,
+            tqdm(
+                total=len(self.wanted), desc="media of the export", unit="file", file=sys.stderr, mininterval=1.0
+            ) as bar,
+        ):
+            try:
+                for _ in lines.map(self._fetch, self.wanted):
+                    bar.update()
+            except PetrflowError:
+                lines.shutdown(cancel_futures=True)
+                raise
+
+    def _find(self, named: Named, slot: str) -> Path:
+        if not named.references:
+            raise PetrflowError(f"{named.where} names no file for the {what(slot)}. Export it from Xtreme1 again.")
+        if self.index is not None and not (self.download and named.url and not self._is_here(named)):
+            return self.index.find(named, slot)
+        if self.download and named.url:
+            path = self._kept(named.url)
+            self.wanted[path] = (named, slot)
+            return path
+        remedy = (
+            "it gives no address to fetch it from. Set `media_root` to a folder with the files."
+            if self.download
+            else "the export leaves media on the server. Set `media_root` to a folder with the files, or `media: download` to fetch them."
+        )
+        raise PetrflowError(f"{named.where} names the {what(slot)} only as {named.references[0]}: {remedy}")
+
+    def _is_here(self, named: Named) -> bool:
+        return self.index is not None and any(reference.name in self.index.by_name for reference in named.references)
+
+    def _kept(self, url: str) -> Path:
+        # Host and signature change from export to export, the path of a stored file does not.
+        path = unquote(urlsplit(url).path)
+        name = fingerprint(path)[:32]
+        return self.place / name[:3] / f"{name}{PurePosixPath(path).suffix.lower()[:10]}"
+
+    def _fetch(self, path: Path) -> None:
+        named, slot = self.wanted[path]
+        check = look_at if slot.startswith("image ") else load_json if slot == "config" else None
+        try:
+            fetch(
+                str(named.url), path, checksums=path.with_name(f"{path.name}.sum.json"), check=check, patience=self.patience, progress=False
+            )  # fmt: skip
+        except PetrflowError as error:
+            raise PetrflowError(
+                f"{named.where}: the {what(slot)} could not be fetched. Links of an export live for five days: export again and name the new "
+                f"export as `source`; what was fetched is kept.\n{error}"
+            ) from error
