@@ -15,6 +15,7 @@ import numpy as np
 from petrflow.annotations import boxes, frames, layout, runs
 from petrflow.annotations.check import check_frames
 from petrflow.annotations.tables import camera_names, read_tables
+from petrflow.annotations.values import check_values
 from petrflow.files.provenance import provenance
 from petrflow.nuscenes.columns import Columns
 from petrflow.nuscenes.root import Root, describe_root
@@ -159,6 +160,7 @@ def build_all(
             described, outputs, number, image_check, num_prev_keyframes, sweeps_per_keyframe, progress, threads
         )
     tables = read_tables(described, progress, threads)
+    check_values(described, tables)
     stores = [assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe) for split in outputs]
     del tables
     checked = 0

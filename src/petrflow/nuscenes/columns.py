@@ -104,7 +104,8 @@ def read_batches(
 
     ``hashed`` names a column of text whose 64-bit hashes are wanted, too, as column ``{hashed}_hash``.
     """
-    path = Path(path)
+    # A root's tables may be links: messages name the file that a person would correct.
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     length = _require_array(path)
     bytes_a_row = _bytes_a_row(path) if on_bytes is not None else 0.0
     reported = 0.0
@@ -155,6 +156,12 @@ def _require_array(path: Path) -> int:
         head = handle.read(4096).lstrip()
         handle.seek(max(0, length - 4096))
         tail = handle.read().rstrip()
+    if head.startswith(b"\xef\xbb\xbf"):
+        raise PetrflowError(
+            f"{path} begins with a byte order mark, which JSON does not have: save it as UTF-8 without one."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise PetrflowError(f"{path} is a Git LFS pointer and not the table: run `git lfs pull` where it comes from.")
     if head and not head.startswith(b"["):
         raise PetrflowError(f"{path} is not a JSON array of records. Copy or extract the data set again.")
     if not tail.endswith(b"]"):
@@ -196,7 +203,10 @@ def _batches(
                 yield named.cast(schema) if named.schema != schema else named
                 yielded = True
     except (duckdb.Error, OSError) as error:
-        raise _damaged(path, str(error).splitlines()[0].replace(f' in file "{path}"', "")) from None
+        reason = str(error).splitlines()[0].replace(f' in file "{path}"', "")
+        if "transform error" in reason or "Conversion Error" in reason:
+            raise PetrflowError(f"{path}: a record is not as nuScenes has it ({reason}). Correct the table.") from None
+        raise _damaged(path, reason) from None
     if not yielded:
         yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
 
@@ -225,26 +235,38 @@ def _require_complete(path: Path, rows: pa.RecordBatch) -> None:
             )
 
 
-def _convert(path: Path, column: pa.Array, name: str, kind: str | int) -> Any:
+def _convert(path: Path, column: pa.Array, name: str, kind: str | int, rows: pa.RecordBatch | None = None) -> Any:
     if kind == TEXT:
         return column
     if kind in (INT, BOOL):
         return view(column)
     if kind == MATRIX:
-        rows = [np.ravel(rows or [[np.nan] * 3] * 3) for rows in column.to_pylist()]
-        return np.array(rows, dtype=np.float64).reshape(-1, 9)
+        matrices = [matrix or [[np.nan] * 3] * 3 for matrix in column.to_pylist()]
+        for row, matrix in enumerate(matrices):
+            if [len(line or ()) for line in matrix] != [3, 3, 3]:
+                raise PetrflowError(
+                    f"{path}: '{name}' of {_record(rows, row)} is no 3x3 matrix (three rows of three numbers). Correct the table."
+                )
+        return np.array(matrices, dtype=np.float64).reshape(-1, 9)
     lengths, values = list_lengths(column), column.flatten()
     if kind == LIST:
         ends = np.cumsum(lengths)
         texts = pa.concat_arrays([values, _EMPTY_TEXT])
         return take(texts, np.where(lengths > 0, ends - lengths, len(texts) - 1))
     size = int(kind)
-    if (lengths != size).any() or values.null_count:
-        found = int(lengths[lengths != size][0]) if (lengths != size).any() else "null among its"
-        raise PetrflowError(
-            f"{path}: '{name}' holds {found} numbers in some record, not {size}. Copy or extract the table again."
-        )
+    wrong = np.flatnonzero(lengths != size)
+    if len(wrong) or values.null_count:
+        found = str(lengths[wrong[0]]) if len(wrong) else "null among its"
+        record = _record(rows, int(wrong[0]) if len(wrong) else None)
+        raise PetrflowError(f"{path}: '{name}' of {record} holds {found} numbers, not {size}. Correct the table.")
     return view(values).reshape(-1, size)
+
+
+def _record(rows: pa.RecordBatch | None, row: int | None) -> str:
+    """Name a record by its token where the columns that were read hold it."""
+    if rows is None or row is None or "token" not in rows.schema.names:
+        return "a record"
+    return f"record {rows.column('token')[row].as_py()}"
 
 
 _EMPTY_TEXT = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.zeros(2, np.int32)), pa.py_buffer(b"")])
