@@ -127,6 +127,8 @@ class Request:
         }
         if self.settings.do_eval:
             fields["val annotations"] = sha256_file(self.val_store)
+        if self.settings.devices > 1:
+            fields["running statistics"] = "averaged over processes"  # version 1 of the loop kept the first process's
         for key, value in sorted(self.model_config.items()):
             fields[f"model file: {key}"] = fingerprint(value)
         for key, value in sorted(dataclasses.asdict(self.settings).items()):
