@@ -23,7 +23,7 @@ class DenoisingQueries:
     labels : (K,) int64
         Class, or ``num_classes`` (background) where the box was shaken too far.
     boxes : (K, 9) float32
-        The true boxes, Paddle3D order with the gravity centre, lidar frame.
+        The true boxes, centred PETR boxes.
     """
 
     reference: np.ndarray
@@ -52,7 +52,7 @@ def make_queries(
     Parameters
     ----------
     boxes : B arrays (M, 9) float32
-        Paddle3D order, gravity centre, lidar frame, m.
+        Centred PETR boxes.
     labels : B arrays (M,) int
     groups : int
         Independent copies of all boxes.

@@ -10,9 +10,8 @@ import paddle
 from paddle import Tensor
 from paddle3d.models.detection.petr import petr3d
 
-from petrflow.model import box_codes as decode
-from petrflow.model.box_codes import gravity_centre
-from petrflow.model.dense_head import Sight
+from petrflow.model import box_codes
+from petrflow.model.dense_head import CellPredictions
 from petrflow.model.image_network import GridMask
 from petrflow.samples import types
 
@@ -91,8 +90,8 @@ class PetrV2(petr3d.Petr3D):
 
     def all_outputs(
         self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None
-    ) -> tuple[Tensor, Tensor, Sight | None]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and what a dense head sees.
+    ) -> tuple[Tensor, Tensor, CellPredictions | None]:
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and the dense head's predictions.
 
         Parameters
         ----------
@@ -111,7 +110,7 @@ class PetrV2(petr3d.Petr3D):
             )
 
     def raw_outputs(self, images: Tensor, img2lidar: Tensor, timestamps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before any choice; arguments as :meth:`all_outputs`."""
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before the best are kept; arguments as :meth:`all_outputs`."""
         return self.all_outputs(images, img2lidar, timestamps)[:2]
 
     def inputs_of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,15 +124,15 @@ class PetrV2(petr3d.Petr3D):
         features are computed in low precision, as upstream does.
         """
         head = self.pts_bbox_head
-        boxes = [gravity_centre(b) for b in batch["gt_bboxes_3d"]]
+        boxes = [box_codes.centred(b) for b in batch["gt_bboxes_3d"]]
         labels = [np.asarray(label, dtype="int64") for label in batch["gt_labels_3d"]]
         denoising = head.denoising_queries(boxes, labels, self.rng) if self.training else None
         images, img2lidar, timestamps = network_inputs(batch)
-        logits, codes, sight = self.all_outputs(*_tensors((images, img2lidar, timestamps)), denoising)
+        logits, codes, cells = self.all_outputs(*_tensors((images, img2lidar, timestamps)), denoising)
         with paddle.amp.auto_cast(enable=False):
             losses = head.losses(logits, codes, boxes, labels, denoising)
-            if sight is not None:
-                losses.update(head.monocular_losses(sight, boxes, labels, img2lidar, timestamps))
+            if cells is not None:
+                losses.update(head.monocular_losses(cells, boxes, labels, img2lidar, timestamps))
             return losses
 
     def predict(self, batch: Mapping[str, Any]) -> list[types.Detections]:
@@ -145,7 +144,7 @@ class PetrV2(petr3d.Petr3D):
         if training:
             self.train()
         coder = self.pts_bbox_head.bbox_coder
-        return decode.decode(logits[-1].numpy(), codes[-1].numpy(), coder.max_num, coder.post_center_range)
+        return box_codes.best_detections(logits[-1].numpy(), codes[-1].numpy(), coder.max_num, coder.post_center_range)
 
 
 def _tensors(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
