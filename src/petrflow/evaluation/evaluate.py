@@ -17,7 +17,7 @@ from petrflow.evaluation.submission import to_submission
 from petrflow.evaluation.table import format_table
 from petrflow.files import atomic_dir, write_atomic, write_json
 from petrflow.machine import processes
-from petrflow.samples.types import SampleDetections
+from petrflow.samples.types import Batch, SampleDetections
 
 
 def evaluate_split(
@@ -97,7 +97,7 @@ def _read_share(path: Path) -> dict[str, Any]:
         }
 
 
-def predict(model: Any, batches: Iterable[dict[str, Any]], total: int | None = None) -> dict[str, SampleDetections]:
+def predict(model: Any, batches: Iterable[Batch], total: int | None = None) -> dict[str, SampleDetections]:
     """Run ``model.predict`` over batches of the loader and return detections by sample token."""
     detections: dict[str, SampleDetections] = {}
     for batch in tqdm(batches, total=total, desc="evaluate", unit="batch", leave=False):

@@ -113,11 +113,11 @@ class PetrV2(petr3d.Petr3D):
         """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before the best are kept; arguments as :meth:`all_outputs`."""
         return self.all_outputs(images, img2lidar, timestamps)[:2]
 
-    def inputs_of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs_of(self, batch: types.Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three inputs of :meth:`raw_outputs` for a batch of numpy arrays, which stays as it is."""
         return _tensors(network_inputs(batch))
 
-    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, batch: types.Batch) -> dict[str, Tensor]:
         """Return the losses of a batch, the queries' by their upstream names; the total is their sum.
 
         Call :meth:`seed_step` before, for a step that can be repeated. Under ``paddle.amp.auto_cast`` only the image
@@ -135,7 +135,7 @@ class PetrV2(petr3d.Petr3D):
                 losses.update(head.monocular_losses(cells, boxes, labels, img2lidar, timestamps))
             return losses
 
-    def predict(self, batch: Mapping[str, Any]) -> list[types.Detections]:
+    def predict(self, batch: types.Batch) -> list[types.Detections]:
         """Return the detections of every sample of a batch, best first; leaves the training mode as it was."""
         training = self.training
         self.eval()

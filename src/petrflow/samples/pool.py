@@ -1,8 +1,8 @@
 """Worker processes of a loader, and the shared memory that they fill.
 
-Workers are plain subprocesses that talk over socket pairs and write pictures into shared memory that has no name: a memory
-file whose descriptor they inherit. Whoever is killed, and however, the kernel frees it; /dev/shm and its size limit in
-containers do not come into it; and the main script is not run again in the workers, which Snakemake's scripts could not bear.
+Workers are plain subprocesses that talk over socket pairs. They write pictures into shared memory without a name, a memory file
+whose descriptor they inherit: the kernel frees it however the processes end, and the size limit of /dev/shm in containers does not
+apply. The main script is not run again in the workers, as multiprocessing would; Snakemake's scripts cannot be run twice.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from petrflow.pictures.resample import warm_up
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.types import Batch, Sample
 
-# Keys of a sample that are stacked; the others become lists.
-_STACKED = ("lidar2img", "intrinsics", "timestamp")
 _SECONDS_TO_STOP = 5.0
 
 
 def collate(samples: list[Sample], images: NDArray[np.float32]) -> Batch:
     """Make a batch of samples whose pictures lie in `images` (B, 2N, 3, H, W)."""
-    batch: Batch = {"img": images}
-    for key in samples[0]:
-        if key != "img":
-            values = [sample[key] for sample in samples]
-            batch[key] = np.stack(values) if key in _STACKED else values
+    batch: Batch = {
+        "img": images,
+        "lidar2img": np.stack([sample["lidar2img"] for sample in samples]),
+        "intrinsics": np.stack([sample["intrinsics"] for sample in samples]),
+        "timestamp": np.stack([sample["timestamp"] for sample in samples]),
+        "token": [sample["token"] for sample in samples],
+    }
+    if "gt_bboxes_3d" in samples[0]:
+        batch["gt_bboxes_3d"] = [sample["gt_bboxes_3d"] for sample in samples]
+        batch["gt_labels_3d"] = [sample["gt_labels_3d"] for sample in samples]
     return batch
 
 

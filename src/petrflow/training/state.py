@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.training.checkpoint import CheckpointFolder, Snapshot
+from petrflow.training.parts import TrainableModel
 from petrflow.training.request import Request, Settings, state_folder
 
 log = logging.getLogger("petrflow.training")
@@ -53,7 +54,7 @@ class Progress:
         self.window_steps += 1
 
 
-def make_optimizer(model: Any, settings: Settings) -> Any:
+def make_optimizer(model: TrainableModel, settings: Settings) -> Any:
     """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image network goes to low precision.
 
     The head stays in float32, as upstream computes it; parameters in low precision keep a float32 master copy.
@@ -100,7 +101,7 @@ def report_machine(before: Mapping[str, Any]) -> None:
         )
 
 
-def _parameter_names(model: Any) -> dict[str, str]:
+def _parameter_names(model: TrainableModel) -> dict[str, str]:
     """Map Paddle's running names of parameters (``linear_7.w_0``, which depend on what was built before) to those of the state."""
     return {parameter.name: name for name, parameter in model.named_parameters()}
 
@@ -125,12 +126,12 @@ def _copy(tensor: Any) -> np.ndarray:
     return np.array(tensor.numpy(), copy=True)
 
 
-def model_arrays(model: Any) -> dict[str, np.ndarray]:
+def model_arrays(model: TrainableModel) -> dict[str, np.ndarray]:
     """Return a copy of the model's ``state_dict``; bfloat16 comes as its bits in uint16."""
     return {name: _copy(tensor) for name, tensor in model.state_dict().items()}
 
 
-def deliverable_weights(model: Any, optimizer: Any) -> dict[str, np.ndarray]:
+def deliverable_weights(model: TrainableModel, optimizer: Any) -> dict[str, np.ndarray]:
     """Return the weights to publish: float32 everywhere, from the optimizer's master copy where the model trains in less."""
     names = _parameter_names(model)
     weights = {}
@@ -143,7 +144,7 @@ def deliverable_weights(model: Any, optimizer: Any) -> dict[str, np.ndarray]:
 
 
 def capture(
-    model: Any,
+    model: TrainableModel,
     optimizer: Any,
     progress: Progress,
     records: Mapping[str, np.ndarray],
@@ -165,7 +166,7 @@ def section(snapshot: Snapshot, name: str) -> dict[str, np.ndarray]:
     return {key[len(name) + 1 :]: array for key, array in snapshot.arrays.items() if key.startswith(name + "/")}
 
 
-def restore(snapshot: Snapshot, model: Any, optimizer: Any) -> Progress:
+def restore(snapshot: Snapshot, model: TrainableModel, optimizer: Any) -> Progress:
     """Put a snapshot back into the model and the optimizer; the progress comes back."""
     weights = section(snapshot, "model")
     for name, tensor in model.state_dict().items():
