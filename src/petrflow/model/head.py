@@ -368,10 +368,10 @@ class PetrV2Head(petr_head.PETRHead):
             reference = start.reference
         if denoising is None:
             return Queries(reference, start)
-        shaken = paddle.to_tensor(denoising.reference)
-        reference = paddle.concat([shaken, reference.expand([tokens.shape[0], -1, -1])], axis=1)
+        noisy = paddle.to_tensor(denoising.reference)
+        reference = paddle.concat([noisy, reference.expand([tokens.shape[0], -1, -1])], axis=1)
         blocked = paddle.to_tensor(denoising.blocked.astype("float32") * np.float32(-1e9))
-        return Queries(reference, None if start is None else start.after(shaken.shape[1]), blocked)
+        return Queries(reference, None if start is None else start.after(noisy.shape[1]), blocked)
 
     def _decode(self, keys: Keys, queries: Queries) -> tuple[Tensor, Tensor]:
         """Run the decoder; return the class logits (L, B, Q, C) and what is added to reference points, (L, B, Q, 10)."""
@@ -405,7 +405,7 @@ class PetrV2Head(petr_head.PETRHead):
     def denoising_queries(
         self, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
     ) -> denoise.DenoisingQueries | None:
-        """Shake the true boxes of a batch (gravity centres, Paddle3D order); None without ``with_denoise``."""
+        """Return denoising queries for the true boxes of a batch (centred PETR boxes); None without ``with_denoise``."""
         if not self.with_denoise:
             return None
         return denoise.make_queries(

@@ -17,7 +17,7 @@ from petrflow.samples import types
 
 
 class PetrV2(petr3d.Petr3D):
-    """Paddle3D's Petr3D with its faults mended; see :func:`petrflow.model.build_model`.
+    """Paddle3D's Petr3D with its faults corrected; see :func:`petrflow.model.build_model`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and times, and the boxes to find.
+"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and times, and the true boxes.
 
 Nothing here imports Paddle, so that loader workers stay small.
 """
@@ -105,7 +105,7 @@ class PetrDataset:
         return self._store
 
     def __len__(self) -> int:
-        """Number of samples; in training, of keyframes that have something to learn from."""
+        """Return the number of samples; in training, of keyframes with at least one usable box."""
         return len(self.indices)
 
     @property
@@ -134,7 +134,7 @@ class PetrDataset:
         return kept
 
     def _boxes(self, keyframe: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes (M, 9) float32 in Paddle3D's order and labels (M,) that stock's filters leave."""
+        """Return the PETR boxes (M, 9) float32 and labels (M,) that stock's filters leave."""
         labels = {name: label for label, name in enumerate(self.settings.class_names)}
         label = np.array([labels.get(name, -1) for name in keyframe.names], dtype=np.int64)
         boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1).reshape(-1, 9)

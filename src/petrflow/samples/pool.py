@@ -137,7 +137,7 @@ class Pool:
             self._control.send_bytes(pickle.dumps((dataset, seed, slots.shape, slots.stride, slots.count)))
 
     def submit(self, epoch: int, indices: NDArray[np.int64]) -> Pending:
-        """Ask workers for a batch, each sample of the one with the least to do."""
+        """Ask workers for a batch; each sample goes to the worker with the fewest tasks."""
         slot, images = self._slots.take()
         pending = Pending(images, [None] * len(indices), len(indices))
         for position, index in enumerate(indices):
@@ -152,14 +152,14 @@ class Pool:
         return pending
 
     def complete(self, pending: Pending) -> Batch | WorkerFailure:
-        """Wait until a batch is whole; return it, or the first thing that went wrong in it."""
+        """Wait until a batch is whole; return it, or the first failure in it."""
         while pending.missing:
             self._receive()
         failures = [result for result in pending.samples if isinstance(result, WorkerFailure)]
         return failures[0] if failures else collate(pending.samples, pending.images[: len(pending.samples)])
 
     def drain(self) -> None:
-        """Wait for the end of what was asked for and is no longer wanted, as after an epoch that was left early."""
+        """Wait for the results of earlier tasks that nobody wants any more, as after an epoch that was left early."""
         while any(worker.tasks for worker in self._workers):
             self._receive()
 
@@ -208,7 +208,7 @@ class Pool:
         return self._process_ids[number] if self._process_ids else None
 
     def _note(self, message: list[int] | tuple[int, int]) -> None:
-        """Keep what the process that started the workers says: first all their ids, then each one's exit code."""
+        """Note what the process that started the workers reports: first all their ids, then each one's exit code."""
         if isinstance(message, list):
             self._process_ids = message
         else:
@@ -265,7 +265,7 @@ class WorkerFailure:
 
 
 def _worker_environment() -> dict[str, str]:
-    """One thread a worker, and memory that goes back and forth within the process instead of to the kernel."""
+    """Return the workers' environment: one thread each, and freed memory that stays in the process for the next picture."""
     environment = child_environment()
     for name in (*THREADS, "NUMBA_NUM_THREADS"):
         environment[name] = "1"

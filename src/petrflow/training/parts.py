@@ -1,4 +1,4 @@
-"""What the training loop turns, made from a request: the device, the model, the loader, the evaluation."""
+"""What the training loop works with, made from a request: the model, the loader, the evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that training must not forget, and how it goes into a checkpoint and comes out again."""
+"""The state of training: what it consists of, how it is captured in a snapshot and how it is restored."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger("petrflow.training")
 
 @dataclass
 class Progress:
-    """Where training stands. Every random draw is a function of seed, epoch and batch, so this is the state of all generators too."""
+    """Where training stands. All random numbers are functions of seed, epoch and batch, so this is the generators' state, too."""
 
     step: int = 0
-    """Batches seen since the beginning, skipped ones included."""
+    """Batches since the beginning, those of skipped steps included."""
     epoch: int = 0
     batch: int = 0
-    """Batches seen of this epoch; all of them while its evaluation is under way."""
+    """Batches of this epoch that are done; all of them while its evaluation is under way."""
     seconds: float = 0.0
     loss_scale: float = 2.0**15
     steps_since_overflow: int = 0
@@ -43,7 +43,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
-    """Of the last evaluation."""
+    """Metrics of the last evaluation."""
 
     def count(self, losses: Mapping[str, float]) -> None:
         """Add a step's losses to the sums of the epoch and of the log's window."""
@@ -82,7 +82,7 @@ def make_optimizer(model: TrainableModel, settings: Settings) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """Return what may change the last digits of a training without being asked for: device, threads, Paddle."""
+    """Return what may change the last digits of a result and is no setting: device, threads, Paddle's version."""
     import paddle
 
     return {
@@ -93,7 +93,7 @@ def machine() -> dict[str, Any]:
 
 
 def report_machine(before: Mapping[str, Any]) -> None:
-    """Say in one line what is another than when the checkpoint was written."""
+    """Log in one line which of these have changed since the checkpoint was written."""
     changes = [f"{key} {before.get(key)} -> {value}" for key, value in machine().items() if before.get(key) != value]
     if changes:
         log.warning(
@@ -102,7 +102,7 @@ def report_machine(before: Mapping[str, Any]) -> None:
 
 
 def _parameter_names(model: TrainableModel) -> dict[str, str]:
-    """Map Paddle's running names of parameters (``linear_7.w_0``, which depend on what was built before) to those of the state."""
+    """Map Paddle's own names of parameters (``linear_7.w_0``: they depend on what was built before) to those of ``state_dict``."""
     return {parameter.name: name for name, parameter in model.named_parameters()}
 
 
@@ -122,7 +122,7 @@ def _optimizer_entries(optimizer: Any, names: Mapping[str, str]) -> Iterator[tup
 
 
 def _copy(tensor: Any) -> np.ndarray:
-    """Return a tensor's values in memory of our own: training goes on while they are written."""
+    """Return a copy of a tensor's values: training changes the tensor while the copy is written."""
     return np.array(tensor.numpy(), copy=True)
 
 
@@ -132,7 +132,7 @@ def model_arrays(model: TrainableModel) -> dict[str, np.ndarray]:
 
 
 def deliverable_weights(model: TrainableModel, optimizer: Any) -> dict[str, np.ndarray]:
-    """Return the weights to publish: float32 everywhere, from the optimizer's master copy where the model trains in less."""
+    """Return the weights to publish, all float32: the optimizer's master copy where the model trains in lower precision."""
     names = _parameter_names(model)
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -167,7 +167,7 @@ def section(snapshot: Snapshot, name: str) -> dict[str, np.ndarray]:
 
 
 def restore(snapshot: Snapshot, model: TrainableModel, optimizer: Any) -> Progress:
-    """Put a snapshot back into the model and the optimizer; the progress comes back."""
+    """Put a snapshot into the model and the optimizer, and return its progress."""
     weights = section(snapshot, "model")
     for name, tensor in model.state_dict().items():
         tensor.set_value(weights[name])

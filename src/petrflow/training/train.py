@@ -52,7 +52,7 @@ log = logging.getLogger("petrflow.training")
 
 GO_ON = "Run the same command again to go on"
 ORPHAN_SECONDS = 40.0
-"""How long to wait for a process that outlived its killed parents and is still writing its checkpoint."""
+"""Seconds to wait for a process that outlived its killed parents and is still writing its checkpoint."""
 
 
 def train(request: Request, make_parts: Callable[[Request], Parts] | None = None) -> dict[str, Any]:
@@ -352,7 +352,7 @@ def _unscaled(gradient: Any, scale: float) -> Any:
 def _evaluate(
     parts: Parts, stop: StopRequest, folder: CheckpointFolder, progress: Progress, total_steps: int
 ) -> dict[str, Any] | None:
-    """Judge the model as it is. A signal ends this at once: the checkpoint from before stands and the evaluation is done again."""
+    """Evaluate the model. A signal ends this at once: the checkpoint from before stands, and the next start evaluates again."""
     parts.model.eval()
     try:
         with stop.interruptible():
