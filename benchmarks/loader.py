@@ -3,7 +3,7 @@
     python benchmarks/loader.py [--pictures FOLDER] [--samples N] [--workers 1 2 8]
 
 A sample is two frames of six 1600x900 JPEGs, augmented for training and brought to 800x320 (the published model's input). All
-three load the same sample with the same draws one after the other, and CPU time is counted, so that what else runs on
+three load the same sample with the same augmentation one after the other, and CPU time is counted, so that what else runs on
 the machine weighs on all alike. Without --pictures, JPEGs of the size and weight of nuScenes' are made up; with it, the first
 six in the folder (searched below it) are taken. --workers also times whole loaders, and weighs their processes.
 """
@@ -28,7 +28,7 @@ import psutil
 
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader, sample_rng
-from petrflow.samples.transforms import draw
+from petrflow.samples.transforms import draw_augmentation
 from tests.helpers.loader_fakes import FakeStore, keyframe, model_config, write_pictures
 from tests.helpers.stock_loader import StockLoader
 
@@ -49,10 +49,10 @@ def compare(store: FakeStore, root: Path, scratch: Path, samples: int) -> dict[s
     seconds: dict[str, list[float]] = {"stock": [], "ours": [], "fast": []}
     largest, fast_difference = 0.0, []
     for number in range(samples + 1):
-        draws = draw(exact.settings, sample_rng(0, number, 0), store[0].num_sweeps)
-        reference_seconds, reference = timed(lambda: stock.load(0, draws))  # noqa: B023
-        exact_seconds, sample = timed(lambda: exact.load(0, draws=draws))  # noqa: B023
-        fast_seconds, rough = timed(lambda: fast.load(0, draws=draws))  # noqa: B023
+        augmentation = draw_augmentation(exact.settings, sample_rng(0, number, 0), store[0].num_sweeps)
+        reference_seconds, reference = timed(lambda: stock.load(0, augmentation))  # noqa: B023
+        exact_seconds, sample = timed(lambda: exact.load(0, augmentation=augmentation))  # noqa: B023
+        fast_seconds, rough = timed(lambda: fast.load(0, augmentation=augmentation))  # noqa: B023
         for key, expected in reference.items():
             found = np.nan_to_num(sample[key])  # stock calls an unknown velocity zero
             largest = max(largest, float(np.abs(found - expected.astype(found.dtype)).max()))

@@ -12,8 +12,8 @@ from unittest import mock
 
 import numpy as np
 
-from petrflow.samples.settings import Settings
-from petrflow.samples.transforms import Draws, camera_from_lidar, pad_intrinsics
+from petrflow.samples.settings import InputSettings
+from petrflow.samples.transforms import Augmentation, camera_from_lidar, pad_intrinsics
 
 
 def stock_info(keyframe: Any, cameras: tuple[str, ...]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def stock_info(keyframe: Any, cameras: tuple[str, ...]) -> dict[str, Any]:
 class StockLoader:
     """`NuscenesMVDataset` with the transforms of petrv2_vovnet_gridmask_p4_800x320.yml."""
 
-    def __init__(self, store: Any, root: Path, settings: Settings, training: bool, folder: Path) -> None:
+    def __init__(self, store: Any, root: Path, settings: InputSettings, training: bool, folder: Path) -> None:
         from paddle3d.datasets import NuscenesMVDataset
 
         # Stock sorts by timestamp; the store is sorted already.
@@ -78,11 +78,11 @@ class StockLoader:
         )
         self.training = training
 
-    def load(self, index: int, draws: Draws) -> dict[str, Any]:
-        """One sample as stock makes it, for the given draws."""
+    def load(self, index: int, augmentation: Augmentation) -> dict[str, Any]:
+        """One sample as stock makes it, for the given augmentation."""
         # Stock writes augmented intrinsics and longer paths back into its annotations at each access.
         self.dataset.data_infos[index] = copy.deepcopy(self.infos[index])
-        with given(draws):
+        with given(augmentation):
             sample = self.dataset[index]
         return {
             "img": np.asarray(sample["img"]),
@@ -93,7 +93,7 @@ class StockLoader:
         }
 
 
-def stock_transforms(settings: Settings, training: bool, cameras: tuple[str, ...]) -> list[Any]:
+def stock_transforms(settings: InputSettings, training: bool, cameras: tuple[str, ...]) -> list[Any]:
     """The published chain."""
     from paddle3d.transforms import reader, transform
 
@@ -150,25 +150,25 @@ def stock_transforms(settings: Settings, training: bool, cameras: tuple[str, ...
 
 
 @contextmanager
-def given(draws: Draws) -> Iterator[None]:
-    """Make numpy's global generator return `draws` to stock's chain, in the order in which stock asks."""
+def given(augmentation: Augmentation) -> Iterator[None]:
+    """Make numpy's global generator return `augmentation` to stock's chain, in the order in which stock asks."""
     uniforms = iter(
         [
-            draws.resize,
-            draws.bottom,
+            augmentation.resize,
+            augmentation.bottom,
             None,  # where the crop lies: a share of a freedom that stock works out
-            draws.image_rotation,
-            draws.scene_rotation,
-            draws.scene_scale,
+            augmentation.image_rotation,
+            augmentation.scene_rotation,
+            augmentation.scene_scale,
         ]
     )
 
     def uniform(low: float, high: float) -> Any:
         value = next(uniforms)
-        return low + (high - low) * draws.left if value is None else value
+        return low + (high - low) * augmentation.left if value is None else value
 
     def choice(values: Any, size: int | None = None, replace: bool = True) -> Any:
-        return int(draws.flip) if size is None else [draws.sweep]
+        return int(augmentation.flip) if size is None else [augmentation.sweep]
 
     with (
         mock.patch.object(np.random, "uniform", uniform),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from petrflow.annotations import layout
 from petrflow.errors import PetrflowError
+from petrflow.machine.hardware import cores
 from petrflow.pictures.read import _fault
 
 _BATCH = 256
@@ -59,11 +59,10 @@ def check_frames(
         Names file, sample_data token, camera and fault of the first few bad images, and how many there are.
     """
     root = Path(root)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     faults: list[str] = []
     total = sum(len(columns["camera_frame.timestamp"]) for columns, _ in stores)
     with (
-        ThreadPoolExecutor(threads or (cores if full else 4 * cores)) as pool,
+        ThreadPoolExecutor(threads or (cores() if full else 4 * cores())) as pool,
         tqdm(total=total, desc="check images", unit="file", disable=not progress) as bar,
     ):
         for columns, metadata in stores:

@@ -214,7 +214,7 @@ def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Record
 
     def keep(rows: pa.RecordBatch) -> np.ndarray:
         token = rows.column("calibrated_sensor_token")
-        _lookup(token, tokens, "sample_data", "calibrated_sensor", False)
+        lookup(token, tokens, "sample_data", "calibrated_sensor", False)
         camera, lidar = (view(pc.is_in(token, value_set=wanted)) for wanted in (camera_tokens, lidar_tokens))
         return camera | (lidar & view(rows.column("is_key_frame")))
 

@@ -32,7 +32,7 @@ from petrflow.evaluation.summary import details, summary
 from petrflow.evaluation.table import format_table
 from petrflow.files import atomic_dir, atomic_path, read_json, write_atomic, write_json
 from petrflow.machine import processes
-from petrflow.samples.types import Detections
+from petrflow.samples.types import Batch, Detections, Predicts
 
 log = logging.getLogger("petrflow.evaluation")
 
@@ -152,7 +152,7 @@ def predict_share(
         loader.close()
 
 
-def predict(model: Any, batches: Iterable[dict[str, Any]], total: int | None = None) -> dict[str, Detections]:
+def predict(model: Predicts, batches: Iterable[Batch], total: int | None = None) -> dict[str, Detections]:
     """Run ``model.predict`` over batches of the loader and return detections by sample token."""
     detections: dict[str, Detections] = {}
     for batch in tqdm(batches, total=total, desc="evaluate", unit="batch", leave=False):

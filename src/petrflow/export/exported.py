@@ -11,7 +11,7 @@ import paddle
 
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json
-from petrflow.model.box_codes import decode
+from petrflow.model.box_codes import best_detections
 from petrflow.model.petr import network_inputs
 from petrflow.samples.types import Detections
 
@@ -78,5 +78,5 @@ class ExportedModel:
         detections = []
         for index in range(len(arrays[0])):
             outputs = self._predictor.run(tuple(array[index : index + 1] for array in arrays))
-            detections += decode(*outputs, **self.record["decode"])
+            detections += best_detections(*outputs, **self.record["decode"])
         return detections

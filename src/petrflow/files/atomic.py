@@ -31,7 +31,7 @@ _swept_folders: set[tuple[int, str]] = set()
 
 
 def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
-    """A name beside `path`, hidden, that no other live process uses and that `sweep_stale` recognises."""
+    """Return a hidden name beside ``path`` that no other live process uses and that :func:`sweep_stale` recognises."""
     name = path.name
     if len(name.encode()) > 150:  # the file system allows 255 bytes
         name = name.encode()[:100].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -39,9 +39,14 @@ def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
 
 
 def sweep_stale(folder: Path) -> list[Path]:
-    """Remove what killed processes left in a folder; a folder that was being replaced when its writer died is put back.
+    """Remove what killed processes left in a folder. A folder that was being replaced when its writer died is put back.
 
-    Returns the paths removed or restored. Never touches the temporaries of a live process.
+    Temporary files of live processes are not touched.
+
+    Returns
+    -------
+    list of Path
+        What was removed or put back.
     """
     swept = []
     try:
@@ -67,7 +72,7 @@ def sweep_stale(folder: Path) -> list[Path]:
 
 
 def _prepare_folder(path: Path) -> None:
-    """Make the folder of `path` and sweep it once a process: a folder of 30,000 images must not be listed for each of them."""
+    """Make the folder of ``path``, and sweep it once per process: a folder of 30,000 images must not be listed for each image."""
     with disk_errors(path, permissions=True):
         path.parent.mkdir(parents=True, exist_ok=True)
     key = (os.getpid(), str(path.parent))
@@ -77,7 +82,7 @@ def _prepare_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; nothing there is fine."""
+    """Remove a file, a link or a whole folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -108,7 +113,7 @@ def fsync_path(path: Path) -> None:
 
 
 def fsync_all(paths: Sequence[Path]) -> None:
-    """Flush many files and folders of one file system; thousands of them with one call where the system offers it."""
+    """Flush many files and folders of one file system, with one call where the system has one for that."""
     if len(paths) > 64:
         with contextlib.suppress(OSError, AttributeError):
             descriptor = os.open(paths[-1], os.O_RDONLY)
@@ -124,10 +129,14 @@ def fsync_all(paths: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what the body wrote there becomes `path` at the end, or goes if the body fails.
+    """Yield a temporary path beside ``path``. What the body wrote there becomes ``path`` at the end, or is removed if the body fails.
 
-    `needed` is the size in bytes, where it is known, for the message about a full disk. The temporary keeps the ending of `path`,
-    because some writers choose their format by it.
+    Parameters
+    ----------
+    path : Path
+        The temporary path has the same suffix, because some writers choose their format by it.
+    needed : int, optional
+        Bytes, for the message about a full disk.
     """
     path = Path(path)
     _prepare_folder(path)
@@ -144,7 +153,7 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write bytes or text (UTF-8) so that `path` holds either all of it or what it held before."""
+    """Write bytes or text (UTF-8) so that ``path`` holds either all of it or its earlier content."""
     payload = data.encode() if isinstance(data, str) else data
     with (
         atomic_path(path, len(payload)) as temporary,
@@ -155,7 +164,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it becomes `path` whole at the end (the old one goes), or goes if the body fails."""
+    """Yield a temporary folder beside ``path`` that replaces ``path`` at the end. If the body fails, ``path`` stays as it was."""
     path = Path(path)
     _prepare_folder(path)
     temporary = temporary_path(path)

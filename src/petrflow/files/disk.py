@@ -14,7 +14,7 @@ GIGABYTE = 10**9
 
 
 def human_bytes(count: float) -> str:
-    """`1536` as `1.5 KB` (powers of 1024), as people read sizes."""
+    """Return a size as people read it: 1536 as ``1.5 KB`` (powers of 1024)."""
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if abs(count) < 1024 or unit == "TB":
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -23,7 +23,7 @@ def human_bytes(count: float) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the disk that holds (or will hold) `path`."""
+    """Return the bytes that this user may still write on the disk that holds (or will hold) ``path``."""
     probe = path.absolute()
     while not probe.exists() and probe != probe.parent:
         probe = probe.parent

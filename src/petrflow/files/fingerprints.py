@@ -13,7 +13,7 @@ from petrflow.errors import PetrflowError
 
 
 def plain(value: Any) -> Any:
-    """What `json` cannot write by itself: paths, numpy scalars and arrays, sets (sorted), bytes (hex)."""
+    """Return what ``json`` can write in place of a path, a numpy scalar or array, a set (sorted) or bytes (hex)."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (set, frozenset)):
@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     try:
         with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -41,7 +41,7 @@ def file_stamp(path: Path) -> list[int]:
 
 
 def fingerprint(obj: Any) -> str:
-    """Hex SHA-256 of an object's canonical JSON: equal settings give equal fingerprints whatever their order."""
+    """Return the hex SHA-256 of an object's canonical JSON: equal settings give equal fingerprints whatever their order."""
 
     def canonical(value: Any) -> Any:
         # 1.0 and 1 are the same setting to a person who edits YAML.

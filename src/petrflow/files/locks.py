@@ -101,7 +101,7 @@ def _open(path: Path, public: bool) -> tuple[int, bool]:
 
 
 def _holder(descriptor: int) -> str:
-    """Name the process that holds a lock, as far as its file says so truthfully."""
+    """Return the name of the process that holds a lock, if its file still says the truth."""
     name, _, tag = os.pread(descriptor, 400, 0).decode(errors="replace").strip().partition(" #")
     age = time.time() - os.fstat(descriptor).st_mtime
     return name if name and not (tag and owner_is_gone(tag, age)) else "another process"
@@ -109,7 +109,7 @@ def _holder(descriptor: int) -> str:
 
 @contextlib.contextmanager
 def patient_lock(path: Path, timeout: float = 24 * 3600.0) -> Iterator[None]:
-    """Hold a lock, waiting for whoever has it and saying so: for work that another process is doing for us too."""
+    """Hold a lock; while another process has it, say so and wait. For work whose result the other process leaves for us, too."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock(path))

@@ -1,4 +1,4 @@
-"""What a stage was made from and what it cost: `provenance.json`, written when the stage has succeeded."""
+"""``provenance.json``: what a stage was made from and what it cost, written when the stage has succeeded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Provenance:
 
 
 def input_fingerprint(value: str | Path) -> str:
-    """Fingerprint of one input: text as it is, a file by its bytes, a folder by its `.complete.json` or its names and sizes."""
+    """Return the fingerprint of one input: text as it is, a file by its bytes, a folder by its ``.complete.json`` or its names and sizes."""
     if isinstance(value, str):
         return value
     if value.is_file():
@@ -66,7 +66,7 @@ def input_fingerprint(value: str | Path) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that shape results, without importing any of them."""
+    """Return the installed versions of the packages that shape results, without importing any of them."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -75,7 +75,7 @@ def package_versions() -> dict[str, str]:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process or of one of its finished children, in bytes."""
+    """Return the largest resident set of this process or of one of its finished children, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 

@@ -1,4 +1,4 @@
-"""Which device a stage runs on, and what must not be started on a CPU by accident."""
+"""Which device a stage runs on, and which trainings must not start on a CPU by accident."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _first_line(error: Exception) -> str:
 
 
 def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
-    """Why no GPU can be used, with the remedy, in one sentence; '' when GPU `index` can be."""
+    """Return one sentence on why GPU ``index`` cannot be used, with the remedy; '' when it can."""
     if answer.error and not answer.device_count:
         return (
             f"Paddle {answer.version or '(not installed)'} cannot use the GPU ({answer.error}): check `nvidia-smi`; if that works, install the Paddle "
@@ -150,7 +150,7 @@ def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0)
 
 
 def cpu_hours(parameters: int, samples: int, image_size: tuple[int, int], cores: int) -> float:
-    """Rough hours that a CPU needs to train on `samples` samples in all (samples a pass times passes), for (H, W) images."""
+    """Return roughly how many hours a CPU needs to train on ``samples`` samples in all (samples a pass times passes) of (H, W) images."""
     height, width = image_size
     return CPU_SECONDS_PER_SAMPLE * parameters * height * width * samples * 2 / max(cores, 1) / 3600
 

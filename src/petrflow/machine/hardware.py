@@ -1,4 +1,4 @@
-"""What this machine says about itself: nvidia-smi, memory, disks, clock. Nothing here judges."""
+"""What this machine is: nvidia-smi's answer, memory, disks, clock. Whether it is enough is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY = ("index", "name", "memory.total", "memory.free", "driver_version", "comp
 
 @dataclass(frozen=True)
 class Gpu:
-    """One line of nvidia-smi. What it does not say is None."""
+    """One GPU as nvidia-smi describes it; None where it says nothing."""
 
     index: int
     name: str
@@ -57,7 +57,7 @@ class Machine:
 
 
 def ask_nvidia_smi(timeout: float = 20.0) -> SmiAnswer:
-    """Ask nvidia-smi; a missing, hanging or failing one is an answer too."""
+    """Ask nvidia-smi. That it is missing, hangs or fails is an answer, too, and never an exception."""
     if shutil.which("nvidia-smi") is None:
         return SmiAnswer(
             problem="nvidia-smi is not installed: this machine (or container) has no NVIDIA driver; start a container with `--gpus all`"
@@ -80,7 +80,7 @@ def ask_nvidia_smi(timeout: float = 20.0) -> SmiAnswer:
 
 
 def parse_nvidia_smi(stdout: str, stderr: str = "", returncode: int = 0) -> SmiAnswer:
-    """Read nvidia-smi's CSV (no header, no units) or understand its complaint."""
+    """Read nvidia-smi's CSV (no header, no units), or its error message."""
     gpus = []
     complaints = [line.strip() for line in stderr.splitlines() if line.strip()]
     for cells in csv.reader(io.StringIO(stdout), skipinitialspace=True):
@@ -126,7 +126,7 @@ def _capability(cell: str) -> tuple[int, int] | None:
 
 
 def _explain(text: str) -> str:
-    """Add to nvidia-smi's complaint what to do about it."""
+    """Return nvidia-smi's error message with what to do about it."""
     remedies = (
         (
             "No devices were found",
@@ -164,7 +164,7 @@ def cores() -> int:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment for a Python process of ours: the caller's, in which it finds this petrflow and no other module of the same name."""
+    """Return this process's environment for a Python child that must find this petrflow, and no stand-in for other modules."""
     package = str(Path(__file__).resolve().parents[2])
     search_path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     # PYTHONSAFEPATH: a script's own folder must not stand in for installed modules of the same names.
@@ -172,7 +172,7 @@ def child_environment() -> dict[str, str]:
 
 
 def ask_machine(folders: Iterable[Path]) -> Machine:
-    """Ask the machine about itself and the space under some folders."""
+    """Return what this machine is, with the space under some folders."""
     return Machine(
         python=platform.python_version(),
         cores=cores(),

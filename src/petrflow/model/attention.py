@@ -1,4 +1,4 @@
-"""The decoder of PETRv2, batch first and without repeated work; parameters are Paddle3D's own."""
+"""The decoder of PETRv2, batch first; positions are added to keys once and not in every layer. Parameters are Paddle3D's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoising queries: true boxes with shaken centres, which the decoder must put right (numpy, no device round trip)."""
+"""Denoising queries: true boxes with noise on their centres, which the decoder must correct (numpy, no device round trip)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class DenoisingQueries:
     Attributes
     ----------
     reference : (B, P, 3) float32
-        Shaken centres, 0 to 1 within the detection range; unused slots are 0.
+        Centres with noise, 0 to 1 within the detection range; unused slots are 0.
     blocked : (P + Q, P + Q) bool
-        True where a query (row) must not see another (column).
+        True where a query (row) must not attend to another (column).
     batch_index, slot : (K,) int64
-        Where each of the K shaken boxes sits.
+        Sample and slot of each of the K boxes.
     labels : (K,) int64
-        Class, or ``num_classes`` (background) where the box was shaken too far.
+        Class, or ``num_classes`` (background) where the noise was too large.
     boxes : (K, 9) float32
-        The true boxes, Paddle3D order with the gravity centre, lidar frame.
+        The true boxes, centred PETR boxes.
     """
 
     reference: np.ndarray
@@ -47,12 +47,12 @@ def make_queries(
     pc_range: Sequence[float],
     rng: np.random.Generator,
 ) -> DenoisingQueries | None:
-    """Shake the true boxes of a batch; None when the batch holds no box.
+    """Add noise to the true boxes of a batch; None when the batch holds no box.
 
     Parameters
     ----------
     boxes : B arrays (M, 9) float32
-        Paddle3D order, gravity centre, lidar frame, m.
+        Centred PETR boxes.
     labels : B arrays (M,) int
     groups : int
         Independent copies of all boxes.

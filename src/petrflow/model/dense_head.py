@@ -1,4 +1,4 @@
-"""What every image cell sees by itself: a dense head whose boxes give queries, keys and values their places."""
+"""The dense head: one class and one box predicted at every image cell, from which queries and keys get their positions."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from petrflow.errors import PetrflowError
 from petrflow.machine.processes import mean_over_devices
 from petrflow.model.dense_targets import FOCAL_PER_METRE, TERMS, CellTargets, Grid
 from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA
-from petrflow.model.tokens import boldest, pick
+from petrflow.model.tokens import pick, top_cells
 
 WEIGHTS = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3], "float32")
 PRIOR_LOGIT = -float(np.log(99.0))
 """Class logits at the beginning (probability 0.01), of cells as of queries."""
-WEAKER = 5.0
-"""By how much a cell's logit counts less beside a bolder neighbour."""
+NEIGHBOUR_PENALTY = 5.0
+"""By how much a cell's class logit is lowered where a neighbouring cell has a higher one."""
 NOT_CENTRE = np.array([0, 0, 1, 1, 0, 1, 1, 1, 1, 1], "float32")
-"""1 at the terms of a box's code that do not say where its centre is."""
+"""1 at the terms of a box code that do not describe the centre, 0 at the centre's."""
 EDGE = 1e-3
-"""Distance that centres keep from the ends of the detection range, of its size: their logits stay finite."""
+"""Share of the detection range by which centres are kept from its ends, so that their logits stay finite."""
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What the cells of B samples see; T cells in all images of both frames.
+class CellPredictions:
+    """What the cells of B samples predict; T cells in all images of both frames.
 
     Attributes
     ----------
@@ -52,13 +52,13 @@ class Sight:
 
     @property
     def current(self) -> int:
-        """Cells of the current frame; they come first."""
+        """Return the number of the current frame's cells; they come first."""
         return self.raw.shape[1] // 2
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Queries that begin with what a cell sees.
+    """Queries that start from what a cell predicts.
 
     Attributes
     ----------
@@ -75,29 +75,25 @@ class Proposals:
     codes: Tensor
 
     def followed_by(self, learned: Tensor) -> Proposals:
-        """Append queries with learned reference points (1, Q, 3) that begin with nothing."""
+        """Append queries with learned reference points (1, Q, 3); content, logits and codes of these are zero."""
         batch, _, _ = self.reference.shape
         count = learned.shape[1]
 
         reference = paddle.concat([self.reference, learned.expand([batch, -1, -1])], axis=1)
-        rest = (
-            paddle.concat([part, _nothing(part, count)], axis=1) for part in (self.content, self.logits, self.codes)
-        )
+        rest = (paddle.concat([part, _zeros(part, count)], axis=1) for part in (self.content, self.logits, self.codes))
         return Proposals(reference, *rest)
 
     def after(self, count: int) -> Proposals:
-        """Put as many other queries, which begin with nothing, before these; their reference points are not added here."""
-        rest = (
-            paddle.concat([_nothing(part, count), part], axis=1) for part in (self.content, self.logits, self.codes)
-        )
+        """Put ``count`` queries of zero content, logits and codes before these; the caller adds their reference points."""
+        rest = (paddle.concat([_zeros(part, count), part], axis=1) for part in (self.content, self.logits, self.codes))
         return Proposals(self.reference, *rest)
 
 
-def _nothing(part: Tensor, count: int) -> Tensor:
+def _zeros(part: Tensor, count: int) -> Tensor:
     return paddle.zeros([part.shape[0], count, part.shape[-1]])
 
 
-class MonocularHead(nn.Layer):
+class DenseHead(nn.Layer):
     """Class and box at every cell, placed in the lidar frame by the camera's geometry.
 
     FCOS3D's idea (Wang et al., 2021) on PETR's tokens, and 3DPPE's (Shu et al., 2023): a token that knows its depth has a point
@@ -120,8 +116,8 @@ class MonocularHead(nn.Layer):
 
     def forward(
         self, tokens: Tensor, img2lidar: Tensor, grid: Grid, pixels: Tensor, low: Tensor, size: Tensor
-    ) -> Sight:
-        """Look at tokens (B, T, E) of 2N images.
+    ) -> CellPredictions:
+        """Predict a class and a box from each of the tokens (B, T, E) of 2N images.
 
         Parameters
         ----------
@@ -136,27 +132,27 @@ class MonocularHead(nn.Layer):
         hidden = F.relu(self.hidden(tokens))
         raw = self.boxes(hidden)
         points, codes = place_cells(raw, img2lidar, grid, pixels, low, size)
-        return Sight(self.classes(hidden), raw, points, codes, grid)
+        return CellPredictions(self.classes(hidden), raw, points, codes, grid)
 
-    def embedding(self, sight: Sight) -> Tensor:
-        """Embed what the cells see, (B, T, E)."""
-        return self.embed(paddle.concat([F.sigmoid(sight.logits), sight.codes], axis=-1))
+    def embedding(self, cells: CellPredictions) -> Tensor:
+        """Embed the cells' predictions, (B, T, E)."""
+        return self.embed(paddle.concat([F.sigmoid(cells.logits), cells.codes], axis=-1))
 
-    def peaks(self, sight: Sight) -> Tensor:
-        """Return (B, T / 2) float32: how bold the current frame's cells are, less so those that a neighbour outdoes."""
-        cells, grid = sight.current, sight.grid
-        batch, _, classes = sight.logits.shape
-        heat = sight.logits[:, :cells].detach()
-        heat = heat.reshape([-1, grid.height, grid.width, classes]).transpose([0, 3, 1, 2])
-        heat = paddle.where(heat >= F.max_pool2d(heat, 3, 1, 1), heat, heat - WEAKER)
-        return heat.max(axis=1).reshape([batch, cells])
+    def peaks(self, cells: CellPredictions) -> Tensor:
+        """Return (B, T / 2) float32: the current frame's highest class logits, lowered where a neighbouring cell has a higher one."""
+        current, grid = cells.current, cells.grid
+        batch, _, classes = cells.logits.shape
+        scores = cells.logits[:, :current].detach()
+        scores = scores.reshape([-1, grid.height, grid.width, classes]).transpose([0, 3, 1, 2])
+        scores = paddle.where(scores >= F.max_pool2d(scores, 3, 1, 1), scores, scores - NEIGHBOUR_PENALTY)
+        return scores.max(axis=1).reshape([batch, current])
 
-    def proposals(self, sight: Sight, tokens: Tensor, count: int) -> Proposals:
-        """Turn the current frame's boldest peaks into queries; no gradient flows into their boxes.
+    def proposals(self, cells: CellPredictions, tokens: Tensor, count: int) -> Proposals:
+        """Turn the current frame's top_cells peaks into queries; no gradient flows into their boxes.
 
         Parameters
         ----------
-        sight : Sight
+        cells : CellPredictions
         tokens : (B, T, E) float32
         count : int
 
@@ -165,21 +161,21 @@ class MonocularHead(nn.Layer):
         PetrflowError
             When there are fewer cells.
         """
-        if count > sight.current:
+        if count > cells.current:
             raise PetrflowError(
-                f"proposals is {count}, and the cameras of a frame have {sight.current} cells in all: lower proposals (and num_query), "
+                f"proposals is {count}, and the cameras of a frame have {cells.current} cells in all: lower proposals (and num_query), "
                 "or give larger images."
             )
-        chosen = boldest(self.peaks(sight), count, sight.raw.shape[1])
-        reference, logits, codes = (pick(part.detach(), chosen) for part in (sight.points, sight.logits, sight.codes))
-        # The reference point is the centre.
-        return Proposals(reference, pick(tokens, chosen), logits - PRIOR_LOGIT, codes * self.not_centre)
+        selected = top_cells(self.peaks(cells), count, cells.raw.shape[1])
+        reference, logits, codes = (pick(part.detach(), selected) for part in (cells.points, cells.logits, cells.codes))
+        # The reference point is the centre already.
+        return Proposals(reference, pick(tokens, selected), logits - PRIOR_LOGIT, codes * self.not_centre)
 
-    def losses(self, sight: Sight, targets: Sequence[CellTargets]) -> tuple[Tensor, Tensor]:
-        """Focal loss of all current cells and L1 loss of those that see a box, each over the number of the latter."""
-        cells = sight.current
-        batch, tokens, classes = sight.logits.shape
-        wanted = np.zeros((batch, cells, classes), "float32")
+    def losses(self, cells: CellPredictions, targets: Sequence[CellTargets]) -> tuple[Tensor, Tensor]:
+        """Return the focal loss of all current cells and the L1 loss of those with a box, each divided by the number of the latter."""
+        current = cells.current
+        batch, tokens, classes = cells.logits.shape
+        wanted = np.zeros((batch, current, classes), "float32")
         rows, values = [], []
         for sample, target in enumerate(targets):
             wanted[sample, target.rows, target.labels] = 1.0
@@ -188,13 +184,13 @@ class MonocularHead(nn.Layer):
         found = sum(len(target.rows) for target in targets)
         total = max(mean_over_devices(float(found)), 1.0)
         focal = F.sigmoid_focal_loss(
-            sight.logits[:, :cells], paddle.to_tensor(wanted), alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum"
+            cells.logits[:, :current], paddle.to_tensor(wanted), alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum"
         )
         if not found:
-            return focal / total, sight.raw.sum() * 0.0
+            return focal / total, cells.raw.sum() * 0.0
         value = np.concatenate(values)
         weights = np.isfinite(value) * WEIGHTS
-        picked = paddle.gather(sight.raw.flatten(0, 1), paddle.to_tensor(np.concatenate(rows)))
+        picked = paddle.gather(cells.raw.flatten(0, 1), paddle.to_tensor(np.concatenate(rows)))
         difference = (picked - paddle.to_tensor(np.nan_to_num(value))).abs() * paddle.to_tensor(weights)
         return focal / total, difference.sum() / total
 
@@ -202,12 +198,12 @@ class MonocularHead(nn.Layer):
 def place_cells(
     raw: Tensor, img2lidar: Tensor, grid: Grid, pixels: Tensor, low: Tensor, size: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Turn what cells say of their boxes into the lidar frame; arguments as :meth:`MonocularHead.forward`.
+    """Turn the cells' box terms into points and box codes of the lidar frame; arguments as :meth:`DenseHead.forward`.
 
     Returns
     -------
     points (B, T, 3), codes (B, T, 10)
-        As in :class:`Sight`.
+        As in :class:`CellPredictions`.
     """
     batch, images = img2lidar.shape[:2]
     terms = raw.reshape([batch, images, -1, len(TERMS)])

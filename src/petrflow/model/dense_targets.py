@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petrflow import geometry
+from petrflow.model import box_codes
 
 TERMS = ("u", "v", "depth", "width", "length", "height", "heading ahead", "right", "displacement ahead", "right")
-"""Per cell: the centre off the cell's own, cells; ln of depth over focal length; ln of the size, m; the rest along its ray and right of it."""
+"""The ten numbers that a cell predicts: offset of the box's projected centre from the cell's centre (in cells); ln(depth / focal length);
+ln of width, length and height in metres; heading and displacement, each split into a part along the cell's viewing ray and a part to its
+right."""
 FOCAL_PER_METRE = 12.0
 """Pixels of focal length for each metre of depth where the head predicts 0: 15 m with 183 px."""
 CORE = 0.3
-"""Share of a box's extent in the image, around its centre, whose cells are to find it."""
+"""Share of a box's extent in the image: the cells within it, around the box's centre, are to predict the box."""
 NEAREST = 1.0
-"""Depth below which no box is looked for, m."""
+"""Metres of depth below which no cell is to predict a box."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class CellTargets:
-    """What the N * h * w current cells of one sample should see.
+    """What the N * h * w current cells of one sample should predict.
 
     Attributes
     ----------
     rows : (P,) int64
-        Cells that see a box; all others are background.
+        Cells that are to predict a box; all others are background.
     labels : (P,) int64
         The boxes' classes.
     values : (P, 10) float32
@@ -73,18 +75,19 @@ def cell_targets(
     grid: Grid,
     between: float,
 ) -> CellTargets:
-    """Say which cells of one sample's current images are to find which box; the nearest wins.
+    """Assign boxes to the cells of one sample's current images; where boxes overlap, the nearest one wins.
 
     Parameters
     ----------
     boxes : (M, 9) float32
-        Paddle3D order with gravity centres, lidar frame. Those without a whole centre, size and yaw are left out.
+        Centred PETR boxes (:mod:`petrflow.model.box_codes`), lidar frame. Boxes without a finite centre, size and yaw are left out.
     labels : (M,) int64
     img2lidar : (N, 4, 4) float32
     grid : Grid
     between : float
         Seconds between the frames.
     """
+    # ---- boxes that are known well enough
     height, width, cell = grid.height, grid.width, grid.cell
     images = len(img2lidar)
     owner = np.full((images, height, width), -1, "int64")
@@ -94,11 +97,11 @@ def cell_targets(
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes = np.log(boxes[:, 3:6]).T
     lidar2img = np.linalg.inv(img2lidar.astype("float64"))
-    heading = -np.stack([np.sin(boxes[:, 6]), np.cos(boxes[:, 6])], axis=-1)
-    corners = geometry.box_corners(np.column_stack([boxes[:, :6], -boxes[:, 6] - np.pi / 2]))
-    points = np.concatenate([boxes[:, None, :3], corners], axis=1)
+    heading = box_codes.centred_headings(boxes)
+    points = np.concatenate([boxes[:, None, :3], box_codes.centred_corners(boxes)], axis=1)
     values = np.full((images, len(boxes), len(TERMS)), np.nan)
     for image in range(images):
+        # ---- which cells of this image get which box, the nearest box last
         seen = points @ lidar2img[image, :3, :3].T + lidar2img[image, :3, 3]
         depth = seen[:, 0, 2]
         pixel = seen[..., :2] / np.maximum(seen[..., 2:], 0.1)
@@ -107,7 +110,8 @@ def cell_targets(
         edges = np.clip(pixel[:, 1:] / [cell[1], cell[0]], 0, [width, height])
         half = (edges.max(1) - edges.min(1)) / 2 * CORE
         for box in sorted(np.nonzero(inside)[0], key=lambda index: -depth[index]):
-            owner[image, _cells(v[box], half[box, 1], height), _cells(u[box], half[box, 0], width)] = box
+            owner[image, _cells_within(v[box], half[box, 1], height), _cells_within(u[box], half[box, 0], width)] = box
+        # ---- the boxes' terms as this camera sees them
         turn = img2lidar[image, :3, :3].astype("float64")
         ray = (boxes[:, :3] - img2lidar[image, :3, 3])[:, :2]
         ahead = ray / np.maximum(np.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
@@ -122,17 +126,18 @@ def cell_targets(
             ],
             axis=-1,
         )  # fmt: skip
+    # ---- the terms of the cells that got a box, relative to the cell
     rows = np.nonzero(owner.reshape(-1) >= 0)[0]
     camera, row, column = np.unravel_index(rows, owner.shape)
-    chosen = owner.reshape(-1)[rows]
-    found = values[camera, chosen].astype("float32")
+    assigned = owner.reshape(-1)[rows]
+    found = values[camera, assigned].astype("float32")
     found[:, 0] -= column + 0.5
     found[:, 1] -= row + 0.5
-    return CellTargets(rows, labels[chosen], found)
+    return CellTargets(rows, labels[assigned], found)
 
 
-def _cells(centre: float, half: float, count: int) -> slice:
-    """Cells whose middles lie within ``half`` of ``centre``, the one that holds it among them."""
+def _cells_within(centre: float, half: float, count: int) -> slice:
+    """Return the cells whose middles lie within ``half`` of ``centre``; the cell that holds ``centre`` is always one of them."""
     first, last = (
         min(int(np.ceil(centre - half - 0.5)), int(centre)),
         max(int(np.floor(centre + half - 0.5)), int(centre)),

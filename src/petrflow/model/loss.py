@@ -85,7 +85,7 @@ def matching_losses(
     logits : (L, B, Q, C) float32
     codes : (L, B, Q, 10) float32
     boxes : B arrays (M, 9) float32
-        Paddle3D order, gravity centre, lidar frame.
+        Centred PETR boxes.
     labels : B arrays (M,) int64
     """
     levels, batch, queries, _ = logits.shape

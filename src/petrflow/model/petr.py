@@ -10,15 +10,14 @@ import paddle
 from paddle import Tensor
 from paddle3d.models.detection.petr import petr3d
 
-from petrflow.model import box_codes as decode
-from petrflow.model.box_codes import gravity_centre
-from petrflow.model.dense_head import Sight
+from petrflow.model import box_codes
+from petrflow.model.dense_head import CellPredictions
 from petrflow.model.image_network import GridMask
 from petrflow.samples import types
 
 
 class PetrV2(petr3d.Petr3D):
-    """Paddle3D's Petr3D with its faults mended; see :func:`petrflow.model.build_model`.
+    """Paddle3D's Petr3D with its faults corrected; see :func:`petrflow.model.build_model`.
 
     Parameters
     ----------
@@ -91,8 +90,8 @@ class PetrV2(petr3d.Petr3D):
 
     def all_outputs(
         self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None
-    ) -> tuple[Tensor, Tensor, Sight | None]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and what a dense head sees.
+    ) -> tuple[Tensor, Tensor, CellPredictions | None]:
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and the dense head's predictions.
 
         Parameters
         ----------
@@ -111,32 +110,32 @@ class PetrV2(petr3d.Petr3D):
             )
 
     def raw_outputs(self, images: Tensor, img2lidar: Tensor, timestamps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before any choice; arguments as :meth:`all_outputs`."""
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before the best are kept; arguments as :meth:`all_outputs`."""
         return self.all_outputs(images, img2lidar, timestamps)[:2]
 
-    def inputs_of(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs_of(self, batch: types.Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three inputs of :meth:`raw_outputs` for a batch of numpy arrays, which stays as it is."""
         return _tensors(network_inputs(batch))
 
-    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, batch: types.Batch) -> dict[str, Tensor]:
         """Return the losses of a batch, the queries' by their upstream names; the total is their sum.
 
         Call :meth:`seed_step` before, for a step that can be repeated. Under ``paddle.amp.auto_cast`` only the image
         features are computed in low precision, as upstream does.
         """
         head = self.pts_bbox_head
-        boxes = [gravity_centre(b) for b in batch["gt_bboxes_3d"]]
+        boxes = [box_codes.centred(b) for b in batch["gt_bboxes_3d"]]
         labels = [np.asarray(label, dtype="int64") for label in batch["gt_labels_3d"]]
         denoising = head.denoising_queries(boxes, labels, self.rng) if self.training else None
         images, img2lidar, timestamps = network_inputs(batch)
-        logits, codes, sight = self.all_outputs(*_tensors((images, img2lidar, timestamps)), denoising)
+        logits, codes, cells = self.all_outputs(*_tensors((images, img2lidar, timestamps)), denoising)
         with paddle.amp.auto_cast(enable=False):
             losses = head.losses(logits, codes, boxes, labels, denoising)
-            if sight is not None:
-                losses.update(head.monocular_losses(sight, boxes, labels, img2lidar, timestamps))
+            if cells is not None:
+                losses.update(head.monocular_losses(cells, boxes, labels, img2lidar, timestamps))
             return losses
 
-    def predict(self, batch: Mapping[str, Any]) -> list[types.Detections]:
+    def predict(self, batch: types.Batch) -> list[types.Detections]:
         """Return the detections of every sample of a batch, best first; leaves the training mode as it was."""
         training = self.training
         self.eval()
@@ -145,7 +144,7 @@ class PetrV2(petr3d.Petr3D):
         if training:
             self.train()
         coder = self.pts_bbox_head.bbox_coder
-        return decode.decode(logits[-1].numpy(), codes[-1].numpy(), coder.max_num, coder.post_center_range)
+        return box_codes.best_detections(logits[-1].numpy(), codes[-1].numpy(), coder.max_num, coder.post_center_range)
 
 
 def _tensors(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:

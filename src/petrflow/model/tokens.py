@@ -1,4 +1,4 @@
-"""Image cells as tokens: where each is, what its position's embedding is made of, and how some are picked."""
+"""Image cells as tokens: where each one is, what its position embedding is made of, and how some are picked."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
     return F.linear(tokens, convolution.weight.flatten(1).t(), convolution.bias)
 
 
-def pick(tokens: Tensor, chosen: Tensor | None) -> Tensor:
-    """Return the chosen of the tokens (B, T, C) as (B, K, C); all of them without a choice.
+def pick(tokens: Tensor, selected: Tensor | None) -> Tensor:
+    """Return the selected tokens of (B, T, C) as (B, K, C); all of them without a selection.
 
-    ``chosen`` (B, K) int64 counts through the whole batch: token t of sample b is b * T + t. With tokens (1, T, C) that all samples
+    ``selected`` (B, K) int64 counts through the whole batch: token t of sample b is b * T + t. With tokens (1, T, C) that all samples
     share, t counts.
     """
-    if chosen is None:
+    if selected is None:
         return tokens
-    batch, keys = chosen.shape
-    rows = chosen.reshape([-1])
+    batch, keys = selected.shape
+    rows = selected.reshape([-1])
     if tokens.shape[0] != batch:
         rows = rows % tokens.shape[1]
     return paddle.gather(tokens.flatten(0, 1), rows).reshape([batch, keys, tokens.shape[-1]])
 
 
-def boldest(heat: Tensor, count: int, tokens: int) -> Tensor:
-    """Return (G, count) int64: the first ``count`` of each row of heat (G, T), as :func:`pick` takes them.
+def top_cells(scores: Tensor, count: int, stride: int) -> Tensor:
+    """Return (G, count) int64: the cells of the highest scores in each row of ``scores`` (G, T), as :func:`pick` takes them.
 
-    ``tokens`` is how many tokens one row's lie apart from the next row's: T, or more where only the first T take part.
+    ``stride`` is the distance between the first tokens of two rows in the flattened batch. It is T, or larger if only the first T
+    tokens of a row are candidates.
     """
-    starts = paddle.arange(heat.shape[0], dtype="int64").unsqueeze(1) * tokens
-    return paddle.topk(heat, count)[1] + starts
+    starts = paddle.arange(scores.shape[0], dtype="int64").unsqueeze(1) * stride
+    return paddle.topk(scores, count)[1] + starts
 
 
 def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:

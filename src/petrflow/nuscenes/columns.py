@@ -6,7 +6,6 @@ hands over Arrow batches, of which only the wanted rows are kept. benchmarks/REA
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from petrflow.errors import PetrflowError
+from petrflow.machine.hardware import cores
 from petrflow.nuscenes.arrays import arrow, list_lengths, take, valid, view
 
 _BATCH_ROWS = 65_536
@@ -188,13 +188,12 @@ def _batches(
     """Yield the table batch by batch, at least one (possibly empty) batch."""
     import duckdb  # only who builds a store needs it: loader workers stay light
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     types = {name: _SQL_TYPES[kind] if isinstance(kind, str) else "DOUBLE[]" for name, kind in kinds.items()}
     described = ", ".join(f"'{name}': '{kind}'" for name, kind in types.items())
     pattern = re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")  # DuckDB takes the path for a pattern
     chosen = ", ".join([*(f'"{name}"' for name in kinds), *([f'hash("{hashed}")'] if hashed else [])])
     query = f"SELECT {chosen} FROM read_json('{pattern}', format = 'array', columns = {{{described}}})"
-    config: dict[str, Any] = {"threads": threads or cores, "preserve_insertion_order": True}
+    config: dict[str, Any] = {"threads": threads or cores(), "preserve_insertion_order": True}
     yielded = False
     try:
         with duckdb.connect(":memory:", config=config) as connection:

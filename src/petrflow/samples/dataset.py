@@ -1,4 +1,4 @@
-"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and times, and the boxes to find.
+"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and times, and the true boxes.
 
 Nothing here imports Paddle, so that loader workers stay small.
 """
@@ -17,24 +17,24 @@ from petrflow.errors import PetrflowError
 from petrflow.geometry import boxes_to_petr
 from petrflow.pictures.read import read_image
 from petrflow.pictures.resample import normalise_into, resize_crop
-from petrflow.samples.settings import Settings
+from petrflow.samples.settings import InputSettings
 from petrflow.samples.transforms import (
     SECONDS_PER_SWEEP,
-    Draws,
-    calm,
+    Augmentation,
     camera_from_lidar,
-    draw,
+    draw_augmentation,
     in_range,
+    no_augmentation,
     pad_intrinsics,
     plan_image,
-    turn_boxes,
-    turn_matrices,
+    rotate_boxes,
+    rotate_matrices,
     wrap_petr_yaw,
 )
 from petrflow.samples.types import Sample
 
-# With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for less work.
 LARGEST_ENLARGEMENT = 1.3
+"""With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for less work."""
 
 
 class Frames(Protocol):
@@ -84,7 +84,7 @@ class PetrDataset:
         self.store_path = None if store_path is None else Path(store_path)
         self.root = Path(root)
         self.model_config = model_config
-        self.settings = Settings.from_model_config(model_config)
+        self.settings = InputSettings.from_model_config(model_config)
         self.training = training
         self.fast_decode = self.settings.fast_decode if fast_decode is None else fast_decode
         self._store = store
@@ -105,7 +105,7 @@ class PetrDataset:
         return self._store
 
     def __len__(self) -> int:
-        """Number of samples; in training, of keyframes that have something to learn from."""
+        """Return the number of samples; in training, of keyframes with at least one usable box."""
         return len(self.indices)
 
     @property
@@ -134,7 +134,7 @@ class PetrDataset:
         return kept
 
     def _boxes(self, keyframe: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes (M, 9) float32 in Paddle3D's order and labels (M,) that stock's filters leave."""
+        """Return the PETR boxes (M, 9) float32 and labels (M,) that stock's filters leave."""
         labels = {name: label for label, name in enumerate(self.settings.class_names)}
         label = np.array([labels.get(name, -1) for name in keyframe.names], dtype=np.int64)
         boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1).reshape(-1, 9)
@@ -146,7 +146,7 @@ class PetrDataset:
         index: int,
         rng: np.random.Generator | None = None,
         *,
-        draws: Draws | None = None,
+        augmentation: Augmentation | None = None,
         out: NDArray[np.float32] | None = None,
     ) -> Sample:
         """Load one sample.
@@ -156,33 +156,30 @@ class PetrDataset:
         index : int
             Below ``len(self)``.
         rng : Generator, optional
-            Source of the augmentation. Without it (or with a dataset not made for training) the sample is what
-            validation sees.
-        draws : Draws, optional
+            Source of the augmentation. Without it (or with a dataset not made for training) the sample is not augmented.
+        augmentation : Augmentation, optional
             The augmentation itself, in place of `rng`.
         out : (2N, 3, H, W) float32, optional
             Where to write the pictures.
 
         Returns
         -------
-        dict
-            ``img`` (2N, 3, H, W) float32, BGR, normalised, the N cameras of the keyframe and then those of the frame before;
-            ``lidar2img``, ``intrinsics`` (2N, 4, 4) float32, after augmentation, to pixels of ``img``;
-            ``timestamp`` (2N,) float32, s by which each picture is older than the keyframe; ``token`` str; and in training
-            ``gt_bboxes_3d`` (M, 9) float32 in Paddle3D's order, lidar frame after augmentation, velocity NaN where unknown,
-            ``gt_labels_3d`` (M,) int64.
+        Sample
+            With ``gt_bboxes_3d`` and ``gt_labels_3d`` in training.
         """
         keyframe = self.store[int(self.indices[index])]
-        if draws is None:
+        if augmentation is None:
             augment = self.training and rng is not None
-            draws = (
-                draw(self.settings, rng, keyframe.num_sweeps) if augment and rng is not None else calm(self.settings)
+            augmentation = (
+                draw_augmentation(self.settings, rng, keyframe.num_sweeps)
+                if augment and rng is not None
+                else no_augmentation(self.settings)
             )
         if out is None:
             out = np.empty(self.image_shape, np.float32)
-        previous = self._previous(keyframe, draws)
+        previous = self._previous(keyframe, augmentation)
 
-        pictures = self._write_pictures(keyframe, draws, out[: self.num_cameras], str(keyframe.token))
+        pictures = self._write_pictures(keyframe, augmentation, out[: self.num_cameras], str(keyframe.token))
         times = keyframe.timestamp / 1e6 - np.asarray(keyframe.image_timestamps) / 1e6
         if previous is None:
             out[self.num_cameras :] = out[: self.num_cameras]
@@ -190,13 +187,13 @@ class PetrDataset:
             times = np.concatenate([times, times + sum(self.settings.sweep_range) / 2.0 * SECONDS_PER_SWEEP])
         else:
             older = self._write_pictures(
-                previous, draws, out[self.num_cameras :], str(keyframe.token), dtype=np.float32
+                previous, augmentation, out[self.num_cameras :], str(keyframe.token), dtype=np.float32
             )
             matrices = [*pictures, *older]
             older_times = keyframe.timestamp / 1e6 - np.asarray(previous.image_timestamps) / 1e6
             times = np.concatenate([times, older_times])
 
-        lidar2img = turn_matrices(draws, [matrix for matrix, _ in matrices])
+        lidar2img = rotate_matrices(augmentation, [matrix for matrix, _ in matrices])
         sample: Sample = {
             "img": out,
             "lidar2img": np.stack([matrix.astype(np.float32) for matrix in lidar2img]),
@@ -206,16 +203,16 @@ class PetrDataset:
         }
         if self.training:
             boxes, labels = self._boxes(keyframe)
-            sample["gt_bboxes_3d"] = turn_boxes(self.settings, draws, boxes)
+            sample["gt_bboxes_3d"] = rotate_boxes(self.settings, augmentation, boxes)
             sample["gt_labels_3d"] = labels
         return sample
 
-    def _previous(self, keyframe: Any, draws: Draws) -> Frames | None:
+    def _previous(self, keyframe: Any, augmentation: Augmentation) -> Frames | None:
         """Choose the frame before, by stock's rule; None if the keyframe has none with all cameras."""
         count = keyframe.num_sweeps
         if count == 0:
             return None
-        wanted = int(sum(self.settings.sweep_range) / 2) - 1 if draws.sweep is None else draws.sweep
+        wanted = int(sum(self.settings.sweep_range) / 2) - 1 if augmentation.sweep is None else augmentation.sweep
         wanted = 0 if count == 1 else min(wanted, count - 1)
         # A frame that lacks a camera gives way to the next one nearer to the keyframe, then to those farther away.
         for candidate in [*range(wanted, -1, -1), *range(wanted + 1, count)]:
@@ -230,7 +227,7 @@ class PetrDataset:
         return next(fitting, 1) if self.fast_decode else 1
 
     def _write_pictures(
-        self, frames: Frames, draws: Draws, out: NDArray[np.float32], token: str, dtype: Any = np.float64
+        self, frames: Frames, augmentation: Augmentation, out: NDArray[np.float32], token: str, dtype: Any = np.float64
     ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Fill `out` with the pictures of `frames`; return (lidar2img, intrinsics), each (4, 4), by camera.
 
@@ -241,7 +238,7 @@ class PetrDataset:
         matrices = []
         for camera, path in enumerate(frames.image_paths):
             width, height = (int(value) for value in frames.image_sizes[camera])
-            plan = plan_image(self.settings, draws, width, height)
+            plan = plan_image(self.settings, augmentation, width, height)
             picture = read_image(
                 self.root / path,
                 (width, height),

@@ -13,8 +13,8 @@ from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.pool import Pending, Pool, Slots, WorkerFailure, collate
 from petrflow.samples.types import Batch
 
-# Streams of random numbers that must never meet.
 _ORDER, _AUGMENTATION = 0, 1
+"""Keys of two streams of random numbers, so that they never share a number."""
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -150,6 +150,8 @@ class Loader:
         self.close()
 
     def _here(self, epoch: int, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
+        # A slot is free again when nothing refers to its array any more. While a generator is suspended at ``yield``, its local
+        # variables still refer to what they name. So we delete every name of the last batch before the next slot is taken.
         for indices in todo:
             images = self._slots.take()[1] if self._slots.free else np.empty(self._slots.shape, np.float32)
             samples = [
@@ -178,10 +180,11 @@ class Loader:
                 batch = pool.complete(waiting.popleft())
                 if isinstance(batch, WorkerFailure):
                     raise batch.error()
-                # A caller that keeps many batches gets copies at last, so that one part of the ring always goes round.
+                # If the caller still holds all other slots, give it a copy of this one. Otherwise no slot would become free and
+                # loading would stop.
                 if not waiting and not slots.free:
                     batch["img"] = batch["img"].copy()
                 yield batch
-                del batch
+                del batch  # as in _here: or this name would keep the slot
         finally:
-            waiting.clear()  # a caught exception keeps this frame, and must not keep the ring
+            waiting.clear()  # a caught exception keeps this frame, and through it the slots of the batches that wait

@@ -1,8 +1,8 @@
 """Worker processes of a loader, and the shared memory that they fill.
 
-Workers are plain subprocesses that talk over socket pairs and write pictures into shared memory that has no name: a memory
-file whose descriptor they inherit. Whoever is killed, and however, the kernel frees it; /dev/shm and its size limit in
-containers do not come into it; and the main script is not run again in the workers, which Snakemake's scripts could not bear.
+Workers are plain subprocesses that talk over socket pairs. They write pictures into shared memory without a name, a memory file
+whose descriptor they inherit: the kernel frees it however the processes end, and the size limit of /dev/shm in containers does not
+apply. The main script is not run again in the workers, as multiprocessing would; Snakemake's scripts cannot be run twice.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from petrflow.pictures.resample import warm_up
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.types import Batch, Sample
 
-# Keys of a sample that are stacked; the others become lists.
-_STACKED = ("lidar2img", "intrinsics", "timestamp")
 _SECONDS_TO_STOP = 5.0
 
 
 def collate(samples: list[Sample], images: NDArray[np.float32]) -> Batch:
     """Make a batch of samples whose pictures lie in `images` (B, 2N, 3, H, W)."""
-    batch: Batch = {"img": images}
-    for key in samples[0]:
-        if key != "img":
-            values = [sample[key] for sample in samples]
-            batch[key] = np.stack(values) if key in _STACKED else values
+    batch: Batch = {
+        "img": images,
+        "lidar2img": np.stack([sample["lidar2img"] for sample in samples]),
+        "intrinsics": np.stack([sample["intrinsics"] for sample in samples]),
+        "timestamp": np.stack([sample["timestamp"] for sample in samples]),
+        "token": [sample["token"] for sample in samples],
+    }
+    if "gt_bboxes_3d" in samples[0]:
+        batch["gt_bboxes_3d"] = [sample["gt_bboxes_3d"] for sample in samples]
+        batch["gt_labels_3d"] = [sample["gt_labels_3d"] for sample in samples]
     return batch
 
 
@@ -134,7 +137,7 @@ class Pool:
             self._control.send_bytes(pickle.dumps((dataset, seed, slots.shape, slots.stride, slots.count)))
 
     def submit(self, epoch: int, indices: NDArray[np.int64]) -> Pending:
-        """Ask workers for a batch, each sample of the one with the least to do."""
+        """Ask workers for a batch; each sample goes to the worker with the fewest tasks."""
         slot, images = self._slots.take()
         pending = Pending(images, [None] * len(indices), len(indices))
         for position, index in enumerate(indices):
@@ -149,14 +152,14 @@ class Pool:
         return pending
 
     def complete(self, pending: Pending) -> Batch | WorkerFailure:
-        """Wait until a batch is whole; return it, or the first thing that went wrong in it."""
+        """Wait until a batch is whole; return it, or the first failure in it."""
         while pending.missing:
             self._receive()
         failures = [result for result in pending.samples if isinstance(result, WorkerFailure)]
         return failures[0] if failures else collate(pending.samples, pending.images[: len(pending.samples)])
 
     def drain(self) -> None:
-        """Wait for the end of what was asked for and is no longer wanted, as after an epoch that was left early."""
+        """Wait for the results of earlier tasks that nobody wants any more, as after an epoch that was left early."""
         while any(worker.tasks for worker in self._workers):
             self._receive()
 
@@ -205,7 +208,7 @@ class Pool:
         return self._process_ids[number] if self._process_ids else None
 
     def _note(self, message: list[int] | tuple[int, int]) -> None:
-        """Keep what the process that started the workers says: first all their ids, then each one's exit code."""
+        """Note what the process that started the workers reports: first all their ids, then each one's exit code."""
         if isinstance(message, list):
             self._process_ids = message
         else:
@@ -262,7 +265,7 @@ class WorkerFailure:
 
 
 def _worker_environment() -> dict[str, str]:
-    """One thread a worker, and memory that goes back and forth within the process instead of to the kernel."""
+    """Return the workers' environment: one thread each, and freed memory that stays in the process for the next picture."""
     environment = child_environment()
     for name in (*THREADS, "NUMBA_NUM_THREADS"):
         environment[name] = "1"

@@ -13,7 +13,7 @@ from petrflow.pictures.resample import normalisation_table
 
 
 @dataclass(frozen=True)
-class Settings:
+class InputSettings:
     """The model file's `input` and `augmentation` sections, checked.
 
     Attributes
@@ -55,7 +55,7 @@ class Settings:
     table: NDArray[np.float32] = field(repr=False, compare=False)
 
     @classmethod
-    def from_model_config(cls, model_config: dict[str, Any]) -> Settings:
+    def from_model_config(cls, model_config: dict[str, Any]) -> InputSettings:
         """Read a parsed model file; a missing or malformed key is named."""
         picture = _section(model_config, "input")
         scene = model_config.get("augmentation") or {}

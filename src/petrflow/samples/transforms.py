@@ -1,9 +1,9 @@
 """What happens to a keyframe's pictures, matrices and boxes on the way to the model.
 
 The steps and their semantics are those of Paddle3D's transform chain for PETRv2 (load, choose a previous frame, filter boxes,
-resize-crop-flip, rotate and scale the scene, normalise, pad), fused: every random number is drawn first (:func:`draw`), every
-picture goes from bytes to its place in the sample in one go, and matrices are multiplied in stock's order and precision, so
-that a sample equals stock's bit for bit for the same draws.
+resize-crop-flip, rotate and scale the scene, normalise, pad), fused: all random numbers are drawn first
+(:func:`draw_augmentation`), every picture goes from bytes to its place in the sample in one go, and matrices are multiplied in stock's order and precision, so
+that a sample equals stock's bit for bit for the same augmentation.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.samples.settings import Settings
+from petrflow.samples.settings import InputSettings
 
 FloatArray = NDArray[np.float64]
 
-# Width of the pictures that the published resize limits were chosen for.
 PUBLISHED_WIDTH = 1600
-# Stock's guess for the time between two camera sweeps, s; used where a keyframe has no previous frame.
+"""Pixels; the width of the pictures that the published resize limits were chosen for."""
 SECONDS_PER_SWEEP = 0.083
+"""Seconds between two camera sweeps, as stock guesses where a keyframe has no previous frame."""
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Every random number that one training sample takes; None where validation's rule holds.
+class Augmentation:
+    """All random numbers of one training sample; None where the sample is treated as in validation.
 
     Attributes
     ----------
@@ -55,19 +55,19 @@ class Draws:
     scene_scale: float | None = None
 
 
-def draw(settings: Settings, rng: np.random.Generator, num_sweeps: int) -> Draws:
-    """Draw one training sample's randomness; always the same number of draws, so that settings do not shift each other."""
+def draw_augmentation(settings: InputSettings, rng: np.random.Generator, num_sweeps: int) -> Augmentation:
+    """Draw the augmentation of one training sample: always as many random numbers, so that one setting does not shift another's."""
     uniform = rng.random(7)
 
     def between(limits: tuple[float, float], share: float) -> float:
         return float(limits[0] + (limits[1] - limits[0]) * share)
 
     if not settings.augment:
-        return calm(settings)
+        return no_augmentation(settings)
     first, past_last = settings.sweep_range
     if first < num_sweeps:
         past_last = min(past_last, num_sweeps)
-    return Draws(
+    return Augmentation(
         sweep=first + int(uniform[0] * (past_last - first)),
         resize=between(settings.resize_limits, uniform[1]),
         bottom=between(settings.bottom_limits, uniform[2]),
@@ -79,9 +79,9 @@ def draw(settings: Settings, rng: np.random.Generator, num_sweeps: int) -> Draws
     )
 
 
-def calm(settings: Settings) -> Draws:
-    """What validation does: the middle previous frame, the smallest resize that fills, a centred crop, no flip, the scene as it is."""
-    return Draws(bottom=float(np.mean(settings.bottom_limits)))
+def no_augmentation(settings: InputSettings) -> Augmentation:
+    """Return what validation does: the middle previous frame, the smallest resize that fills, a centred crop, no flip, no rotation."""
+    return Augmentation(bottom=float(np.mean(settings.bottom_limits)))
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,22 @@ class ImagePlan:
 
 
 @lru_cache(maxsize=64)
-def plan_image(settings: Settings, draws: Draws, width: int, height: int) -> ImagePlan:
-    """Turn draws into a plan for a picture of `width` x `height` px, by stock's rules and rounding."""
+def plan_image(settings: InputSettings, augmentation: Augmentation, width: int, height: int) -> ImagePlan:
+    """Turn an augmentation into a plan for a picture of `width` x `height` px, by stock's rules and rounding."""
     final_height, final_width = settings.image_size
-    if draws.resize is None:
+    if augmentation.resize is None:
         resize = max(final_height / height, final_width / width)
     else:
-        resize = draws.resize * (PUBLISHED_WIDTH / width)
+        resize = augmentation.resize * (PUBLISHED_WIDTH / width)
     resized = (int(width * resize), int(height * resize))
-    top = int((1 - draws.bottom) * resized[1]) - final_height
+    top = int((1 - augmentation.bottom) * resized[1]) - final_height
     freedom = max(0, resized[0] - final_width)
-    left = int(freedom / 2) if draws.resize is None else int(freedom * draws.left)
-    matrix = _image_matrix(resize, (left, top), (final_width, final_height), draws.flip, draws.image_rotation)
+    left = int(freedom / 2) if augmentation.resize is None else int(freedom * augmentation.left)
+    matrix = _image_matrix(
+        resize, (left, top), (final_width, final_height), augmentation.flip, augmentation.image_rotation
+    )
     matrix.flags.writeable = False
-    return ImagePlan(resized, (left, top), draws.flip, draws.image_rotation, matrix)
+    return ImagePlan(resized, (left, top), augmentation.flip, augmentation.image_rotation, matrix)
 
 
 def _image_matrix(
@@ -167,19 +169,21 @@ def pad_intrinsics(intrinsics: FloatArray) -> FloatArray:
     return out
 
 
-def turn_matrices(draws: Draws, lidar2img: list[NDArray[Any]]) -> list[NDArray[Any]]:
+def rotate_matrices(augmentation: Augmentation, lidar2img: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Apply the scene's rotation and scale to projection matrices; stock rounds to single precision before each product."""
-    if draws.scene_rotation is None or draws.scene_scale is None:
+    if augmentation.scene_rotation is None or augmentation.scene_scale is None:
         return lidar2img
-    cosine, sine = np.cos(draws.scene_rotation), np.sin(draws.scene_rotation)
+    cosine, sine = np.cos(augmentation.scene_rotation), np.sin(augmentation.scene_rotation)
     turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    stretch = np.diag([draws.scene_scale, draws.scene_scale, draws.scene_scale, 1.0])
+    stretch = np.diag([augmentation.scene_scale, augmentation.scene_scale, augmentation.scene_scale, 1.0])
     turn, stretch = np.linalg.inv(turn), np.linalg.inv(stretch)
     return [(matrix.astype(np.float32) @ turn).astype(np.float32) @ stretch for matrix in lidar2img]
 
 
-def turn_boxes(settings: Settings, draws: Draws, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Apply the scene's rotation and scale to boxes in Paddle3D's order, where a positive turn lowers the yaw.
+def rotate_boxes(
+    settings: InputSettings, augmentation: Augmentation, boxes: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Apply the scene's rotation and scale to boxes in Paddle3D's order, whose yaw falls in a positive rotation.
 
     Parameters
     ----------
@@ -191,25 +195,26 @@ def turn_boxes(settings: Settings, draws: Draws, boxes: NDArray[np.float32]) -> 
     (M, 9) float32
         Rounded where stock rounds: turns in double precision, scales in single.
     """
-    if draws.scene_rotation is None or draws.scene_scale is None:
+    if augmentation.scene_rotation is None or augmentation.scene_scale is None:
         return boxes
-    angle = np.float64(-draws.scene_rotation if settings.reverse_angle else draws.scene_rotation)
+    angle = np.float64(-augmentation.scene_rotation if settings.reverse_angle else augmentation.scene_rotation)
     cosine, sine = np.cos(angle), np.sin(angle)
     turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
     boxes = boxes.copy()
     boxes[:, :3] = boxes[:, :3] @ turn
     boxes[:, 6] = boxes[:, 6] + angle
     boxes[:, 7:9] = boxes[:, 7:9] @ turn[:2, :2]
-    boxes[:, :6] *= draws.scene_scale
-    boxes[:, 7:] *= draws.scene_scale
+    boxes[:, :6] *= augmentation.scene_scale
+    boxes[:, 7:] *= augmentation.scene_scale
     return boxes
 
 
-def in_range(settings: Settings, boxes: NDArray[Any]) -> NDArray[np.bool_]:
+def in_range(settings: InputSettings, boxes: NDArray[Any]) -> NDArray[np.bool_]:
     """Which boxes' centres lie inside the point cloud range, seen from above; stock ignores the height here."""
     low_x, low_y, _, high_x, high_y, _ = np.asarray(settings.point_cloud_range, np.float32)
     x, y = boxes[:, 0].astype(np.float32), boxes[:, 1].astype(np.float32)
-    return (x > low_x) & (y > low_y) & (x < high_x) & (y < high_y)
+    inside: NDArray[np.bool_] = (x > low_x) & (y > low_y) & (x < high_x) & (y < high_y)
+    return inside
 
 
 def wrap_petr_yaw(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

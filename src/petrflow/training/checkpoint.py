@@ -26,6 +26,7 @@ from petrflow.files import atomic_path, human_bytes, read_json, remove, sha256_f
 log = logging.getLogger("petrflow.training")
 
 KEEP = 2
+"""Checkpoints that stay: the newest, and the one before in case the newest is damaged."""
 DIGEST_DIGITS = 32
 MAX_HEADER_BYTES = 1 << 30
 _CODES = {
@@ -114,7 +115,7 @@ def _available_memory() -> int:
 
 @dataclass
 class WriteCosts:
-    """Seconds that checkpoints took: from training (copying, waiting) and in the background, and their size."""
+    """What checkpoints cost: seconds in which training waited (copying included), seconds of writing beside it, and bytes."""
 
     count: int = 0
     blocked_seconds: float = 0.0
@@ -134,7 +135,7 @@ class WriteCosts:
 
 @dataclass
 class CheckpointFolder:
-    """The checkpoints of one training: ``save`` and ``load``, and nothing else to know."""
+    """The checkpoints of one training, written by :meth:`save` and read by :meth:`load`."""
 
     folder: Path
     costs: WriteCosts = field(default_factory=WriteCosts)
@@ -144,7 +145,7 @@ class CheckpointFolder:
     _error: BaseException | None = None
 
     def __post_init__(self) -> None:
-        """Find out how far the numbering has come."""
+        """Find the number of the last checkpoint."""
         self._sequence = max([self._recorded_sequence(), *(self._number(path) for path in self._paths())], default=0)
 
     @staticmethod
@@ -240,7 +241,7 @@ class CheckpointFolder:
         self.costs.blocked_seconds += time.monotonic() - start
 
     def finish(self) -> None:
-        """Wait for the write under way; if it failed, raise what it failed of."""
+        """Wait for the write under way; raise its error if it failed."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None

@@ -1,4 +1,7 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to resume, nothing that replaces the decay."""
+"""The learning rate is computed from the step alone, so it needs no saved state.
+
+Stock Paddle3D drops its decay when ``--learning_rate`` is given; here nothing replaces the decay.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ PUBLISHED_RATE = 2e-4
 PUBLISHED_BATCH = 8
 """PETRv2 was published with a peak of 2e-4 for a batch of 8 (8 devices, 1 sample each)."""
 RATE_TOLERANCE = 10.0
+"""Factor between a peak and the suggested one from which on a warning is given."""
 
 
 def warmup_length(total_steps: int, warmup_steps: int | None = None) -> int:

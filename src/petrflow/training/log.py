@@ -1,4 +1,4 @@
-"""What training leaves for people: VisualDL scalars, history.csv, and the folder of results, all written from the state."""
+"""What a running training shows: VisualDL scalars and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tqdm import tqdm
 from petrflow.files import disk_errors, write_atomic
 
 LOG_NAME = "vdlrecords.0000000001.log"
-"""VisualDL reads files of this pattern; a fixed name keeps one run one curve."""
+"""VisualDL reads files whose names follow this pattern; with a fixed name, a run has one curve however often it is resumed."""
 TIMING = "Timing/"
-"""Tags below this one measure the machine: their steps are exact, their values differ from run to run."""
+"""Tags that begin with this measure the machine: their steps are exact, their values differ from run to run."""
 
 
 def _record(data: bytes) -> bytes:
@@ -90,7 +90,7 @@ class Scalars:
 
 
 class _Unbroken:
-    """``sys.stderr`` that does not mind when nobody reads it any more: training ends by itself, not by its progress bar."""
+    """``sys.stderr`` whose errors are ignored: when the terminal is gone, the progress bar must not end training."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -102,7 +102,7 @@ class _Unbroken:
 
 
 def progress_bar(name: str, step: int, total: int, hidden: bool = False) -> Any:
-    """Return a progress bar on stderr: lively in a terminal, a line every ten seconds in a log."""
+    """Return a progress bar on stderr: redrawn twice a second in a terminal, a line every ten seconds in a log."""
     patience = 0.5 if sys.stderr.isatty() else 10.0
     return tqdm(
         total=total, initial=step, desc=name, unit="step", disable=hidden, mininterval=patience, file=_Unbroken()

@@ -1,12 +1,12 @@
-"""What the training loop turns, made from a request: the device, the model, the loader, the evaluation."""
+"""What the training loop works with, made from a request: the model, the loader, the evaluation."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
@@ -14,18 +14,72 @@ import paddle
 from petrflow.annotations import AnnotationStore
 from petrflow.evaluation.evaluate import evaluate, require_scorable
 from petrflow.machine import processes
+from petrflow.samples.types import Batch
 from petrflow.training.learning_rate import PUBLISHED_BATCH, PUBLISHED_RATE, rate_warning
 from petrflow.training.request import Request
 
 log = logging.getLogger("petrflow.training")
 
 
+class TrainableModel(Protocol):
+    """What training asks of a model. Tensors, parameters and layers are Paddle's, which has no types."""
+
+    def train(self) -> None:
+        """Switch to training, frozen parts apart."""
+
+    def eval(self) -> None:
+        """Switch to evaluation."""
+
+    def seed_step(self, seed: int, epoch: int, iteration: int) -> None:
+        """Make all randomness of the next forward a function of these numbers."""
+
+    def losses(self, batch: Batch) -> dict[str, Any]:
+        """Return the losses of a batch by name, scalar tensors; training minimises their sum."""
+
+    def parameters(self) -> Iterable[Any]:
+        """Return the parameters, those that are not trained included."""
+
+    def named_parameters(self) -> Iterable[tuple[str, Any]]:
+        """Return the parameters with their names in ``state_dict``."""
+
+    def buffers(self) -> Iterable[Any]:
+        """Return the tensors of the state that are no parameters."""
+
+    def sublayers(self, include_self: bool = False) -> Iterable[Any]:
+        """Return all layers."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return parameters and persistable buffers by name."""
+
+
+class Batches(Protocol):
+    """What training asks of a loader."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Return an epoch's batches from ``start_batch`` on: a function of these numbers and of nothing else."""
+
+    def close(self) -> None:
+        """End what loads."""
+
+
 @dataclass
 class Parts:
-    """A model, batches of an epoch, and a judge of the model that returns its metrics (None on all processes but the first)."""
+    """What the loop works with.
 
-    model: Any
-    loader: Any
+    Attributes
+    ----------
+    model : TrainableModel
+    loader : Batches
+        Of this process.
+    evaluate : callable
+        Returns the model's metrics; None in all processes but the first.
+    """
+
+    model: TrainableModel
+    loader: Batches
     evaluate: Callable[[Any], dict[str, Any] | None]
 
 

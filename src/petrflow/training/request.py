@@ -16,7 +16,7 @@ from petrflow.files import fingerprint, read_json, sha256_file, write_json
 log = logging.getLogger("petrflow.training")
 
 LOOP_VERSION = 1
-"""Raised whenever the loop computes something else from the same inputs; states of another version are set aside."""
+"""Must be raised when the loop computes something else from the same inputs; states of another version are set aside."""
 
 NOT_SHAPING = ("epochs", "checkpoint_minutes", "num_workers", "device", "share_gpu", "slow_factor", "judge")
 """Schedule keys that do not change what is computed, and ``epochs``, which may be extended (docs/training.md)."""
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """One training: what to train, on what, how, and where to.
+    """One training: model, data, schedule, and where results go.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class Request:
     settings: Settings = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Make paths paths, and check the schedule."""
+        """Turn path texts into paths, and check the schedule."""
         for key in ("train_store", "val_store", "root", "state_dir", "out_dir", "weights"):
             value = getattr(self, key)
             object.__setattr__(self, key, None if value is None else Path(value))
@@ -120,7 +120,7 @@ class Request:
         return cls(**read_json(path))
 
     def fingerprint_fields(self) -> dict[str, str]:
-        """Return what shapes the result, field by field: a state made under other fields is not this training's."""
+        """Return what shapes the result, by name. A state made under other values belongs to another training."""
         fields = {
             "loop version": str(LOOP_VERSION),
             "train annotations": sha256_file(self.train_store),
@@ -128,6 +128,8 @@ class Request:
         }
         if self.settings.do_eval:
             fields["val annotations"] = sha256_file(self.val_store)
+        if self.settings.devices > 1:
+            fields["running statistics"] = "averaged over processes"  # version 1 of the loop kept the first process's
         for key, value in sorted(self.model_config.items()):
             fields[f"model file: {key}"] = fingerprint(value)
         for key, value in sorted(dataclasses.asdict(self.settings).items()):
@@ -152,7 +154,7 @@ def changed_fields(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def state_folder(request: Request) -> Path:
-    """Return the folder of this request's state: one folder a fingerprint, so that a changed input sets the old state aside.
+    """Return the folder of this request's state. Each fingerprint has its own, so that a changed input sets the old state aside.
 
     The log says which field changed. Going back to the old inputs finds the old state where it was left.
     """

@@ -1,4 +1,4 @@
-"""What a finished training leaves."""
+"""What a finished training leaves: weights, history, metrics, curves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from petrflow.training.state import Progress
 
 @dataclass
 class Trained:
-    """What is left when the last epoch is over."""
+    """The state of training after the last epoch."""
 
     progress: Progress
     scalars: Scalars

@@ -1,4 +1,4 @@
-"""Everything that training must not forget, and how it goes into a checkpoint and comes out again."""
+"""The state of training: what it consists of, how it is captured in a snapshot and how it is restored."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.training.checkpoint import CheckpointFolder, Snapshot
+from petrflow.training.parts import TrainableModel
 from petrflow.training.request import Request, Settings, state_folder
 
 log = logging.getLogger("petrflow.training")
@@ -18,13 +19,13 @@ log = logging.getLogger("petrflow.training")
 
 @dataclass
 class Progress:
-    """Where training stands. Every random draw is a function of seed, epoch and batch, so this is the state of all generators too."""
+    """Where training stands. All random numbers are functions of seed, epoch and batch, so this is the generators' state, too."""
 
     step: int = 0
-    """Batches seen since the beginning, skipped ones included."""
+    """Batches since the beginning, those of skipped steps included."""
     epoch: int = 0
     batch: int = 0
-    """Batches seen of this epoch; all of them while its evaluation is under way."""
+    """Batches of this epoch that are done; all of them while its evaluation is under way."""
     seconds: float = 0.0
     loss_scale: float = 2.0**15
     steps_since_overflow: int = 0
@@ -42,7 +43,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
-    """Of the last evaluation."""
+    """Metrics of the last evaluation."""
 
     def count(self, losses: Mapping[str, float]) -> None:
         """Add a step's losses to the sums of the epoch and of the log's window."""
@@ -53,7 +54,7 @@ class Progress:
         self.window_steps += 1
 
 
-def make_optimizer(model: Any, settings: Settings) -> Any:
+def make_optimizer(model: TrainableModel, settings: Settings) -> Any:
     """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image network goes to low precision.
 
     The head stays in float32, as upstream computes it; parameters in low precision keep a float32 master copy.
@@ -81,7 +82,7 @@ def make_optimizer(model: Any, settings: Settings) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """Return what may change the last digits of a training without being asked for: device, threads, Paddle."""
+    """Return what may change the last digits of a result and is no setting: device, threads, Paddle's version."""
     import paddle
 
     return {
@@ -92,7 +93,7 @@ def machine() -> dict[str, Any]:
 
 
 def report_machine(before: Mapping[str, Any]) -> None:
-    """Say in one line what is another than when the checkpoint was written."""
+    """Log in one line which of these have changed since the checkpoint was written."""
     changes = [f"{key} {before.get(key)} -> {value}" for key, value in machine().items() if before.get(key) != value]
     if changes:
         log.warning(
@@ -100,8 +101,8 @@ def report_machine(before: Mapping[str, Any]) -> None:
         )
 
 
-def _parameter_names(model: Any) -> dict[str, str]:
-    """Map Paddle's running names of parameters (``linear_7.w_0``, which depend on what was built before) to those of the state."""
+def _parameter_names(model: TrainableModel) -> dict[str, str]:
+    """Map Paddle's own names of parameters (``linear_7.w_0``: they depend on what was built before) to those of ``state_dict``."""
     return {parameter.name: name for name, parameter in model.named_parameters()}
 
 
@@ -121,17 +122,17 @@ def _optimizer_entries(optimizer: Any, names: Mapping[str, str]) -> Iterator[tup
 
 
 def _copy(tensor: Any) -> np.ndarray:
-    """Return a tensor's values in memory of our own: training goes on while they are written."""
+    """Return a copy of a tensor's values: training changes the tensor while the copy is written."""
     return np.array(tensor.numpy(), copy=True)
 
 
-def model_arrays(model: Any) -> dict[str, np.ndarray]:
+def model_arrays(model: TrainableModel) -> dict[str, np.ndarray]:
     """Return a copy of the model's ``state_dict``; bfloat16 comes as its bits in uint16."""
     return {name: _copy(tensor) for name, tensor in model.state_dict().items()}
 
 
-def deliverable_weights(model: Any, optimizer: Any) -> dict[str, np.ndarray]:
-    """Return the weights to publish: float32 everywhere, from the optimizer's master copy where the model trains in less."""
+def deliverable_weights(model: TrainableModel, optimizer: Any) -> dict[str, np.ndarray]:
+    """Return the weights to publish, all float32: the optimizer's master copy where the model trains in lower precision."""
     names = _parameter_names(model)
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -143,7 +144,7 @@ def deliverable_weights(model: Any, optimizer: Any) -> dict[str, np.ndarray]:
 
 
 def capture(
-    model: Any,
+    model: TrainableModel,
     optimizer: Any,
     progress: Progress,
     records: Mapping[str, np.ndarray],
@@ -165,8 +166,8 @@ def section(snapshot: Snapshot, name: str) -> dict[str, np.ndarray]:
     return {key[len(name) + 1 :]: array for key, array in snapshot.arrays.items() if key.startswith(name + "/")}
 
 
-def restore(snapshot: Snapshot, model: Any, optimizer: Any) -> Progress:
-    """Put a snapshot back into the model and the optimizer; the progress comes back."""
+def restore(snapshot: Snapshot, model: TrainableModel, optimizer: Any) -> Progress:
+    """Put a snapshot into the model and the optimizer, and return its progress."""
     weights = section(snapshot, "model")
     for name, tensor in model.state_dict().items():
         tensor.set_value(weights[name])

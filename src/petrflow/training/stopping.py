@@ -32,7 +32,7 @@ class Stopped(Exception):
 
 
 class Interrupted(BaseException):
-    """Raised inside work that may be dropped (evaluation) when a stop is asked for; not an Exception, so that nothing swallows it."""
+    """Raised by a signal in work that may be dropped, such as an evaluation. It is no Exception, so that no ``except`` catches it."""
 
 
 class StopRequest:

@@ -24,12 +24,13 @@ from petrflow.files import lock
 from petrflow.files.provenance import Provenance, provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
+from petrflow.samples.types import Batch
 from petrflow.training.checkpoint import CheckpointFolder, WriteCosts
 from petrflow.training.gpu import memory_errors, own_gpus
 from petrflow.training.launch import end_with_parent
 from petrflow.training.learning_rate import learning_rate
 from petrflow.training.log import TIMING, Scalars, progress_bar
-from petrflow.training.parts import Parts, petrflow_parts
+from petrflow.training.parts import Parts, TrainableModel, petrflow_parts
 from petrflow.training.request import Request, Settings
 from petrflow.training.results import Trained, write_results
 from petrflow.training.starts import Starts
@@ -51,7 +52,7 @@ log = logging.getLogger("petrflow.training")
 
 GO_ON = "Run the same command again to go on"
 ORPHAN_SECONDS = 40.0
-"""How long to wait for a process that outlived its killed parents and is still writing its checkpoint."""
+"""Seconds to wait for a process that outlived its killed parents and is still writing its checkpoint."""
 
 
 def train(request: Request, make_parts: Callable[[Request], Parts] | None = None) -> dict[str, Any]:
@@ -270,9 +271,9 @@ class LossScale:
 
 
 def _step(
-    model: Any,
+    model: TrainableModel,
     optimizer: Any,
-    batch: Mapping[str, Any],
+    batch: Batch,
     *,
     settings: Settings,
     progress: Progress,
@@ -317,7 +318,7 @@ def _step(
     return means
 
 
-def _running_statistics(model: Any) -> list[Any]:
+def _running_statistics(model: TrainableModel) -> list[Any]:
     """Return the buffers that a step changes: means and variances of the normalisation layers that are not frozen.
 
     Each process sees other images. Averaged after every step, these buffers are the same in all processes whenever the model is
@@ -351,7 +352,7 @@ def _unscaled(gradient: Any, scale: float) -> Any:
 def _evaluate(
     parts: Parts, stop: StopRequest, folder: CheckpointFolder, progress: Progress, total_steps: int
 ) -> dict[str, Any] | None:
-    """Judge the model as it is. A signal ends this at once: the checkpoint from before stands and the evaluation is done again."""
+    """Evaluate the model. A signal ends this at once: the checkpoint from before stands, and the next start evaluates again."""
     parts.model.eval()
     try:
         with stop.interruptible():

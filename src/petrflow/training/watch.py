@@ -73,7 +73,7 @@ class Watch:
         return False
 
     def check_skipped(self, steps: int, skipped: int, last: bool) -> None:
-        """Refuse to call it a training when most steps did not change the weights. Asked at the end of each epoch.
+        """Raise when most steps did not change the weights. Called at the end of each epoch.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class Watch:
     def check_boxes(
         self, step: int, losses: Mapping[str, float], boxes: int, rate: float, tokens: Sequence[str]
     ) -> None:
-        """Report a box loss of exactly zero on a batch that has boxes: targets went missing on the way."""
+        """Report a box loss of exactly zero on a batch with boxes: then targets were lost on the way."""
         if boxes and losses.get("loss_bbox") == 0.0:
             self._zero_reports += 1
             if self._zero_reports <= 5 or self._zero_reports % 100 == 0:
@@ -146,7 +146,7 @@ class Clock:
         return self.lap()
 
     def leave_out(self) -> None:
-        """Begin anew after something that is no step: an evaluation must not look like a slow one."""
+        """Start timing anew after an evaluation, which must not count as a slow step."""
         self.lap()
         self._window, self._steps = self._lap, 0
 

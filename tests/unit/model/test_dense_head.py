@@ -1,4 +1,4 @@
-"""The dense head: what cells are told to find is what their box codes mean, and queries start from the boldest."""
+"""The dense head: what cells are told to find is what their box codes mean, and queries start from the top_cells."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
 from petrflow.model import build_model
-from petrflow.model.box_codes import encode, gravity_centre
-from petrflow.model.dense_head import PRIOR_LOGIT, WEAKER, Sight, place_cells
+from petrflow.model.box_codes import centred, encode
+from petrflow.model.dense_head import NEIGHBOUR_PENALTY, PRIOR_LOGIT, CellPredictions, place_cells
 from petrflow.model.dense_targets import Grid, cell_targets
-from petrflow.model.tokens import boldest, pick
+from petrflow.model.tokens import pick, top_cells
 
 HEIGHT, WIDTH = 64, 192
 GRID = Grid.over(4, 12, (HEIGHT, WIDTH))
@@ -33,7 +33,7 @@ def _with_head(**keys: Any) -> dict[str, Any]:
 def _scene(mirrored: bool, turned: float, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes (M, 9) with gravity centres, labels and img2lidar (6, 4, 4) after augmentation of images and scene."""
     batch = fake_batch(small_model_config(), batch_size=1, boxes=25)
-    boxes, labels = gravity_centre(batch["gt_bboxes_3d"][0]).astype("float64"), batch["gt_labels_3d"][0]
+    boxes, labels = centred(batch["gt_bboxes_3d"][0]).astype("float64"), batch["gt_labels_3d"][0]
     matrices = camera_ring(6, HEIGHT, WIDTH)
     if mirrored:
         flip = np.eye(4)
@@ -124,7 +124,7 @@ def test_losses_are_focal_and_l1_over_the_cells_that_see_a_box() -> None:
     rng = np.random.default_rng(0)
     logits, raw = rng.normal(size=(2, 576, 10)), rng.normal(size=(2, 576, 10))
     zeros = paddle.zeros([2, 576, 3])
-    sight = Sight(
+    cells = CellPredictions(
         paddle.to_tensor(logits.astype("float32")), paddle.to_tensor(raw.astype("float32")), zeros, zeros, GRID
     )
     focal = l1 = 0.0
@@ -137,7 +137,7 @@ def test_losses_are_focal_and_l1_over_the_cells_that_see_a_box() -> None:
         difference = np.abs(raw[sample, target.rows] - target.values) * [1, 1, 4, 1, 1, 1, 1, 1, 0.3, 0.3]
         l1 += np.nansum(difference)
     total = sum(len(target.rows) for target in targets)
-    computed = [float(value) for value in head.losses(sight, targets)]
+    computed = [float(value) for value in head.losses(cells, targets)]
     np.testing.assert_allclose(computed, [focal / total, l1 / total], rtol=1e-5)
 
 
@@ -149,13 +149,13 @@ def test_proposals_are_the_peaks_and_keep_what_their_cells_see() -> None:
     peak, neighbour, alone, before = 2 * 12 + 5, 2 * 12 + 6, 48 + 7, 288 + 30
     for cell, value in ((peak, 3.0), (neighbour, 2.5), (alone, 1.0), (before, 5.0)):
         logits[0, cell, 4] = value
-    assert 2.5 - WEAKER < 1.0
+    assert 2.5 - NEIGHBOUR_PENALTY < 1.0
     points = rng.random((1, 576, 3)).astype("float32")
     codes = rng.normal(size=(1, 576, 10)).astype("float32")
     tokens = rng.normal(size=(1, 576, 32)).astype("float32")
-    sight = Sight(*(paddle.to_tensor(part) for part in (logits, logits, points, codes)), GRID)
+    cells = CellPredictions(*(paddle.to_tensor(part) for part in (logits, logits, points, codes)), GRID)
     offset = np.array([0, 0, 1, 1, 0, 1, 1, 1, 1, 1], "float32")
-    start = head.proposals(sight, paddle.to_tensor(tokens), 3)
+    start = head.proposals(cells, paddle.to_tensor(tokens), 3)
     chosen = [peak, alone, neighbour]  # the neighbour only after other peaks, the frame before not at all
     np.testing.assert_allclose(start.reference.numpy(), points[:, chosen], rtol=1e-6)
     np.testing.assert_allclose(start.content.numpy(), tokens[:, chosen], rtol=1e-6)
@@ -198,21 +198,23 @@ def test_the_chosen_cells_are_the_boldest_of_each_frame() -> None:
     rng = np.random.default_rng(0)
     logits, tokens = rng.normal(size=(2, 24, 10)).astype("float32"), rng.normal(size=(2, 24, 3)).astype("float32")
     nothing = paddle.zeros([2, 24, 3])
-    sight = Sight(paddle.to_tensor(logits), nothing, nothing, nothing, Grid.over(1, 12, (16, 192)))
-    heat, count = head.attended(sight)
+    cells = CellPredictions(paddle.to_tensor(logits), nothing, nothing, nothing, Grid.over(1, 12, (16, 192)))
+    scores, count = head.selection_scores(cells)
     assert count == 5
-    chosen = boldest(heat, count, 12).reshape([2, -1])
+    chosen = top_cells(scores, count, 12).reshape([2, -1])
     found = pick(paddle.to_tensor(tokens), chosen).numpy()
     shared = pick(paddle.to_tensor(tokens[1:]), chosen).numpy()
     for sample in range(2):
-        heat = logits[sample].max(axis=-1)
-        wanted = np.concatenate([np.argsort(-heat[:12])[:5], 12 + np.argsort(-heat[12:])[:5]])
+        scores = logits[sample].max(axis=-1)
+        wanted = np.concatenate([np.argsort(-scores[:12])[:5], 12 + np.argsort(-scores[12:])[:5]])
         np.testing.assert_array_equal(found[sample], tokens[sample, wanted])
         np.testing.assert_array_equal(shared[sample], tokens[1, wanted])
     best = -np.sort(-logits.max(axis=-1).reshape(4, 12), axis=-1)
-    assert head.margin(sight) == pytest.approx((best[:, 4] - best[:, 5]).min())
-    few = Sight(*(part[:, :4] for part in (sight.logits, nothing, nothing, nothing)), Grid.over(1, 2, (16, 32)))
-    assert head.attended(few)[1] == 2 and head.margin(few) == np.inf
+    assert head.selection_gap(cells) == pytest.approx((best[:, 4] - best[:, 5]).min())
+    few = CellPredictions(
+        *(part[:, :4] for part in (cells.logits, nothing, nothing, nothing)), Grid.over(1, 2, (16, 32))
+    )
+    assert head.selection_scores(few)[1] == 2 and head.selection_gap(few) == np.inf
 
 
 def test_more_proposals_than_cells_and_padded_images_are_refused() -> None:

@@ -14,7 +14,7 @@ from petrflow.errors import PetrflowError
 from petrflow.pictures.read import read_image
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import sample_rng
-from petrflow.samples.transforms import calm, draw
+from petrflow.samples.transforms import draw_augmentation, no_augmentation
 from tests.helpers.loader_fakes import (
     CAMERAS,
     FakeKeyframe,
@@ -51,8 +51,12 @@ def _compare_with_stock(store: FakeStore, root: Path, config: dict, folder: Path
         for index in range(len(store)):
             for epoch in range(epochs if training else 1):
                 rng = sample_rng(0, epoch, index)
-                draws = draw(ours.settings, rng, store[index].num_sweeps) if training else calm(ours.settings)
-                _equal_to_stock(ours.load(index, draws=draws), reference.load(index, draws))
+                augmentation = (
+                    draw_augmentation(ours.settings, rng, store[index].num_sweeps)
+                    if training
+                    else no_augmentation(ours.settings)
+                )
+                _equal_to_stock(ours.load(index, augmentation=augmentation), reference.load(index, augmentation))
 
 
 @stock

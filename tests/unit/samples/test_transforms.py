@@ -6,8 +6,15 @@ from PIL import Image
 
 from petrflow.errors import PetrflowError
 from petrflow.pictures.resample import bicubic_filter, normalisation_table, normalise_into, resize_crop
-from petrflow.samples.settings import Settings
-from petrflow.samples.transforms import Draws, calm, draw, plan_image, turn_boxes, turn_matrices
+from petrflow.samples.settings import InputSettings
+from petrflow.samples.transforms import (
+    Augmentation,
+    draw_augmentation,
+    no_augmentation,
+    plan_image,
+    rotate_boxes,
+    rotate_matrices,
+)
 from tests.helpers.loader_fakes import model_config
 
 
@@ -65,17 +72,17 @@ def test_normalising_mirrors_and_pads_with_zeros():
 
 
 def test_resize_limits_scale_with_the_width_of_the_picture():
-    settings = Settings.from_model_config(model_config())
-    draws = Draws(sweep=3, resize=0.5, left=0.3)
-    assert plan_image(settings, draws, 1600, 900).resized == (800, 450)
-    assert plan_image(settings, draws, 3200, 1800).resized == (800, 450)
-    assert plan_image(settings, draws, 640, 480).resized == (800, 600)
+    settings = InputSettings.from_model_config(model_config())
+    augmentation = Augmentation(sweep=3, resize=0.5, left=0.3)
+    assert plan_image(settings, augmentation, 1600, 900).resized == (800, 450)
+    assert plan_image(settings, augmentation, 3200, 1800).resized == (800, 450)
+    assert plan_image(settings, augmentation, 640, 480).resized == (800, 600)
 
 
 def test_validation_fills_the_final_size_whatever_the_aspect():
-    settings = Settings.from_model_config(model_config())
+    settings = InputSettings.from_model_config(model_config())
     for size in [(1600, 900), (640, 480), (1000, 200), (320, 1280)]:
-        plan = plan_image(settings, calm(settings), *size)
+        plan = plan_image(settings, no_augmentation(settings), *size)
         assert plan.resized[0] >= 799 and plan.resized[1] >= 319  # stock truncates: 799.99 becomes 799
         assert plan.origin[1] + 320 == plan.resized[1]
 
@@ -83,8 +90,10 @@ def test_validation_fills_the_final_size_whatever_the_aspect():
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation", [0.0, 4.0])
 def test_the_plans_matrix_takes_pixels_where_the_picture_goes(flip, rotation):
-    settings = Settings.from_model_config(model_config((64, 160)))
-    plan = plan_image(settings, Draws(sweep=0, resize=0.11, left=0.7, flip=flip, image_rotation=rotation), 1600, 900)
+    settings = InputSettings.from_model_config(model_config((64, 160)))
+    plan = plan_image(
+        settings, Augmentation(sweep=0, resize=0.11, left=0.7, flip=flip, image_rotation=rotation), 1600, 900
+    )
     picture = np.zeros((900, 1600, 3), np.uint8)
     picture[690:730, 780:820] = 255  # a spot around (800, 710)
     crop = Image.fromarray(resize_crop(picture, plan.resized, plan.origin, (160, 64)))
@@ -98,12 +107,12 @@ def test_the_plans_matrix_takes_pixels_where_the_picture_goes(flip, rotation):
 
 
 def test_turning_the_scene_leaves_every_box_under_its_pixel():
-    settings = Settings.from_model_config(model_config())
-    draws = Draws(sweep=3, resize=0.5, scene_rotation=0.3, scene_scale=1.04)
+    settings = InputSettings.from_model_config(model_config())
+    augmentation = Augmentation(sweep=3, resize=0.5, scene_rotation=0.3, scene_scale=1.04)
     projection = np.array([[800.0, 400, 0, 10], [0, 300, -800, 20], [0, 1, 0, 0], [0, 0, 0, 1]])
     boxes = np.array([[2.0, 20, -1, 2, 4, 1.5, 0.4, 3, 4]], np.float32)
-    turned = turn_boxes(settings, draws, boxes)
-    [matrix] = turn_matrices(draws, [projection])
+    turned = rotate_boxes(settings, augmentation, boxes)
+    [matrix] = rotate_matrices(augmentation, [projection])
 
     def pixel(projection: np.ndarray, box: np.ndarray) -> np.ndarray:
         point = projection @ [*box[:3], 1]
@@ -115,24 +124,24 @@ def test_turning_the_scene_leaves_every_box_under_its_pixel():
 
 
 def test_draws_depend_on_the_generator_alone_and_stay_within_their_limits():
-    settings = Settings.from_model_config(model_config())
-    many = [draw(settings, np.random.default_rng(seed), 30) for seed in range(300)]
-    assert many == [draw(settings, np.random.default_rng(seed), 30) for seed in range(300)]
+    settings = InputSettings.from_model_config(model_config())
+    many = [draw_augmentation(settings, np.random.default_rng(seed), 30) for seed in range(300)]
+    assert many == [draw_augmentation(settings, np.random.default_rng(seed), 30) for seed in range(300)]
     assert {d.sweep for d in many} == set(range(3, 27))
     assert 0.4 < np.mean([d.flip for d in many]) < 0.6
     assert all(0.47 <= d.resize <= 0.625 and -0.3925 <= d.scene_rotation <= 0.3925 for d in many)
 
 
 def test_previous_frames_are_drawn_from_those_that_exist():
-    settings = Settings.from_model_config(model_config())
-    assert {draw(settings, np.random.default_rng(seed), 5).sweep for seed in range(60)} == {3, 4}
-    shorter = Settings.from_model_config(model_config(sweep_range=[0, 2]))
-    assert {draw(shorter, np.random.default_rng(seed), 30).sweep for seed in range(60)} == {0, 1}
+    settings = InputSettings.from_model_config(model_config())
+    assert {draw_augmentation(settings, np.random.default_rng(seed), 5).sweep for seed in range(60)} == {3, 4}
+    shorter = InputSettings.from_model_config(model_config(sweep_range=[0, 2]))
+    assert {draw_augmentation(shorter, np.random.default_rng(seed), 30).sweep for seed in range(60)} == {0, 1}
 
 
 def test_augmentation_switched_off_is_validations_rule():
-    settings = Settings.from_model_config(model_config(enabled=False))
-    assert draw(settings, np.random.default_rng(0), 30) == calm(settings)
+    settings = InputSettings.from_model_config(model_config(enabled=False))
+    assert draw_augmentation(settings, np.random.default_rng(0), 30) == no_augmentation(settings)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +156,4 @@ def test_augmentation_switched_off_is_validations_rule():
 )
 def test_a_malformed_model_file_is_refused_with_the_keys_name(change, word):
     with pytest.raises(PetrflowError, match=word):
-        Settings.from_model_config(model_config(**change))
+        InputSettings.from_model_config(model_config(**change))

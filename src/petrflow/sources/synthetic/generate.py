@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from petrflow import files
 from petrflow.errors import PetrflowError
+from petrflow.machine.hardware import cores
 from petrflow.nuscenes.names import TABLE_NAMES
 from petrflow.nuscenes.root import COMPLETE, SPLITS
 from petrflow.nuscenes.writer import fixed_tables
@@ -184,7 +184,7 @@ def generate(
         key: merged[key] for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality")
     }
     scene_settings["image_size"] = tuple(merged["image_size"])
-    workers = min(merged["workers"] or len(os.sched_getaffinity(0)), len(names))
+    workers = min(merged["workers"] or cores(), len(names))
     with new_root(Path(root), kind="synthetic", version=merged["version"], about=about) as folder:
         rows = _make_all(names, scene_settings, folder, workers, progress)
         tables = fixed_tables(CAMERA_NAMES, LIDAR_NAME)

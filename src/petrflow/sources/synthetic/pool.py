@@ -7,7 +7,6 @@ threads hold (OpenCV's pool, for one, then waits for ever), and a spawn runs the
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import petrflow
 from petrflow.errors import PetrflowError
+from petrflow.machine.hardware import child_environment
 
 
 def run_scenes(
@@ -28,11 +27,9 @@ def run_scenes(
     for name in names:
         waiting.put(name)
     done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    source = str(Path(petrflow.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "petrflow.sources.synthetic.worker", str(root), json.dumps(settings)]
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment())
         for _ in range(workers)
     ]
 
