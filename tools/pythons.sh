@@ -6,6 +6,7 @@
 set -uo pipefail
 
 shopt -s nullglob
+HOME=${HOME:-/nonexistent} # cron and containers may set none
 says_version='import sys; print("%d.%d" % sys.version_info[:2])'
 
 for version in 3.11 3.12 3.13; do

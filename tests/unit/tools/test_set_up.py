@@ -60,6 +60,15 @@ def test_each_version_is_listed_once_from_path_pyenv_and_uv_in_order(bare: Path,
     assert found == [str(uv), str(pyenv), str(plain)]
 
 
+def test_without_a_home_folder_path_is_searched(bare: Path, tmp_path: Path) -> None:
+    found = python(tmp_path / "bin/python3", "3.12")
+    command = ["/bin/bash", str(REPOSITORY / "tools/pythons.sh")]
+    done = subprocess.run(
+        command, env={"PATH": f"{tmp_path / 'bin'}:{bare}"}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == ([str(found)], "")
+
+
 def test_a_python_that_does_not_fit_is_named_with_its_version_and_the_remedy(bare: Path, tmp_path: Path) -> None:
     old = python(tmp_path / "python3.9", "3.9")
     for named, says in [(old, "is Python 3.9."), (tmp_path / "nothing", "does not start.")]:
@@ -114,3 +123,13 @@ def test_the_project_its_scripts_and_the_preflight_name_the_same_pythons() -> No
     assert "for version in 3.11 3.12 3.13;" in (REPOSITORY / "tools/pythons.sh").read_text()
     assert "3.11 | 3.12 | 3.13)" in (REPOSITORY / "tools/set_up.sh").read_text()
     assert "Python 3.11, 3.12 or 3.13" in (REPOSITORY / "src/petrflow/preflight.py").read_text()
+
+
+def test_the_image_copies_what_is_there_runs_without_rights_and_sets_up_as_make_does() -> None:
+    lines = re.sub(r"\\\n", " ", (REPOSITORY / "Dockerfile").read_text()).splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line]
+    assert [source for sources in copied for source in sources if not (REPOSITORY / source).exists()] == []
+    assert [line for line in lines if line.startswith("USER")] == ["USER petrflow"]
+    assert "tools/set_up.sh --no-dev" in "".join(lines)
+    ignored = (REPOSITORY / ".dockerignore").read_text().split()
+    assert not {"src", "workflow", "config", "resources", "tools", "Makefile", "Snakefile"} & set(ignored)
