@@ -122,7 +122,8 @@ def write_tables(
     copied: list[dict[str, Records]] = []
     for number in range(scenes):
         if number >= distinct:
-            _write_copy(tables, copied[number % COPIED], number % COPIED, number)
+            original = number % len(copied)
+            _write_copy(tables, copied[original], original, number, number // len(copied))
             continue
         records = {name: Records() for name in _TABLES}
         scene = _Scene(seed, number, keyframes)
@@ -156,6 +157,8 @@ def write_tables(
     return folder
 
 
+SCENE_BYTES = 3_180_000
+"""Bytes of the tables of a scene of 40 keyframes."""
 COPIED = 85
 """Scenes that are written again where more than ``distinct`` are wanted; they begin within 10,000 s."""
 

@@ -115,10 +115,16 @@ def require_scorable(
             )
         if processes.rank() == 0:
             tokens = store.columns["keyframe.token"].take(range(len(store)))
-            require_devkit_can_score(tokens, root, store.version)
+            require_devkit_can_score(tokens, root, store.version, scene_names(store))
     elif processes.rank() == 0 and (several := int((store.columns["box.attribute_count"] > 1).sum())):
         log.warning("%d boxes of %s carry more than one attribute: the first one counts", several, store.path)
     return protocol
+
+
+def scene_names(store: AnnotationStore) -> list[str]:
+    """Return the names of a split's scenes."""
+    names: list[str] = store.columns["scene.name"].take(range(len(store.columns["scene.name"])))
+    return names
 
 
 def typical_sizes(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, list[float]]:
@@ -206,7 +212,9 @@ def score_detections(
         _require_each_once(store, [numbers for numbers, _ in shares])
         with atomic_dir(Path(out_dir)) as made:
             write_submission(made / "results_nusc.json", shares)
-            metrics = figures or score(read_json(made / "results_nusc.json"), root, store.version)
+            metrics = figures or score(
+                read_json(made / "results_nusc.json"), root, store.version, scenes=scene_names(store)
+            )
             if expect:
                 metrics["expect"] = compare_with_expected(metrics, expect)
             write_json(made / "metrics.json", metrics)

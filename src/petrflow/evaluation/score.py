@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,20 @@ def _devkit_tables(root: str, version: str) -> Any:
     return NuScenes(version=version, dataroot=root, verbose=False)
 
 
-def require_devkit_can_score(tokens: Sequence[str], root: Path, version: str, split: str = EVALUATED_SPLIT) -> None:
+def require_devkit_can_score(tokens: Sequence[str], root: Path, version: str, scenes: Sequence[str]) -> None:
     """Let the devkit load all that it needs, as if nothing were detected, so that it cannot fail once the work is done."""
     nothing: dict[str, Any] = {"meta": {}, "results": {token: [] for token in tokens}}
     with tempfile.TemporaryDirectory(prefix="petrflow-evaluate-") as folder:
-        _evaluation(nothing, root, version, split, Path(folder), "the split")
+        _evaluation(nothing, root, version, EVALUATED_SPLIT, Path(folder), "the split", scenes)
 
 
 def score(
-    submission: Mapping[str, Any], root: Path, version: str, split: str = EVALUATED_SPLIT, name: str = "submission"
+    submission: Mapping[str, Any],
+    root: Path,
+    version: str,
+    split: str = EVALUATED_SPLIT,
+    name: str = "submission",
+    scenes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Score a submission with nuscenes-devkit's ``NuScenesEval`` (configuration ``detection_cvpr_2019``).
 
@@ -52,6 +57,8 @@ def score(
         A split of ``splits.json`` or one of the devkit's own.
     name : str
         What messages call the submission.
+    scenes : sequence of str, optional
+        Scenes of the split, where no ``splits.json`` beside the tables names them.
 
     Returns
     -------
@@ -64,7 +71,7 @@ def score(
         When the devkit cannot load the tables, or the submission and the split hold different samples.
     """
     with tempfile.TemporaryDirectory(prefix="petrflow-evaluate-") as folder:
-        evaluation = _evaluation(submission, root, version, split, Path(folder), name)
+        evaluation = _evaluation(submission, root, version, split, Path(folder), name, scenes)
         metrics, _ = evaluation.evaluate()
     counts: dict[str, int] = {}
     velocity_known = attribute_known = False
@@ -75,7 +82,15 @@ def score(
     return summary(metrics.serialize(), counts, velocity_known, attribute_known)
 
 
-def _evaluation(submission: Mapping[str, Any], root: Path, version: str, split: str, folder: Path, name: str) -> Any:
+def _evaluation(
+    submission: Mapping[str, Any],
+    root: Path,
+    version: str,
+    split: str,
+    folder: Path,
+    name: str,
+    scenes: Sequence[str] | None,
+) -> Any:
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.evaluate import NuScenesEval
 
@@ -91,7 +106,7 @@ def _evaluation(submission: Mapping[str, Any], root: Path, version: str, split: 
     path = folder / "results_nusc.json"
     path.write_text(json.dumps(_with_one_box(submission)))
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), _splits(folder, split, scenes):
             return NuScenesEval(
                 nusc,
                 config=config_factory("detection_cvpr_2019"),
@@ -105,6 +120,24 @@ def _evaluation(submission: Mapping[str, Any], root: Path, version: str, split: 
             f"nuscenes-devkit finds that {name} does not fit split {split} of {root} ({version}): {error}. Version, split "
             f"and predictions must belong together, and every box may have one attribute. {remedy}"
         ) from error
+
+
+@contextlib.contextmanager
+def _splits(folder: Path, split: str, scenes: Sequence[str] | None) -> Iterator[None]:
+    """Let the devkit read a split from a file of ours: a root that is used where it stands has none beside its tables."""
+    from nuscenes.utils import splits as devkit
+
+    if scenes is None:
+        yield
+        return
+    path = folder / "splits.json"
+    path.write_text(json.dumps({split: list(scenes)}))
+    before = devkit._get_custom_splits_file_path
+    devkit._get_custom_splits_file_path = lambda nusc: str(path)
+    try:
+        yield
+    finally:
+        devkit._get_custom_splits_file_path = before
 
 
 def _with_one_box(submission: Mapping[str, Any]) -> Mapping[str, Any]:
