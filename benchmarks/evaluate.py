@@ -33,19 +33,30 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=300, help="detections of a keyframe")
     parser.add_argument("--without-devkit", action="store_true", help="measure petrflow's judge alone")
     parser.add_argument(
+        "--training",
+        action="store_true",
+        help="measure all that training waits for once it has predicted, files included",
+    )
+    parser.add_argument(
         "--store", type=Path, help="score this store's keyframes, without the devkit, and make no tables"
     )
     parser.add_argument("--folder", type=Path, help="where to make the tables (default: a temporary folder)")
-    parser.add_argument("--side", choices=["petrflow", "devkit"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--side", choices=["petrflow", "devkit", "training-petrflow", "training-devkit"], help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(petrflow_side(options) if options.side == "petrflow" else devkit_side(options)))
+        sides = {"petrflow": petrflow_side, "devkit": devkit_side}
+        print(json.dumps(sides.get(options.side, training_side)(options)))
         return
     folder = options.folder or Path(tempfile.mkdtemp(prefix="petrflow-evaluate-"))
     try:
         options.folder = folder
         if options.store is None:
             make_split(options)
+        if options.training:
+            report_training(options, *(in_a_process(options, f"training-{judge}") for judge in ("petrflow", "devkit")))
+            return
         ours = in_a_process(options, "petrflow")
         theirs = None if options.without_devkit or options.store else in_a_process(options, "devkit")
     finally:
@@ -83,6 +94,23 @@ def report(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, 
         "devkit_rss_mb": theirs and round(theirs["rss_mb"]),
     }
     print(json.dumps(result))
+
+
+def report_training(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    print(
+        "\n| judge | s from the last prediction to the files | peak memory MB | of that before scoring MB |\n|---|---|---|---|"
+    )
+    for judge, side in (("petrflow", ours), ("devkit, tables included", theirs)):
+        print(f"| {judge} | {side['seconds']:.1f} | {side['rss_mb']:.0f} | {side['rss_before_mb']:.0f} |")
+    size = {"keyframes": options.keyframes, "boxes": options.boxes}
+    print(
+        json.dumps(
+            {
+                **size,
+                **{f"{k}_{name}": side[k] for k in ours for name, side in (("petrflow", ours), ("devkit", theirs))},
+            }
+        )
+    )
 
 
 def in_a_process(options: argparse.Namespace, side: str) -> dict[str, Any]:
@@ -186,6 +214,23 @@ def petrflow_side(options: argparse.Namespace) -> dict[str, Any]:
         "rss_mb": rss_mb,
         "keyframes": keyframes,
         "figures": figures,
+    }
+
+
+def training_side(options: argparse.Namespace) -> dict[str, Any]:
+    from petrflow.annotations import AnnotationStore
+    from petrflow.evaluation.evaluate import score_detections
+    from petrflow.evaluation.protocol import NUSCENES
+
+    class_names, judge = list(NUSCENES.class_names), options.side.removeprefix("training-")
+    store = AnnotationStore.open(options.folder / "val.arrow")
+    found = detections_of(store, len(store), options.boxes, class_names)
+    before, start = peak_mb(), time.perf_counter()
+    score_detections(store, found, class_names, options.folder, options.folder / judge, judge=judge)
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "rss_mb": round(peak_mb()),
+        "rss_before_mb": round(before),
     }
 
 

@@ -212,9 +212,7 @@ def score_detections(
         _require_each_once(store, [numbers for numbers, _ in shares])
         with atomic_dir(Path(out_dir)) as made:
             write_submission(made / "results_nusc.json", shares)
-            metrics = figures or score(
-                read_json(made / "results_nusc.json"), root, store.version, scenes=scene_names(store)
-            )
+            metrics = figures or score(made / "results_nusc.json", root, store.version, scenes=scene_names(store))
             if expect:
                 metrics["expect"] = compare_with_expected(metrics, expect)
             write_json(made / "metrics.json", metrics)

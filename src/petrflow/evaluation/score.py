@@ -18,6 +18,7 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.summary import summary
+from petrflow.files import read_json
 
 EVALUATED_SPLIT = "petrflow_val"
 
@@ -38,7 +39,7 @@ def require_devkit_can_score(tokens: Sequence[str], root: Path, version: str, sc
 
 
 def score(
-    submission: Mapping[str, Any],
+    submission: Mapping[str, Any] | Path,
     root: Path,
     version: str,
     split: str = EVALUATED_SPLIT,
@@ -49,8 +50,8 @@ def score(
 
     Parameters
     ----------
-    submission : mapping
-        As :func:`to_submission` returns it.
+    submission : mapping or Path
+        As :func:`to_submission` returns it, or its file.
     root, version : Path, str
         The nuScenes root and the name of its tables' folder.
     split : str
@@ -83,7 +84,7 @@ def score(
 
 
 def _evaluation(
-    submission: Mapping[str, Any],
+    submission: Mapping[str, Any] | Path,
     root: Path,
     version: str,
     split: str,
@@ -103,8 +104,10 @@ def _evaluation(
         raise PetrflowError(
             f"nuscenes-devkit cannot load the tables in {Path(root) / version} ({type(error).__name__}: {error}). {remedy}"
         ) from error
-    path = folder / "results_nusc.json"
-    path.write_text(json.dumps(_with_one_box(submission)))
+    path = submission if isinstance(submission, Path) and _holds_boxes(submission) else folder / "results_nusc.json"
+    if path != submission:
+        content = read_json(submission) if isinstance(submission, Path) else submission
+        path.write_text(json.dumps(_with_one_box(content)))
     try:
         with contextlib.redirect_stderr(io.StringIO()), _splits(folder, split, scenes):
             return NuScenesEval(
@@ -138,6 +141,11 @@ def _splits(folder: Path, split: str, scenes: Sequence[str] | None) -> Iterator[
         yield
     finally:
         devkit._get_custom_splits_file_path = before
+
+
+def _holds_boxes(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return any(b"detection_name" in line for line in handle)
 
 
 def _with_one_box(submission: Mapping[str, Any]) -> Mapping[str, Any]:
