@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -114,11 +115,18 @@ def require_scorable(
                 f"nuscenes-devkit knows no class {', '.join(unknown)}: remove judge: devkit, petrflow's own judge takes any class"
             )
         if processes.rank() == 0:
-            tokens = store.columns["keyframe.token"].take(range(len(store)))
-            require_devkit_can_score(tokens, root, store.version, scene_names(store))
+            _let_devkit_try(store.path, Path(root))
     elif processes.rank() == 0 and (several := int((store.columns["box.attribute_count"] > 1).sum())):
         log.warning("%d boxes of %s carry more than one attribute: the first one counts", several, store.path)
     return protocol
+
+
+@functools.cache
+def _let_devkit_try(store_path: Path, root: Path) -> None:
+    """Let the devkit load what it scores with, once in a process: it takes as long as for an evaluation."""
+    store = AnnotationStore.open(store_path)
+    tokens = store.columns["keyframe.token"].take(range(len(store)))
+    require_devkit_can_score(tokens, root, store.version, scene_names(store))
 
 
 def scene_names(store: AnnotationStore) -> list[str]:
