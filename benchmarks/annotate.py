@@ -1,12 +1,15 @@
-"""How long annotations take, from tables of any size without images, against the record-by-record computation.
+"""How long annotations take, from tables of any size without images, against the record-by-record
+computation.
 
     python benchmarks/annotate.py --scenes 10 40 160 850
     python benchmarks/annotate.py --scenes 85 850 8500 --rounds 1     # a fleet: 27 GB of tables, 45 GB of disk
 
-For every size: tables are written, ``petrflow.annotations.build_all`` makes both splits' stores in a process of its own, and turn by turn
-with it stock Paddle3D's own per-record code (the reference) computes keyframes of the first scenes, as does the lean devkit-and-pyquaternion
-computation of the tests. The stores are compared with both, opened, read at random, and read by eight processes at once. A table for
-people comes first; the last line is JSON. A size for which the disk has no room is left out, with the larger ones.
+For every size: tables are written, ``petrflow.annotations.build_all`` makes both splits' stores in
+a process of its own, and turn by turn with it stock Paddle3D's own per-record code (the reference)
+computes keyframes of the first scenes, as does the lean devkit-and-pyquaternion computation of the
+tests. The stores are compared with both, opened, read at random, and read by eight processes at
+once. A table for people comes first; the last line is JSON. A size for which the disk has no room
+is left out, with the larger ones.
 """
 
 from __future__ import annotations
@@ -78,7 +81,9 @@ def main() -> None:
 
 
 def has_room(folder: Path, scenes: int) -> bool:
-    """Say whether the disk holds tables of a size, and beside them what joining them needs and their stores."""
+    """Say whether the disk holds tables of a size, and beside them what joining them needs and
+    their stores.
+    """
     from nuscenes_tables import SCENE_BYTES
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,9 @@ def build(root: Path, out: Path) -> None:
 
 
 def peak_mb() -> float:
-    """Peak RSS of this process in MB; unlike ru_maxrss it does not start with that of the process that started it."""
+    """Peak RSS of this process in MB; unlike ru_maxrss it does not start with that of the process
+    that started it.
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -169,7 +176,9 @@ def build_in_a_process(root: Path, out: Path) -> dict[str, float]:
 
 
 def compare(root: Path, records: dict[str, Any], infos: dict[str, Any]) -> tuple[int, float]:
-    """Keyframes in both stores, and the largest difference in poses and boxes from both per-record computations."""
+    """Keyframes in both stores, and the largest difference in poses and boxes from both per-record
+    computations.
+    """
     from petrflow.annotations import AnnotationStore
 
     keyframes, difference, found = 0, 0.0, 0
@@ -217,7 +226,9 @@ def compare(root: Path, records: dict[str, Any], infos: dict[str, Any]) -> tuple
 
 
 def describe_store(path: Path, workers: int = 8) -> float:
-    """Print what opening and reading a store costs, alone and shared; return the seconds to open it."""
+    """Print what opening and reading a store costs, alone and shared; return the seconds to open
+    it.
+    """
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         alone = pool.apply(open_and_read, (path,))
@@ -259,7 +270,9 @@ def open_and_read(path: Path) -> dict[str, float]:
 
 
 def read_all(path: Path, barrier: Any, queue: Any) -> None:
-    """Read every page of the store, wait for the others, then report the map's (RSS, PSS) in bytes."""
+    """Read every page of the store, wait for the others, then report the map's (RSS, PSS) in
+    bytes.
+    """
     from petrflow.annotations import AnnotationStore
 
     store = AnnotationStore.open(path)

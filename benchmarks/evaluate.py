@@ -1,11 +1,13 @@
-"""How long it takes to score a split of val's size: petrflow's own judge against nuscenes-devkit, on the same detections.
+"""How long it takes to score a split of val's size: petrflow's own judge against nuscenes-devkit,
+on the same detections.
 
     python benchmarks/evaluate.py                                 # 6,019 keyframes of 300 boxes, minutes and 7 GB for the devkit
     python benchmarks/evaluate.py --keyframes 600 --devkit-keyframes 600
 
-Each side runs in a process of its own. petrflow's starts with detections as the model gives them, in the lidar frame, and an annotation store;
-the devkit starts with tables that it has loaded and the submission file that petrflow wrote. Loading the tables is told apart, and is not in
-the ratio. A table for people comes first; the last line is JSON.
+Each side runs in a process of its own. petrflow's starts with detections as the model gives them,
+in the lidar frame, and an annotation store; the devkit starts with tables that it has loaded and
+the submission file that petrflow wrote. Loading the tables is told apart, and is not in the ratio.
+A table for people comes first; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -122,7 +124,9 @@ def in_a_process(options: argparse.Namespace, side: str) -> dict[str, Any]:
 
 
 def largest_difference(ours: Any, theirs: Any) -> float:
-    """Return the largest difference of two nested dictionaries of figures; infinite where one lacks what the other has."""
+    """Return the largest difference of two nested dictionaries of figures; infinite where one lacks
+    what the other has.
+    """
     if isinstance(ours, dict):
         if set(ours) != set(theirs):
             return float("inf")
@@ -150,7 +154,9 @@ def make_split(options: argparse.Namespace) -> None:
 
 
 def detections_of(store: Any, keyframes: int, boxes: int, class_names: list[str]) -> dict[str, Any]:
-    """Return what a detector might find: labelled boxes out of place, several times over, and false ones of lower scores."""
+    """Return what a detector might find: labelled boxes out of place, several times over, and false
+    ones of lower scores.
+    """
     from petrflow.samples.types import Detections
 
     found = {}

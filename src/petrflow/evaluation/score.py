@@ -1,6 +1,8 @@
-"""Score a submission with nuscenes-devkit, the judge of ``judge: devkit`` and the oracle of petrflow's own.
+"""Score a submission with nuscenes-devkit, the judge of ``judge: devkit`` and the oracle of
+petrflow's own.
 
-:class:`nuscenes.eval.detection.evaluate.NuScenesEval` knows nuScenes' ten classes and loads every table into memory.
+:class:`nuscenes.eval.detection.evaluate.NuScenesEval` knows nuScenes' ten classes and loads every
+table into memory.
 """
 
 from __future__ import annotations
@@ -25,14 +27,17 @@ EVALUATED_SPLIT = "petrflow_val"
 
 @functools.lru_cache(maxsize=1)
 def _devkit_tables(root: str, version: str) -> Any:
-    # One evaluation every few epochs would otherwise parse the tables again each time (a minute on trainval).
+    # One evaluation every few epochs would otherwise parse the tables again each time (a minute on
+    # trainval).
     from nuscenes import NuScenes
 
     return NuScenes(version=version, dataroot=root, verbose=False)
 
 
 def require_devkit_can_score(tokens: Sequence[str], root: Path, version: str, scenes: Sequence[str]) -> None:
-    """Let the devkit load all that it needs, as if nothing were detected, so that it cannot fail once the work is done."""
+    """Let the devkit load all that it needs, as if nothing were detected, so that it cannot fail
+    once the work is done.
+    """
     nothing: dict[str, Any] = {"meta": {}, "results": {token: [] for token in tokens}}
     with tempfile.TemporaryDirectory(prefix="petrflow-evaluate-") as folder:
         _evaluation(nothing, root, version, EVALUATED_SPLIT, Path(folder), "the split", scenes)
@@ -46,7 +51,8 @@ def score(
     name: str = "submission",
     scenes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Score a submission with nuscenes-devkit's ``NuScenesEval`` (configuration ``detection_cvpr_2019``).
+    """Score a submission with nuscenes-devkit's ``NuScenesEval`` (configuration
+    ``detection_cvpr_2019``).
 
     Parameters
     ----------
@@ -69,7 +75,8 @@ def score(
     Raises
     ------
     PetrflowError
-        When the devkit cannot load the tables, or the submission and the split hold different samples.
+        When the devkit cannot load the tables, or the submission and the split hold different
+        samples.
     """
     with tempfile.TemporaryDirectory(prefix="petrflow-evaluate-") as folder:
         evaluation = _evaluation(submission, root, version, split, Path(folder), name, scenes)
@@ -127,7 +134,9 @@ def _evaluation(
 
 @contextlib.contextmanager
 def _splits(folder: Path, split: str, scenes: Sequence[str] | None) -> Iterator[None]:
-    """Let the devkit read a split from a file of ours: a root that is used where it stands has none beside its tables."""
+    """Let the devkit read a split from a file of ours: a root that is used where it stands has none
+    beside its tables.
+    """
     from nuscenes.utils import splits as devkit
 
     if scenes is None:
@@ -151,8 +160,8 @@ def _holds_boxes(path: Path) -> bool:
 def _with_one_box(submission: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the submission, or if it holds no box at all one with a far box of score 0.
 
-    devkit 1.2.0 cannot name the class field of an empty submission and raises; a box outside every class range is dropped
-    by its distance filter before anything is counted.
+    devkit 1.2.0 cannot name the class field of an empty submission and raises; a box outside every
+    class range is dropped by its distance filter before anything is counted.
     """
     if any(submission["results"].values()) or not submission["results"]:
         return submission
