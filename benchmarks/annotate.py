@@ -1,11 +1,15 @@
-"""How long annotations take, from tables of any size without images, against the record-by-record computation.
+"""How long annotations take, from tables of any size without images, against the record-by-record
+computation.
 
     python benchmarks/annotate.py --scenes 10 40 160 850
+    python benchmarks/annotate.py --scenes 85 850 8500 --rounds 1     # a fleet: 27 GB of tables, 45 GB of disk
 
-For every size: tables are written, ``petrflow.annotations.build_all`` makes both splits' stores in a process of its own, and turn by turn
-with it stock Paddle3D's own per-record code (the reference) computes keyframes of the first scenes, as does the lean devkit-and-pyquaternion
-computation of the tests. The stores are compared with both, opened, read at random, and read by eight processes at once. A table for
-people comes first; the last line is JSON.
+For every size: tables are written, ``petrflow.annotations.build_all`` makes both splits' stores in
+a process of its own, and turn by turn with it stock Paddle3D's own per-record code (the reference)
+computes keyframes of the first scenes, as does the lean devkit-and-pyquaternion computation of the
+tests. The stores are compared with both, opened, read at random, and read by eight processes at
+once. A table for people comes first; the last line is JSON. A size for which the disk has no room
+is left out, with the larger ones.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ def main() -> None:
         return
     folder = options.folder or Path(tempfile.mkdtemp(prefix="petrflow-annotate-"))
     try:
-        results = [measure(folder, scenes, options.rounds, options.reference_keyframes) for scenes in options.scenes]
+        sizes = [scenes for scenes in sorted(options.scenes) if has_room(folder, scenes)]
+        results = [measure(folder, scenes, options.rounds, options.reference_keyframes) for scenes in sizes]
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
@@ -70,8 +75,27 @@ def main() -> None:
             f"| {r['scenes']} | {r['keyframes']} | {r['table_mb']:.0f} | {r['seconds']:.2f} | {r['cpu_seconds']:.2f} "
             f"| {1e3 * r['seconds'] / r['keyframes']:.2f} | {relative:.1f}x | {r['rss_mb']:.0f} | {r['ratio']:.0f} | {r['lean_ratio']:.0f} |"
         )
-    keys = ("scenes", "keyframes", "seconds", "rss_mb", "reference_seconds_per_keyframe", "ratio")
-    print(json.dumps({key: results[-1][key] for key in keys}))
+    keys = ("scenes", "keyframes", "seconds", "cpu_seconds", "rss_mb", "reference_seconds_per_keyframe", "ratio")
+    curve = [[r["scenes"], r["seconds"], r["cpu_seconds"], r["rss_mb"], r["open_ms"]] for r in results]
+    print(json.dumps({**{key: results[-1][key] for key in keys}, "curve": curve}))
+
+
+def has_room(folder: Path, scenes: int) -> bool:
+    """Say whether the disk holds tables of a size, and beside them what joining them needs and
+    their stores.
+    """
+    from nuscenes_tables import SCENE_BYTES
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / f"scenes-{scenes}" / ".complete.json").exists():
+        return True
+    needed, free = 1.7 * SCENE_BYTES * scenes, shutil.disk_usage(folder).free
+    if needed > free:
+        print(
+            f"{scenes} scenes need {needed / 1e9:.0f} GB under {folder}, which has {free / 1e9:.0f} free",
+            file=sys.stderr,
+        )
+    return needed <= free
 
 
 def build(root: Path, out: Path) -> None:
@@ -84,7 +108,9 @@ def build(root: Path, out: Path) -> None:
 
 
 def peak_mb() -> float:
-    """Peak RSS of this process in MB; unlike ru_maxrss it does not start with that of the process that started it."""
+    """Peak RSS of this process in MB; unlike ru_maxrss it does not start with that of the process
+    that started it.
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -113,7 +139,7 @@ def measure(folder: Path, scenes: int, rounds: int, reference_keyframes: int) ->
         lean.append((time.perf_counter() - middle) / len(some))
     keyframes, difference = compare(root, records, infos)
     print(f"{scenes} scenes: largest difference on {len(records)} keyframes {difference:.1e}", file=sys.stderr)
-    describe_store(root / "train.arrow")
+    opened = describe_store(root / "train.arrow")
     seconds = statistics.median(one["seconds"] for one in ours)
     reference = statistics.median(stock)
     return {
@@ -123,6 +149,7 @@ def measure(folder: Path, scenes: int, rounds: int, reference_keyframes: int) ->
         "seconds": round(seconds, 3),
         "cpu_seconds": statistics.median(one["cpu_seconds"] for one in ours),
         "rss_mb": round(max(one["rss_mb"] for one in ours), 1),
+        "open_ms": round(1e3 * opened, 1),
         "reference_seconds_per_keyframe": round(reference, 4),
         "ratio": round(reference * keyframes / seconds, 1),
         "lean_ratio": round(statistics.median(lean) * keyframes / seconds, 1),
@@ -149,7 +176,9 @@ def build_in_a_process(root: Path, out: Path) -> dict[str, float]:
 
 
 def compare(root: Path, records: dict[str, Any], infos: dict[str, Any]) -> tuple[int, float]:
-    """Keyframes in both stores, and the largest difference in poses and boxes from both per-record computations."""
+    """Keyframes in both stores, and the largest difference in poses and boxes from both per-record
+    computations.
+    """
     from petrflow.annotations import AnnotationStore
 
     keyframes, difference, found = 0, 0.0, 0
@@ -196,8 +225,10 @@ def compare(root: Path, records: dict[str, Any], infos: dict[str, Any]) -> tuple
 # ------------------------------------------------------------------------------------------------------------------ the store
 
 
-def describe_store(path: Path, workers: int = 8) -> None:
-    """Print what opening and reading a store costs, alone and shared."""
+def describe_store(path: Path, workers: int = 8) -> float:
+    """Print what opening and reading a store costs, alone and shared; return the seconds to open
+    it.
+    """
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         alone = pool.apply(open_and_read, (path,))
@@ -215,6 +246,7 @@ def describe_store(path: Path, workers: int = 8) -> None:
         f"{sum(r for r, _ in shared) / 1e6:.0f} MB counted {workers} times, PSS {sum(p for _, p in shared) / 1e6:.0f} MB in all",
         file=sys.stderr,
     )
+    return alone["open"]
 
 
 def open_and_read(path: Path) -> dict[str, float]:
@@ -238,7 +270,9 @@ def open_and_read(path: Path) -> dict[str, float]:
 
 
 def read_all(path: Path, barrier: Any, queue: Any) -> None:
-    """Read every page of the store, wait for the others, then report the map's (RSS, PSS) in bytes."""
+    """Read every page of the store, wait for the others, then report the map's (RSS, PSS) in
+    bytes.
+    """
     from petrflow.annotations import AnnotationStore
 
     store = AnnotationStore.open(path)

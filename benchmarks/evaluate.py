@@ -1,11 +1,13 @@
-"""How long it takes to score a split of val's size: petrflow's own judge against nuscenes-devkit, on the same detections.
+"""How long it takes to score a split of val's size: petrflow's own judge against nuscenes-devkit,
+on the same detections.
 
     python benchmarks/evaluate.py                                 # 6,019 keyframes of 300 boxes, minutes and 7 GB for the devkit
     python benchmarks/evaluate.py --keyframes 600 --devkit-keyframes 600
 
-Each side runs in a process of its own. petrflow's starts with detections as the model gives them, in the lidar frame, and an annotation store;
-the devkit starts with tables that it has loaded and the submission file that petrflow wrote. Loading the tables is told apart, and is not in
-the ratio. A table for people comes first; the last line is JSON.
+Each side runs in a process of its own. petrflow's starts with detections as the model gives them,
+in the lidar frame, and an annotation store; the devkit starts with tables that it has loaded and
+the submission file that petrflow wrote. Loading the tables is told apart, and is not in the ratio.
+A table for people comes first; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -32,18 +34,33 @@ def main() -> None:
     parser.add_argument("--keyframes", type=int, default=6019, help="size of the split, a multiple of 13")
     parser.add_argument("--boxes", type=int, default=300, help="detections of a keyframe")
     parser.add_argument("--without-devkit", action="store_true", help="measure petrflow's judge alone")
+    parser.add_argument(
+        "--training",
+        action="store_true",
+        help="measure all that training waits for once it has predicted, files included",
+    )
+    parser.add_argument(
+        "--store", type=Path, help="score this store's keyframes, without the devkit, and make no tables"
+    )
     parser.add_argument("--folder", type=Path, help="where to make the tables (default: a temporary folder)")
-    parser.add_argument("--side", choices=["petrflow", "devkit"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--side", choices=["petrflow", "devkit", "training-petrflow", "training-devkit"], help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(petrflow_side(options) if options.side == "petrflow" else devkit_side(options)))
+        sides = {"petrflow": petrflow_side, "devkit": devkit_side}
+        print(json.dumps(sides.get(options.side, training_side)(options)))
         return
     folder = options.folder or Path(tempfile.mkdtemp(prefix="petrflow-evaluate-"))
     try:
         options.folder = folder
-        make_split(options)
+        if options.store is None:
+            make_split(options)
+        if options.training:
+            report_training(options, *(in_a_process(options, f"training-{judge}") for judge in ("petrflow", "devkit")))
+            return
         ours = in_a_process(options, "petrflow")
-        theirs = None if options.without_devkit else in_a_process(options, "devkit")
+        theirs = None if options.without_devkit or options.store else in_a_process(options, "devkit")
     finally:
         if options.folder is None or str(folder).startswith(tempfile.gettempdir() + "/petrflow-evaluate-"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -51,7 +68,7 @@ def main() -> None:
 
 
 def report(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, Any] | None) -> None:
-    print(f"\n{options.keyframes} keyframes x {options.boxes} boxes, mAP {ours['figures']['mean_ap']:.4f}\n")
+    print(f"\n{ours['keyframes']} keyframes x {options.boxes} boxes, mAP {ours['figures']['mean_ap']:.4f}\n")
     print("| step | petrflow s | devkit s |\n|---|---|---|")
     rows = [
         ("open the store; load the tables (not in the ratio)", ours["open"], theirs and theirs["tables"]),
@@ -69,7 +86,7 @@ def report(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, 
     peaks = ["" if side is None else f"{side['rss_mb']:.0f} MB" for side in (ours, theirs)]
     print(f"| peak memory | {' | '.join(peaks)} |")
     result = {
-        "keyframes": options.keyframes,
+        "keyframes": ours["keyframes"],
         "boxes": options.boxes,
         "seconds": round(ours["seconds"], 3),
         "devkit_seconds": theirs and round(theirs["seconds"], 3),
@@ -81,15 +98,35 @@ def report(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, 
     print(json.dumps(result))
 
 
+def report_training(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    print(
+        "\n| judge | s from the last prediction to the files | peak memory MB | of that before scoring MB |\n|---|---|---|---|"
+    )
+    for judge, side in (("petrflow", ours), ("devkit, tables included", theirs)):
+        print(f"| {judge} | {side['seconds']:.1f} | {side['rss_mb']:.0f} | {side['rss_before_mb']:.0f} |")
+    size = {"keyframes": options.keyframes, "boxes": options.boxes}
+    print(
+        json.dumps(
+            {
+                **size,
+                **{f"{k}_{name}": side[k] for k in ours for name, side in (("petrflow", ours), ("devkit", theirs))},
+            }
+        )
+    )
+
+
 def in_a_process(options: argparse.Namespace, side: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--side", side, "--folder", str(options.folder)]
+    command += ["--store", str(options.store)] if options.store else []
     command += ["--keyframes", str(options.keyframes), "--boxes", str(options.boxes)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def largest_difference(ours: Any, theirs: Any) -> float:
-    """Return the largest difference of two nested dictionaries of figures; infinite where one lacks what the other has."""
+    """Return the largest difference of two nested dictionaries of figures; infinite where one lacks
+    what the other has.
+    """
     if isinstance(ours, dict):
         if set(ours) != set(theirs):
             return float("inf")
@@ -117,7 +154,9 @@ def make_split(options: argparse.Namespace) -> None:
 
 
 def detections_of(store: Any, keyframes: int, boxes: int, class_names: list[str]) -> dict[str, Any]:
-    """Return what a detector might find: labelled boxes out of place, several times over, and false ones of lower scores."""
+    """Return what a detector might find: labelled boxes out of place, several times over, and false
+    ones of lower scores.
+    """
     from petrflow.samples.types import Detections
 
     found = {}
@@ -153,7 +192,7 @@ def petrflow_side(options: argparse.Namespace) -> dict[str, Any]:
 
     class_names = list(NUSCENES.class_names)
     start = time.perf_counter()
-    store = AnnotationStore.open(options.folder / "val.arrow")
+    store = AnnotationStore.open(options.store or options.folder / "val.arrow")
     opened = time.perf_counter() - start
     found = detections_of(store, len(store), options.boxes, class_names)
 
@@ -167,6 +206,7 @@ def petrflow_side(options: argparse.Namespace) -> dict[str, Any]:
     detailed = time.perf_counter()
     rss_mb = peak_mb()
     numbers = range(len(store))
+    keyframes = len(store)
     write_submission(
         options.folder / "results_nusc.json", [(numbers, submission_lines(store, numbers, found, class_names))]
     )
@@ -178,7 +218,25 @@ def petrflow_side(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": detailed - start,
         "write": time.perf_counter() - detailed,
         "rss_mb": rss_mb,
+        "keyframes": keyframes,
         "figures": figures,
+    }
+
+
+def training_side(options: argparse.Namespace) -> dict[str, Any]:
+    from petrflow.annotations import AnnotationStore
+    from petrflow.evaluation.evaluate import score_detections
+    from petrflow.evaluation.protocol import NUSCENES
+
+    class_names, judge = list(NUSCENES.class_names), options.side.removeprefix("training-")
+    store = AnnotationStore.open(options.folder / "val.arrow")
+    found = detections_of(store, len(store), options.boxes, class_names)
+    before, start = peak_mb(), time.perf_counter()
+    score_detections(store, found, class_names, options.folder, options.folder / judge, judge=judge)
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "rss_mb": round(peak_mb()),
+        "rss_before_mb": round(before),
     }
 
 

@@ -1,7 +1,9 @@
-"""nuScenes tables of any size without images: what benchmarks and tests of the annotate stage feed on.
+"""nuScenes tables of any size without images: what benchmarks and tests of the annotate stage feed
+on.
 
-Sizes are those of the real thing: a scene has 40 keyframes at 2 Hz, six cameras at 12 Hz, a lidar at 20 Hz and five radars at 13 Hz, about
-3,100 sample_data and ego_pose rows and 34 boxes a keyframe; the text is laid out as nuScenes lays it out.
+Sizes are those of the real thing: a scene has 40 keyframes at 2 Hz, six cameras at 12 Hz, a lidar
+at 20 Hz and five radars at 13 Hz, about 3,100 sample_data and ego_pose rows and 34 boxes a
+keyframe; the text is laid out as nuScenes lays it out.
 """
 
 from __future__ import annotations
@@ -90,11 +92,13 @@ def write_tables(
     seed: int = 0,
     distinct: int = 850,
 ) -> Path:
-    """Write all 13 tables, ``splits.json`` and ``.complete.json`` under ``root``; return the folder of the tables.
+    """Write all 13 tables, ``splits.json`` and ``.complete.json`` under ``root``; return the folder
+    of the tables.
 
-    A scene's records depend on the seed and its number alone: the first scenes of a large root are those of a small one. Scenes are
-    written one by one. Past ``distinct`` scenes, the first ``COPIED`` are written again and again under other tokens, names and times,
-    which takes the time of a copy.
+    A scene's records depend on the seed and its number alone: the first scenes of a large root are
+    those of a small one. Scenes are written one by one. Past ``distinct`` scenes, the first
+    ``COPIED`` are written again and again under other tokens, names and times, which takes the time
+    of a copy.
     """
     folder = root / version
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +126,8 @@ def write_tables(
     copied: list[dict[str, Records]] = []
     for number in range(scenes):
         if number >= distinct:
-            _write_copy(tables, copied[number % COPIED], number % COPIED, number)
+            original = number % len(copied)
+            _write_copy(tables, copied[original], original, number, number // len(copied))
             continue
         records = {name: Records() for name in _TABLES}
         scene = _Scene(seed, number, keyframes)
@@ -156,8 +161,12 @@ def write_tables(
     return folder
 
 
+SCENE_BYTES = 3_180_000
+"""Bytes of the tables of a scene of 40 keyframes."""
 COPIED = 85
-"""Scenes that are written again where more than ``distinct`` are wanted; they begin within 10,000 s."""
+"""Scenes that are written again where more than ``distinct`` are wanted; they begin within 10,000
+s.
+"""
 
 
 def scene_name(number: int) -> str:
@@ -211,7 +220,9 @@ def _quaternions(yaw: np.ndarray, tilt: np.ndarray) -> np.ndarray:
 
 
 class _Scene:
-    """One scene: a smooth drive, twelve sensors on their own clocks, and boxes that live for some keyframes."""
+    """One scene: a smooth drive, twelve sensors on their own clocks, and boxes that live for some
+    keyframes.
+    """
 
     def __init__(self, seed: int, number: int, keyframes: int) -> None:
         self.tokens, self.rng, self.keyframes = (
@@ -329,12 +340,15 @@ class _Scene:
         attributes: list[str],
         per_keyframe: int,
     ) -> None:
-        """Instances that live 1 to 30 keyframes, until about ``per_keyframe`` boxes a keyframe are written."""
+        """Instances that live 1 to 30 keyframes, until about ``per_keyframe`` boxes a keyframe are
+        written.
+        """
         wanted = per_keyframe * self.keyframes
         while wanted > 0:
             life = min(int(self.rng.integers(1, 31)), wanted, self.keyframes)
             first = int(self.rng.integers(0, self.keyframes - life + 1))
-            # Now and then an instance is not seen for some keyframes: the devkit gives no velocity across a long gap.
+            # Now and then an instance is not seen for some keyframes: the devkit gives no velocity
+            # across a long gap.
             at = first + np.arange(life)
             if life > 8 and self.rng.random() < 0.3:
                 at = np.delete(at, slice(2, 6))

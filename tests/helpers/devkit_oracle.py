@@ -1,4 +1,6 @@
-"""Random small splits in memory, judged by nuscenes-devkit and by petrflow: two views of the same tables."""
+"""Random small splits in memory, judged by nuscenes-devkit and by petrflow: two views of the same
+tables.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ class Tables:
 
 
 def make(case: Case, folder: Path) -> tuple[Tables, Any, dict[str, Any]]:
-    """Return the devkit's view, petrflow's view (a stand-in for AnnotationStore) and random detections by sample token."""
+    """Return the devkit's view, petrflow's view (a stand-in for AnnotationStore) and random
+    detections by sample token.
+    """
     rng = np.random.default_rng(case.seed)
     names = list(CATEGORIES)[: case.classes]
     records: dict[str, list[dict[str, Any]]] = {
@@ -275,7 +279,9 @@ def devkit_summary(
 
 
 def largest_difference(ours: Any, theirs: Any, path: str = "") -> float:
-    """Return the largest difference of the figures that ours names; NaN equals NaN and nothing else."""
+    """Return the largest difference of the figures that ours names; NaN equals NaN and nothing
+    else.
+    """
     if isinstance(ours, dict):
         assert {str(key) for key in ours} == {str(key) for key in theirs}, path
         return max(

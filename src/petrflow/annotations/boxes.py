@@ -10,14 +10,17 @@ from petrflow.nuscenes.arrays import take
 from petrflow.nuscenes.columns import Columns
 from petrflow.nuscenes.names import DETECTION_NAMES, VISIBILITY_LEVELS
 
-# The devkit refuses a velocity from annotations further apart than this (s); twice as much from both neighbours.
+# The devkit refuses a velocity from annotations further apart than this (s); twice as much from
+# both neighbours.
 _MAX_VELOCITY_SECONDS = 1.5
 
 
 def box_columns(
     tables: dict[str, Columns], keyframe_rows: np.ndarray, keyframes: Columns
 ) -> tuple[Columns, np.ndarray]:
-    """Annotations of some keyframes, in table order within each; and where each keyframe's begin and end: (K + 1,) int64."""
+    """Annotations of some keyframes, in table order within each; and where each keyframe's begin
+    and end: (K + 1,) int64.
+    """
     annotation = tables["sample_annotation"]
     keyframe = number_of(keyframe_rows, len(tables["sample"]["timestamp"]))[annotation["sample_row"]]
     rows = np.flatnonzero(keyframe >= 0)
@@ -34,7 +37,8 @@ def box_columns(
         "instance_token": take(tables["instance"]["token"], instance),
         "box": boxes,
         "velocity": velocities,
-        # Evaluation compares in the global frame: turned back from the lidar frame, tilt and digits would be lost.
+        # Evaluation compares in the global frame: turned back from the lidar frame, tilt and digits
+        # would be lost.
         "global_translation": annotation["translation"][rows],
         "global_rotation": annotation["rotation"][rows],
         "global_velocity": global_velocities,
@@ -51,7 +55,9 @@ def box_columns(
 
 
 def box_labels(tables: dict[str, Columns]) -> dict[str, list[str]]:
-    """Texts behind the codes of :func:`box_columns`: ``names`` and ``attributes``, where code 0 is none."""
+    """Texts behind the codes of :func:`box_columns`: ``names`` and ``attributes``, where code 0 is
+    none.
+    """
     names = [DETECTION_NAMES.get(name, name) for name in tables["category"]["name"].to_pylist()]
     return {"names": names, "attributes": ["", *tables["attribute"]["name"].to_pylist()]}
 
@@ -71,7 +77,9 @@ def _in_lidar_frame(
     ego_to_global: np.ndarray,
     keyframe: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, 7) and velocities (M, 2) of annotation ``rows`` in the lidar frame of their ``keyframe`` (M,)."""
+    """Boxes (M, 7) and velocities (M, 2) of annotation ``rows`` in the lidar frame of their
+    ``keyframe`` (M,).
+    """
     annotation = tables["sample_annotation"]
     lidar_from_global = geometry.invert_rigid(
         geometry.transform(ego_to_global[:, :3], ego_to_global[:, 3:])
@@ -86,11 +94,14 @@ def _in_lidar_frame(
 
 
 def _global_velocities(tables: dict[str, Columns], rows: np.ndarray) -> np.ndarray:
-    """Velocities (M, 2) in the global frame as the devkit's ``box_velocity`` has them; NaN where it has none."""
+    """Velocities (M, 2) in the global frame as the devkit's ``box_velocity`` has them; NaN where it
+    has none.
+    """
     annotation = tables["sample_annotation"]
     before, after = annotation["prev_row"][rows], annotation["next_row"][rows]
     first, last = np.where(before >= 0, before, rows), np.where(after >= 0, after, rows)
-    # The devkit turns each timestamp into seconds before it subtracts, which costs 5e-7 of precision: equal figures need equal steps.
+    # The devkit turns each timestamp into seconds before it subtracts, which costs 5e-7 of
+    # precision: equal figures need equal steps.
     seconds = 1e-6 * tables["sample"]["timestamp"]
     elapsed = seconds[annotation["sample_row"][last]] - seconds[annotation["sample_row"][first]]
     allowed = np.where((before >= 0) & (after >= 0), 2 * _MAX_VELOCITY_SECONDS, _MAX_VELOCITY_SECONDS)

@@ -1,7 +1,9 @@
-"""From a nuScenes root to annotation stores: joins over whole tables, no record is visited one by one.
+"""From a nuScenes root to annotation stores: joins over whole tables, no record is visited one by
+one.
 
-What a store holds is what Paddle3D's ``tools/create_petr_nus_infos.py`` puts into its infos (read at its develop branch, 2022 to
-2026), which walks the devkit record by record and takes hours at the size of trainval.
+What a store holds is what Paddle3D's ``tools/create_petr_nus_infos.py`` puts into its infos (read
+at its develop branch, 2022 to 2026), which walks the devkit record by record and takes hours at the
+size of trainval.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ def assemble(
     sweeps_per_keyframe: int,
     chosen: np.ndarray | None = None,
 ) -> tuple[Columns, dict[str, Any]]:
-    """Join the tables into the columns and the metadata of one split's store (see docs/annotation-store.md).
+    """Join the tables into the columns and the metadata of one split's store (see
+    docs/annotation-store.md).
 
-    ``chosen`` (samples,) bool leaves out the other keyframes; the scenes are those of the whole split.
+    ``chosen`` (samples,) bool leaves out the other keyframes; the scenes are those of the whole
+    split.
     """
     cameras = camera_names(root, tables)
     keyframe_rows = frames.keyframes_of(root, tables, split)
@@ -90,7 +94,8 @@ def annotate(
     progress: bool = True,
     threads: int | None = None,
 ) -> None:
-    """Make the annotate stage's outputs: check every image that a keyframe may use, build the stores, leave ``provenance.json``.
+    """Make the annotate stage's outputs: check every image that a keyframe may use, build the
+    stores, leave ``provenance.json``.
 
     Parameters
     ----------
@@ -131,7 +136,8 @@ def build_all(
     splits: Mapping[str, Sequence[str]] | None = None,
     runs_of_scenes: int | None = None,
 ) -> int:
-    """Build the stores of several splits from one reading of the tables; return the number of images checked.
+    """Build the stores of several splits from one reading of the tables; return the number of
+    images checked.
 
     Parameters
     ----------
@@ -140,7 +146,8 @@ def build_all(
     outputs : mapping
         Split name (``train``, ``val``) to the store's path.
     image_check : str
-        ``none``; ``header``: every image file is there, whole, and of the size that the tables say; ``full``: it decodes, too.
+        ``none``; ``header``: every image file is there, whole, and of the size that the tables say;
+        ``full``: it decodes, too.
     num_prev_keyframes, sweeps_per_keyframe : int
         Length of the chain of previous camera frames: stock's ``--num_prev`` and ``--num_sweep``.
     progress : bool
@@ -150,8 +157,8 @@ def build_all(
     version, splits, about : optional
         See :func:`describe_root`.
     runs_of_scenes : int, optional
-        How many runs of scenes are joined one after another, so that memory is bounded; by default as many as the tables' size
-        asks for. The stores' bytes do not depend on it.
+        How many runs of scenes are joined one after another, so that memory is bounded; by default
+        as many as the tables' size asks for. The stores' bytes do not depend on it.
     """
     described = describe_root(root, version, splits, about)
     number = runs.runs_needed(described) if runs_of_scenes is None else runs_of_scenes

@@ -1,4 +1,6 @@
-"""Join the tables into keyframes, camera frames and the chains that lead from a keyframe back in time."""
+"""Join the tables into keyframes, camera frames and the chains that lead from a keyframe back in
+time.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ from petrflow.nuscenes.names import LIDAR
 from petrflow.nuscenes.root import Root
 
 _SWEEP_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
-"""Order in which stock walks the cameras back in time; it matters where one camera's chain ends early."""
+"""Order in which stock walks the cameras back in time; it matters where one camera's chain ends
+early.
+"""
 
 
 def keyframes_of(root: Root, tables: dict[str, Columns], split: str) -> np.ndarray:
-    """Rows in sample.json of the keyframes of the split's scenes, ordered by time and then by token: (K,) int64."""
+    """Rows in sample.json of the keyframes of the split's scenes, ordered by time and then by
+    token: (K,) int64.
+    """
     if split not in root.splits:
         raise PetrflowError(f"{root.folder} defines no split '{split}': it has {', '.join(root.splits) or 'none'}.")
     sample = tables["sample"]
@@ -39,14 +45,18 @@ def keyframes_of(root: Root, tables: dict[str, Columns], split: str) -> np.ndarr
 
 
 def number_of(rows: np.ndarray, total: int) -> np.ndarray:
-    """Invert a choice of rows: (total,) int32 with the place of every row in ``rows``, -1 for rows that were not chosen."""
+    """Invert a choice of rows: (total,) int32 with the place of every row in ``rows``, -1 for rows
+    that were not chosen.
+    """
     numbers = np.full(total, -1, dtype=np.int32)
     numbers[rows] = np.arange(len(rows), dtype=np.int32)
     return numbers
 
 
 def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.ndarray) -> Columns:
-    """Columns of the keyframes ``rows``, those of their lidar frame and scene (its place in ``scene_rows``) included."""
+    """Columns of the keyframes ``rows``, those of their lidar frame and scene (its place in
+    ``scene_rows``) included.
+    """
     sample, scene, data, calibrated = (tables[name] for name in ("sample", "scene", "sample_data", "calibrated_sensor"))
     number = number_of(rows, len(sample["timestamp"]))
     lidar_rows = np.flatnonzero((data["camera"] < 0) & (number[data["sample_row"]] >= 0))
@@ -76,7 +86,9 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
 
 
 def scenes_of(tables: dict[str, Columns], keyframe_rows: np.ndarray) -> np.ndarray:
-    """Return the rows in scene.json of the scenes of some keyframes, ordered by name: (S,) int64."""
+    """Return the rows in scene.json of the scenes of some keyframes, ordered by name: (S,)
+    int64.
+    """
     used = np.unique(tables["sample"]["scene_row"][keyframe_rows])
     names = tables["scene"]["name"].to_pylist()
     return np.array(sorted(used.tolist(), key=lambda row: names[row]), dtype=np.int64)
@@ -95,7 +107,8 @@ def camera_frames_of(
     Returns
     -------
     rows : (F,) int64
-        In sample_data, ordered by keyframe, time and camera: what is near in time is near in the file.
+        In sample_data, ordered by keyframe, time and camera: what is near in time is near in the
+        file.
     current : (K, N) int32
         Numbers (places in ``rows``) of every keyframe's own frames.
     previous : (F,) int32
@@ -158,10 +171,11 @@ def walk_back(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Follow every keyframe's cameras back in time, as stock does, all keyframes at once.
 
-    For each of up to ``num_prev_keyframes`` previous keyframes: ``sweeps_per_keyframe`` steps along each camera's own chain, then the
-    previous keyframe itself, from which the next steps start. Where any camera's chain has ended, a step repeats the entry before it,
-    while the cameras that stock walks ahead of the ended one still move on. A repeat with nothing before it, where stock fails with an
-    IndexError, is left out.
+    For each of up to ``num_prev_keyframes`` previous keyframes: ``sweeps_per_keyframe`` steps along
+    each camera's own chain, then the previous keyframe itself, from which the next steps start.
+    Where any camera's chain has ended, a step repeats the entry before it, while the cameras that
+    stock walks ahead of the ended one still move on. A repeat with nothing before it, where stock
+    fails with an IndexError, is left out.
 
     Parameters
     ----------

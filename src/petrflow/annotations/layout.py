@@ -1,7 +1,9 @@
-"""Layout of an annotation store on disk: one Arrow IPC file, one record batch of one row, a whole column in every cell.
+"""Layout of an annotation store on disk: one Arrow IPC file, one record batch of one row, a whole
+column in every cell.
 
-docs/annotation-store.md describes it for people. Tables of different lengths share the file because every column is a list; any Arrow
-library reads it, and numpy sees the values in place without a copy.
+docs/annotation-store.md describes it for people. Tables of different lengths share the file because
+every column is a list; any Arrow library reads it, and numpy sees the values in place without a
+copy.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _METADATA_KEY = b"petrflow"
 
 
 def write(path: Path, columns: dict[str, Any], metadata: dict[str, Any]) -> None:
-    """Write columns (pyarrow.StringArray, or numpy of one or more axes) and metadata; the same input gives the same bytes."""
+    """Write columns (pyarrow.StringArray, or numpy of one or more axes) and metadata; the same
+    input gives the same bytes.
+    """
     with atomic_path(path, needed=sum(column.nbytes for column in columns.values())) as temporary:
         _write(temporary, columns, metadata)
 
@@ -60,7 +64,8 @@ def write_joined(path: Path, pieces: Callable[[], Iterable[dict[str, Any]]], met
             sizes.setdefault(name, _Size.like(column)).add(column)
     total = sum(size.bytes() for size in sizes.values())
     with atomic_path(path, needed=total) as temporary:
-        # A store of the right size, of zeros that the kernel does not keep in memory; then the pieces go to their places.
+        # A store of the right size, of zeros that the kernel does not keep in memory; then the
+        # pieces go to their places.
         _write(temporary, {name: size.placeholder() for name, size in sizes.items()}, metadata)
         places = _places(temporary)
         descriptor = os.open(temporary, os.O_WRONLY)
@@ -104,7 +109,9 @@ class _Size:
 
 
 def _places(path: Path) -> dict[str, list[int]]:
-    """Return where in the file a column's next row goes; for texts, its end, its bytes, and how many bytes there are so far."""
+    """Return where in the file a column's next row goes; for texts, its end, its bytes, and how
+    many bytes there are so far.
+    """
     places = {}
     with pa.memory_map(str(path), "r") as source:
         base = source.read_buffer(1).address
@@ -168,7 +175,9 @@ class Texts:
         return str(self._data[self._offsets[index] : self._offsets[index + 1]], "utf-8")
 
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the strings begin and end, (n + 1,), and their bytes from the first one's on, (bytes,) uint8."""
+        """Return where the strings begin and end, (n + 1,), and their bytes from the first one's
+        on, (bytes,) uint8.
+        """
         offsets = self._offsets[: self._length + 1]
         return offsets, np.frombuffer(self._data, dtype=np.uint8)[offsets[0] : offsets[-1]] if len(
             self._data
@@ -186,7 +195,8 @@ def texts(column: pa.Array | Texts) -> Texts:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Map a store into memory: (columns as numpy arrays or :class:`Texts`, metadata). Nothing is copied.
+    """Map a store into memory: (columns as numpy arrays or :class:`Texts`, metadata). Nothing is
+    copied.
 
     Raises
     ------

@@ -1,7 +1,9 @@
-"""Annotations of data sets of any size: large tables are dealt out to runs of scenes, which are joined one after another.
+"""Annotations of data sets of any size: large tables are dealt out to runs of scenes, which are
+joined one after another.
 
-A run is a stretch of time in which whole scenes lie, so that the stores of the runs, one behind the other, are the store of all. The large
-tables are read once; what a run needs of them waits on the disk until its turn.
+A run is a stretch of time in which whole scenes lie, so that the stores of the runs, one behind the
+other, are the store of all. The large tables are read once; what a run needs of them waits on the
+disk until its turn.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from petrflow.nuscenes.columns import Columns, add_converted, join, read_batches
 from petrflow.nuscenes.root import Root
 
 RUN_BYTES = 1_600_000_000
-"""Bytes of ``sample_data.json`` for which one run's memory stays below 2 GB. nuScenes' trainval, 1.34 GB, is one run."""
+"""Bytes of ``sample_data.json`` for which one run's memory stays below 2 GB. nuScenes' trainval,
+1.34 GB, is one run.
+"""
 _BATCH_ROWS = 524_288
 
 
@@ -93,7 +97,9 @@ def _dealt_path(folder: Path, name: str, run: int) -> Path:
 def dealt(
     root: Root, splits: Sequence[str], number: int, folder: Path, progress: bool, threads: int | None
 ) -> Iterator[Dealt]:
-    """Read the tables and deal the large ones out to runs, in a temporary folder under ``folder`` that goes at the end."""
+    """Read the tables and deal the large ones out to runs, in a temporary folder under ``folder``
+    that goes at the end.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(table_path(root, name).stat().st_size for name in LARGE_TABLES if table_path(root, name).exists())
     require_space(folder, needed // 2, "Joining the tables")  # measured: 0.4 of the tables' bytes, stores included
@@ -114,7 +120,8 @@ def dealt(
 
 
 def divide(tables: dict[str, Columns], keyframe_rows: Sequence[np.ndarray], number: int) -> np.ndarray:
-    """Divide scenes into runs of about equal size, cut where no scene goes on; return every sample's run, -1 for none.
+    """Divide scenes into runs of about equal size, cut where no scene goes on; return every
+    sample's run, -1 for none.
 
     There are fewer runs than asked for where scenes overlap in time.
     """
@@ -142,7 +149,9 @@ def divide(tables: dict[str, Columns], keyframe_rows: Sequence[np.ndarray], numb
 def _deal(
     target: Dealt, name: str, advance: Any, threads: int | None, poses: tuple[np.ndarray, np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Write each run's rows of a large table, in the table's order; return hashes and runs of the poses they refer to, sorted."""
+    """Write each run's rows of a large table, in the table's order; return hashes and runs of the
+    poses they refer to, sorted.
+    """
     kinds, optional = large_table(name)
     hashed = {"sample_data": "ego_pose_token", "ego_pose": "token"}.get(name)
     keep = wanted_frames(target.root, target.small) if name == "sample_data" else None
@@ -182,7 +191,9 @@ def _deal(
 
 
 def _runs_of_poses(hashes: np.ndarray, known: np.ndarray, runs: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return runs, and which poses each of them needs; a pose that several runs need, or whose hash does, goes to all of them."""
+    """Return runs, and which poses each of them needs; a pose that several runs need, or whose hash
+    does, goes to all of them.
+    """
     members: dict[int, np.ndarray] = {}
     order = np.argsort(hashes)
     first, last = (np.empty(len(hashes), dtype=np.int64) for _ in range(2))
@@ -219,7 +230,9 @@ def join_pieces(pieces: Sequence[Path], path: Path) -> None:
 
 
 def _moved(columns: Columns, counts: dict[str, int], first: bool) -> Columns:
-    """Return a piece's columns with its numbers of rows moved on by what the pieces before it hold."""
+    """Return a piece's columns with its numbers of rows moved on by what the pieces before it
+    hold.
+    """
     moved = dict(columns)
     for name in ("keyframe.camera_frame", "sweep.camera_frame"):
         moved[name] = columns[name] + np.int32(counts["camera_frame"])

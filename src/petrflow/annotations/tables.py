@@ -66,13 +66,15 @@ _OPTIONAL = {
 
 
 def read_tables(root: Root, progress: bool = True, threads: int | None = None) -> dict[str, Columns]:
-    """Read what the stores need of all tables, with every token that refers to a row turned into that row's number.
+    """Read what the stores need of all tables, with every token that refers to a row turned into
+    that row's number.
 
     Returns
     -------
     dict
-        Table name to columns. A column ``x_row`` holds int32 rows of table ``x``, -1 for none; ``sample_data`` holds only rows of the
-        root's cameras and lidar keyframes, with the column ``camera``: its place in :func:`camera_names`, -1 for the lidar.
+        Table name to columns. A column ``x_row`` holds int32 rows of table ``x``, -1 for none;
+        ``sample_data`` holds only rows of the root's cameras and lidar keyframes, with the column
+        ``camera``: its place in :func:`camera_names`, -1 for the lidar.
     """
     with table_progress(root, progress) as advance:
         tables = read_small_tables(root, advance, threads)
@@ -91,7 +93,9 @@ def read_tables(root: Root, progress: bool = True, threads: int | None = None) -
 
 
 LARGE_TABLES = ("sample_data", "ego_pose", "sample_annotation")
-"""Tables that grow with every frame of a sensor, in the order in which they are read, after all others."""
+"""Tables that grow with every frame of a sensor, in the order in which they are read, after all
+others.
+"""
 
 
 def read_small_tables(root: Root, advance: Callable[[float], object], threads: int | None = None) -> dict[str, Columns]:
@@ -116,7 +120,9 @@ def table_path(root: Root, name: str) -> Path:
 
 
 def large_table(name: str) -> tuple[Kinds, tuple[str, ...]]:
-    """Return the columns that are read of a large table, and those of them that records may lack."""
+    """Return the columns that are read of a large table, and those of them that records may
+    lack.
+    """
     return _TABLES[name], _OPTIONAL.get(name, ())
 
 
@@ -138,7 +144,8 @@ def table_progress(root: Root, shown: bool) -> Iterator[Callable[[float], object
         yield advance
 
 
-# Table to its columns of tokens: column, table it refers to, whether it may be empty, name of the column of rows.
+# Table to its columns of tokens: column, table it refers to, whether it may be empty, name of the
+# column of rows.
 _REFERENCES = {
     "calibrated_sensor": [("sensor_token", "sensor", False)],
     "instance": [("category_token", "category", False)],
@@ -170,7 +177,8 @@ def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
             rows = lookup(keys, known, name, target, optional)
         table[f"{column if column in ('prev', 'next') else target}_row"] = rows
     if name == "ego_pose":
-        # A pose is stored with the frame it belongs to; the table itself is the largest thing here, and goes.
+        # A pose is stored with the frame it belongs to; the table itself is the largest thing here,
+        # and goes.
         data = tables["sample_data"]
         rows = lookup(data.pop("ego_pose_token"), table["token"], "sample_data", "ego_pose", False)
         data["ego_pose"] = np.concatenate([table["translation"][rows], table["rotation"][rows]], axis=1)
@@ -186,7 +194,9 @@ def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
 
 
 def lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
-    """Return the row of every key in ``values``: (n,) int32. An empty key is -1 if ``optional``; a dangling one is an error."""
+    """Return the row of every key in ``values``: (n,) int32. An empty key is -1 if ``optional``; a
+    dangling one is an error.
+    """
     found = pc.index_in(keys, value_set=values)
     known = valid(found)
     dangling = ~known & (text_lengths(keys) > 0) if optional else ~known
@@ -206,6 +216,9 @@ def _channels(tables: dict[str, Columns]) -> list[str]:
 
 
 def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.RecordBatch], np.ndarray]:
+    """Return what says of rows of ``sample_data`` whether they are of the root's cameras, or
+    keyframes of the lidar.
+    """
     tokens = tables["calibrated_sensor"]["token"]
     cameras = set(camera_names(root, tables))
     channels = _channels(tables)
@@ -222,7 +235,9 @@ def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Record
 
 
 def camera_names(root: Root, tables: dict[str, Columns]) -> tuple[str, ...]:
-    """Channels of the cameras in the store's order: nuScenes' own in stock order, then others as the root names them."""
+    """Channels of the cameras in the store's order: nuScenes' own in stock order, then others as
+    the root names them.
+    """
     sensor = tables["sensor"]
     pairs = zip(sensor["channel"].to_pylist(), sensor["modality"].to_pylist(), strict=True)
     present = sorted({channel for channel, modality in pairs if modality == "camera"})

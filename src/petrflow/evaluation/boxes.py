@@ -1,4 +1,6 @@
-"""Labelled and detected boxes of a split as columns in the global frame, filtered as a protocol says."""
+"""Labelled and detected boxes of a split as columns in the global frame, filtered as a protocol
+says.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from petrflow.evaluation.matching import Boxes, inside_any
 from petrflow.evaluation.protocol import Protocol
 
 MOVING_SPEED = 0.2
-"""Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is chosen."""
+"""Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is
+chosen.
+"""
 
 MOVING_ATTRIBUTE = {
     **dict.fromkeys(("car", "truck", "construction_vehicle", "bus", "trailer"), "vehicle.moving"),
@@ -69,7 +73,8 @@ def global_detections(
 ) -> GlobalDetections:
     """Take detections from the lidar frame of their keyframes to the global frame.
 
-    The result does not depend on how keyframes are divided into calls: what is scored and what is written are the same numbers.
+    The result does not depend on how keyframes are divided into calls: what is scored and what is
+    written are the same numbers.
 
     Parameters
     ----------
@@ -131,7 +136,9 @@ def _attribute_tables(class_names: Sequence[str]) -> tuple[list[str], np.ndarray
 def _given_attributes(
     found: Sequence[Any], best: list[np.ndarray], names: list[str], chosen: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """Use the attributes that detections bring along, and the chosen ones for those that bring none."""
+    """Use the attributes that detections bring along, and the chosen ones for those that bring
+    none.
+    """
     names, codes, start = list(names), chosen.copy(), 0
     number = {name: k for k, name in enumerate(names)}
     for one, rows in zip(found, best, strict=True):
@@ -149,7 +156,8 @@ def _given_attributes(
 def choose_attribute(class_name: str, speed: float) -> str:
     """Return the nuScenes attribute of a detection from its class and its speed (m/s).
 
-    PETRv2 predicts no attribute; moving or not is what its velocity tells, and cones and barriers have none.
+    PETRv2 predicts no attribute; moving or not is what its velocity tells, and cones and barriers
+    have none.
     """
     table = MOVING_ATTRIBUTE if speed > MOVING_SPEED else STILL_ATTRIBUTE
     return table.get(class_name, "")
@@ -173,7 +181,8 @@ class Racks:
 
 
 def labelled(store: AnnotationStore, keyframes: np.ndarray, protocol: Protocol) -> tuple[Boxes, Racks]:
-    """Return the labelled boxes of some keyframes that count, and the racks that the protocol knows.
+    """Return the labelled boxes of some keyframes that count, and the racks that the protocol
+    knows.
 
     Parameters
     ----------
@@ -222,7 +231,9 @@ def _labelled_boxes(store: AnnotationStore, rows: np.ndarray, keyframe: np.ndarr
 
 
 def detected(store: AnnotationStore, found: GlobalDetections, class_names: Sequence[str], protocol: Protocol) -> Boxes:
-    """Return detections as boxes with the protocol's labels, without classes that it does not know."""
+    """Return detections as boxes with the protocol's labels, without classes that it does not
+    know.
+    """
     number = {name: k for k, name in enumerate(protocol.class_names)}
     label = np.array([number.get(name, -1) for name in class_names], dtype=np.int16)[found.label]
     attributes: list[str] = store.metadata["attributes"]

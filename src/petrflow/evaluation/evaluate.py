@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,10 +52,12 @@ def evaluate(
     judge: str = "petrflow",
     expect: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Predict a split with ``model``, score it and leave ``metrics.json``, ``results_nusc.json`` and ``table.txt``.
+    """Predict a split with ``model``, score it and leave ``metrics.json``, ``results_nusc.json``
+    and ``table.txt``.
 
-    Processes that train together each predict a part of the split, match that part with its boxes, and sum up some of the
-    classes. They hand over what they found in ``shares`` beside ``out_dir``; the first one writes ``out_dir``.
+    Processes that train together each predict a part of the split, match that part with its boxes,
+    and sum up some of the classes. They hand over what they found in ``shares`` beside ``out_dir``;
+    the first one writes ``out_dir``.
 
     Parameters
     ----------
@@ -71,13 +74,15 @@ def evaluate(
     judge : str
         ``petrflow``, or ``devkit``: nuscenes-devkit in the first process, while the others wait.
     expect : mapping, optional
-        ``{metric: {"value": float, "tolerance": float}}``; see :func:`petrflow.evaluation.expectations.compare_with_expected`.
+        ``{metric: {"value": float, "tolerance": float}}``; see
+        :func:`petrflow.evaluation.expectations.compare_with_expected`.
 
     Returns
     -------
     dict or None
-        As :func:`petrflow.evaluation.summary.summary` returns it, with ``bands``, ``groups`` and ``scenes`` of petrflow's own
-        judge, and with ``expect`` where figures are expected. None in all processes but the first.
+        As :func:`petrflow.evaluation.summary.summary` returns it, with ``bands``, ``groups`` and
+        ``scenes`` of petrflow's own judge, and with ``expect`` where figures are expected. None in
+        all processes but the first.
     """
     store, names = AnnotationStore.open(store_path), list(model_config["class_names"])
     require_scorable(store, names, root, judge)
@@ -88,7 +93,8 @@ def evaluate(
 def require_scorable(
     store: AnnotationStore, class_names: Sequence[str], root: Path, judge: str = "petrflow"
 ) -> Protocol:
-    """Say before anything is predicted why a split could not be scored; return the protocol by which it is.
+    """Say before anything is predicted why a split could not be scored; return the protocol by
+    which it is.
 
     Raises
     ------
@@ -114,11 +120,26 @@ def require_scorable(
                 f"nuscenes-devkit knows no class {', '.join(unknown)}: remove judge: devkit, petrflow's own judge takes any class"
             )
         if processes.rank() == 0:
-            tokens = store.columns["keyframe.token"].take(range(len(store)))
-            require_devkit_can_score(tokens, root, store.version)
+            _let_devkit_try(store.path, Path(root))
     elif processes.rank() == 0 and (several := int((store.columns["box.attribute_count"] > 1).sum())):
         log.warning("%d boxes of %s carry more than one attribute: the first one counts", several, store.path)
     return protocol
+
+
+@functools.cache
+def _let_devkit_try(store_path: Path, root: Path) -> None:
+    """Let the devkit load what it scores with, once in a process: it takes as long as for an
+    evaluation.
+    """
+    store = AnnotationStore.open(store_path)
+    tokens = store.columns["keyframe.token"].take(range(len(store)))
+    require_devkit_can_score(tokens, root, store.version, scene_names(store))
+
+
+def scene_names(store: AnnotationStore) -> list[str]:
+    """Return the names of a split's scenes."""
+    names: list[str] = store.columns["scene.name"].take(range(len(store.columns["scene.name"])))
+    return names
 
 
 def typical_sizes(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, list[float]]:
@@ -206,7 +227,7 @@ def score_detections(
         _require_each_once(store, [numbers for numbers, _ in shares])
         with atomic_dir(Path(out_dir)) as made:
             write_submission(made / "results_nusc.json", shares)
-            metrics = figures or score(read_json(made / "results_nusc.json"), root, store.version)
+            metrics = figures or score(made / "results_nusc.json", root, store.version, scenes=scene_names(store))
             if expect:
                 metrics["expect"] = compare_with_expected(metrics, expect)
             write_json(made / "metrics.json", metrics)
@@ -216,7 +237,9 @@ def score_detections(
 
 
 def _judge_together(store: AnnotationStore, mine: Matches, protocol: Protocol, folder: Path) -> dict[str, Any] | None:
-    """Return the figures of the whole split in the first process, from what every process matched."""
+    """Return the figures of the whole split in the first process, from what every process
+    matched.
+    """
     rank, world, parts = processes.rank(), processes.world_size(), parts_of(store)
     if world == 1:
         return _metrics(judge_classes(mine, protocol, parts), mine, protocol)

@@ -48,7 +48,8 @@ def class_figures(
     hit : (n, T) bool
         Whether a detection matches at each distance threshold.
     errors : (m, 5) float64
-        Errors of the detections that match at the protocol's ``error_threshold``, in the same order.
+        Errors of the detections that match at the protocol's ``error_threshold``, in the same
+        order.
     truths : int
         Labelled boxes that count.
     """
@@ -77,7 +78,9 @@ def _average_precision(precision: np.ndarray, protocol: Protocol) -> float:
 
 
 def _mean_errors(confidence: np.ndarray, score: np.ndarray, errors: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Return the mean of each error over the recalls above the least and up to the highest that was reached: (5,)."""
+    """Return the mean of each error over the recalls above the least and up to the highest that was
+    reached: (5,).
+    """
     first = round(100 * protocol.min_recall) + 1
     reached = np.flatnonzero(confidence)
     last = int(reached[-1]) if len(reached) else 0
@@ -89,7 +92,9 @@ def _mean_errors(confidence: np.ndarray, score: np.ndarray, errors: np.ndarray, 
 
 
 def _means_so_far(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each column up to each row, without NaN; 0 before the first known value, 1 where none is known."""
+    """Return the mean of each column up to each row, without NaN; 0 before the first known value, 1
+    where none is known.
+    """
     known = ~np.isnan(values)
     count = np.cumsum(known, axis=0)
     means = np.divide(

@@ -1,7 +1,9 @@
-"""petrflow's own judge: nuScenes' detection figures from an annotation store, without the devkit and without the tables.
+"""petrflow's own judge: nuScenes' detection figures from an annotation store, without the devkit
+and without the tables.
 
-Keyframes are matched on their own, so any number of processes share them (:func:`match_keyframes`); classes are summed up on
-their own, so processes share those too (:func:`judge_classes`). :func:`judge` does both in one process.
+Keyframes are matched on their own, so any number of processes share them (:func:`match_keyframes`);
+classes are summed up on their own, so processes share those too (:func:`judge_classes`).
+:func:`judge` does both in one process.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from petrflow.evaluation.matching import Boxes, assign, candidates, errors
 from petrflow.evaluation.protocol import Protocol
 
 CHUNK_KEYFRAMES = 256
-"""Keyframes that are matched at once. Memory grows with it: a few hundred bytes for each detection."""
+"""Keyframes that are matched at once. Memory grows with it: a few hundred bytes for each
+detection.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Matches:
     band : (n, T) uint8
         Distance band of the matched box, or of the detection itself where it matches none.
     error : (m, 5) float64
-        Errors of the detections that match at the protocol's error threshold, in the order of those.
+        Errors of the detections that match at the protocol's error threshold, in the order of
+        those.
     known : (2,) bool
         Whether any box that counts has a velocity, and whether any has an attribute.
     """
@@ -105,7 +110,8 @@ def _match(
 def match_boxes(keyframes: np.ndarray, boxes: Boxes, truth: Boxes, protocol: Protocol) -> Matches:
     """Match detections with labelled boxes; both hold only what counts."""
     thresholds = protocol.distance_thresholds
-    # The devkit sorts pairs of score and place and turns the list round: of equal scores the last one chooses first.
+    # The devkit sorts pairs of score and place and turns the list round: of equal scores the last
+    # one chooses first.
     choose = np.argsort(boxes.score, kind="stable")[::-1]
     rank = np.empty(len(boxes), dtype=np.int64)
     rank[choose] = np.arange(len(boxes))
@@ -139,7 +145,9 @@ def match_boxes(keyframes: np.ndarray, boxes: Boxes, truth: Boxes, protocol: Pro
 
 
 def join(parts: Iterable[Matches], store: AnnotationStore, protocol: Protocol) -> Matches:
-    """Join the matches of several sets of keyframes, in the order of sample.json, on which equal scores depend."""
+    """Join the matches of several sets of keyframes, in the order of sample.json, on which equal
+    scores depend.
+    """
     thresholds = len(protocol.distance_thresholds)
     nothing = Matches(
         keyframes=np.zeros(0, dtype=np.int64),
@@ -201,7 +209,8 @@ GROUP_WORDS = {"night": ("night",), "rain": ("rain",)}
 def parts_of(store: AnnotationStore) -> Parts:
     """Return the scenes of a store and the groups to which their descriptions put them.
 
-    nuScenes describes its scenes ("Night, after rain, peds on sidewalk"); a group that no scene belongs to is left out.
+    nuScenes describes its scenes ("Night, after rain, peds on sidewalk"); a group that no scene
+    belongs to is left out.
     """
     scene = np.asarray(store.columns["keyframe.scene_row"], dtype=np.int64)
     count = len(store.columns["scene.name"])
@@ -217,7 +226,9 @@ def parts_of(store: AnnotationStore) -> Parts:
 
 @dataclass(frozen=True)
 class Judged:
-    """Figures of one class: on all keyframes, by distance band, by group of scenes and by scene (where it has boxes)."""
+    """Figures of one class: on all keyframes, by distance band, by group of scenes and by scene
+    (where it has boxes).
+    """
 
     whole: ClassFigures
     bands: dict[str, ClassFigures]
@@ -250,7 +261,9 @@ def judge_classes(
 
 
 def _sorted_by_class(label: np.ndarray, score: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sort detections by class, the highest score first and of equal scores the last one first, as the devkit does."""
+    """Sort detections by class, the highest score first and of equal scores the last one first, as
+    the devkit does.
+    """
     starts = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=classes))])
     by_class = np.argsort(label, kind="stable")
     order = np.empty(len(label), dtype=np.int64)

@@ -1,8 +1,9 @@
 """Which detection matches which labelled box, for all keyframes and classes at once.
 
-The devkit goes through the detections of a class in the order of their scores; each takes the nearest box of its keyframe and
-class that is still free, if that is near enough. Such a choice in turn is the stable matching in which every box prefers the
-detection of the higher score. :func:`assign` finds it in rounds in which all detections ask at once, which numpy can do.
+The devkit goes through the detections of a class in the order of their scores; each takes the
+nearest box of its keyframe and class that is still free, if that is near enough. Such a choice in
+turn is the stable matching in which every box prefers the detection of the higher score.
+:func:`assign` finds it in rounds in which all detections ask at once, which numpy can do.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ class Candidates:
 
 
 def candidates(found: Boxes, truth: Boxes, classes: int, limit: float, rank: np.ndarray) -> Candidates:
-    """Return all pairs of one keyframe and one class whose centres are nearer than ``limit`` (m), seen from above.
+    """Return all pairs of one keyframe and one class whose centres are nearer than ``limit`` (m),
+    seen from above.
 
-    ``rank`` (n,) int64 is the number of each detection in the order in which they choose, and in the pairs.
+    ``rank`` (n,) int64 is the number of each detection in the order in which they choose, and in
+    the pairs.
     """
     group_of_truth = truth.keyframe * classes + truth.label
     order = np.argsort(group_of_truth, kind="stable")
@@ -98,7 +101,8 @@ def candidates(found: Boxes, truth: Boxes, classes: int, limit: float, rank: np.
     distance = np.sqrt(dx * dx + dy * dy)
     near = np.flatnonzero(distance < limit)
     detection, partner, distance = rank[detection[near]], partner[near], distance[near]
-    # lexsort keeps the order of equal distances: the box that stands first in the table is asked first, as in the devkit.
+    # lexsort keeps the order of equal distances: the box that stands first in the table is asked
+    # first, as in the devkit.
     sort = np.lexsort((distance, detection))
     first = np.concatenate([[0], np.cumsum(np.bincount(detection, minlength=len(found)))])
     return Candidates(first.astype(np.int64), partner[sort], distance[sort])
@@ -163,9 +167,9 @@ def errors(found: Boxes, truth: Boxes, periods: np.ndarray) -> np.ndarray:
     Returns
     -------
     (n, 5) float64
-        In the order of :data:`petrflow.evaluation.protocol.ERRORS`: distance of the centres (m), 1 - IoU of the sizes, turn
-        between the headings (rad), difference of the velocities (m/s, NaN where one is unknown), 1 where the attributes
-        differ (NaN where the label has none).
+        In the order of :data:`petrflow.evaluation.protocol.ERRORS`: distance of the centres (m), 1
+        - IoU of the sizes, turn between the headings (rad), difference of the velocities (m/s, NaN
+        where one is unknown), 1 where the attributes differ (NaN where the label has none).
     """
     offset = found.centre[:, :2] - truth.centre[:, :2]
     shared = np.minimum(found.size, truth.size).prod(axis=1)
@@ -211,7 +215,8 @@ def inside_any(points: np.ndarray, keyframe: np.ndarray, racks: Boxes, rotations
         half = np.array([length, width, height]) / 2
         rotation, centre = rotations[rack], racks.centre[rack]
         corner = rotation @ half + centre
-        # The devkit's own test: along three edges from one corner, so that rounding at a face falls the same way.
+        # The devkit's own test: along three edges from one corner, so that rounding at a face falls
+        # the same way.
         inner = np.ones(len(rows), dtype=bool)
         for axis in range(3):
             other = half.copy()

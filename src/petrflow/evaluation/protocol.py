@@ -1,7 +1,9 @@
-"""What a detection has to do to count: classes, ranges, distances and weights of an evaluation, as data.
+"""What a detection has to do to count: classes, ranges, distances and weights of an evaluation, as
+data.
 
-:data:`NUSCENES` is nuScenes' own protocol, ``detection_cvpr_2019`` of nuscenes-devkit. Own classes get a protocol from
-:func:`protocol_of_classes`. Nothing below this module knows the name of a class.
+:data:`NUSCENES` is nuScenes' own protocol, ``detection_cvpr_2019`` of nuscenes-devkit. Own classes
+get a protocol from :func:`protocol_of_classes`. Nothing below this module knows the name of a
+class.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Protocol:
     Attributes
     ----------
     class_ranges : mapping of str to float
-        Classes in the order of the table, and the distance from the vehicle (m) up to which each counts.
+        Classes in the order of the table, and the distance from the vehicle (m) up to which each
+        counts.
     distance_thresholds : tuple of float
         m, ascending. A detection matches a box whose centre is nearer than this, seen from above.
     error_threshold : float
@@ -39,7 +42,8 @@ class Protocol:
     undefined_errors : mapping of str to tuple of str
         Errors (of :data:`ERRORS`) that mean nothing for a class.
     rack_category, racked_classes : str, frozenset of str
-        Boxes of these classes inside a box of this category do not count, neither labelled nor detected.
+        Boxes of these classes inside a box of this category do not count, neither labelled nor
+        detected.
     bands : tuple of (float, float)
         Distances from the vehicle (m), from and below, for which figures are given apart.
     """
@@ -83,7 +87,9 @@ class Protocol:
         return np.array([np.pi if name in self.symmetric_classes else 2 * np.pi for name in self.class_names])
 
     def band_of(self, distance: np.ndarray) -> np.ndarray:
-        """Return the number of each distance's band: (n,) uint8; ``len(bands)`` for one that lies in none."""
+        """Return the number of each distance's band: (n,) uint8; ``len(bands)`` for one that lies
+        in none.
+        """
         band = np.full(distance.shape, len(self.bands), dtype=np.uint8)
         for number, (low, high) in enumerate(self.bands):
             band[(distance >= low) & (distance < high)] = number
@@ -112,12 +118,18 @@ NUSCENES = Protocol(
     rack_category="static_object.bicycle_rack",
     racked_classes=frozenset({"bicycle", "motorcycle"}),
 )
-"""nuScenes' protocol as nuscenes-devkit 1.2.0 has it in ``detection_cvpr_2019.json`` and in its code."""
+"""nuScenes' protocol as nuscenes-devkit 1.2.0 has it in ``detection_cvpr_2019.json`` and in its
+code.
+"""
 
 LARGE_LENGTH = 3.0
-"""m. A class whose boxes are typically at least this long counts up to 50 m, as nuScenes' vehicles do."""
+"""m. A class whose boxes are typically at least this long counts up to 50 m, as nuScenes' vehicles
+do.
+"""
 SMALL_HEIGHT = 1.2
-"""m. A shorter class whose boxes are typically lower than this counts up to 30 m, as nuScenes' cones and barriers do."""
+"""m. A shorter class whose boxes are typically lower than this counts up to 30 m, as nuScenes'
+cones and barriers do.
+"""
 
 
 def default_range(size: Sequence[float]) -> float:
@@ -141,10 +153,11 @@ def protocol_of_classes(
     Parameters
     ----------
     class_names : sequence of str
-        Where all are nuScenes' own and nothing else is given, the protocol is nuScenes', which has all ten.
+        Where all are nuScenes' own and nothing else is given, the protocol is nuScenes', which has
+        all ten.
     sizes : mapping, optional
-        Typical width, length and height of each class (m), from which :func:`default_range` gives a range. A class without
-        a size counts up to 40 m.
+        Typical width, length and height of each class (m), from which :func:`default_range` gives a
+        range. A class without a size counts up to 40 m.
     ranges : mapping, optional
         Range of some classes (m), in place of the default.
     undefined_errors : mapping, optional

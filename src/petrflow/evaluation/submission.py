@@ -39,7 +39,8 @@ def to_submission(
     Returns
     -------
     dict
-        ``{"meta": …, "results": {token: [box, …]}}`` as https://www.nuscenes.org/object-detection describes it.
+        ``{"meta": …, "results": {token: [box, …]}}`` as https://www.nuscenes.org/object-detection
+        describes it.
 
     Raises
     ------
@@ -113,7 +114,9 @@ def _boxes(tokens: list[str], found: GlobalDetections, class_names: Sequence[str
 def submission_lines(
     store: AnnotationStore, keyframes: Sequence[int], detections: Mapping[str, Detections], class_names: Sequence[str]
 ) -> Iterator[bytes]:
-    """Give one line for each keyframe: its token and its boxes, as they stand in a submission's ``results``."""
+    """Give one line for each keyframe: its token and its boxes, as they stand in a submission's
+    ``results``.
+    """
     tokens = store.columns["keyframe.token"]
     for index, boxes in zip(keyframes, submission_boxes(store, keyframes, detections, class_names), strict=True):
         known = not boxes or np.isfinite([box["velocity"] for box in boxes]).all()
@@ -148,9 +151,11 @@ def write_submission(path: Path, shares: Sequence[tuple[Sequence[int], Iterable[
 
 
 def ground_truth_detections(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, Detections]:
-    """Return the split's own boxes as if a perfect detector had found them (score 1), for checking the conversion.
+    """Return the split's own boxes as if a perfect detector had found them (score 1), for checking
+    the conversion.
 
-    Boxes without a lidar or radar point are left out, as the devkit leaves them out of the ground truth.
+    Boxes without a lidar or radar point are left out, as the devkit leaves them out of the ground
+    truth.
     """
     detections = {}
     for index in range(len(store)):

@@ -31,18 +31,20 @@ def summary(
     Returns
     -------
     dict
-        ``mAP``, ``NDS``, ``mATE`` … ``mAAE`` as the devkit computes them; ``not_available``, the errors for which the
-        split has no ground truth (the devkit counts them as 1.0); ``NDS_available_terms``, the same weighted mean over the
-        terms that exist; ``mAP_present_classes``, mAP over the classes that the split has boxes of (the devkit counts the
-        others as 0); ``per_class`` with ``AP``, ``ATE`` … and ``AP_by_distance`` (threshold in m -> AP);
-        ``ground_truth`` with the number of boxes by class.
+        ``mAP``, ``NDS``, ``mATE`` … ``mAAE`` as the devkit computes them; ``not_available``, the
+        errors for which the split has no ground truth (the devkit counts them as 1.0);
+        ``NDS_available_terms``, the same weighted mean over the terms that exist;
+        ``mAP_present_classes``, mAP over the classes that the split has boxes of (the devkit counts
+        the others as 0); ``per_class`` with ``AP``, ``ATE`` … and ``AP_by_distance`` (threshold in
+        m -> AP); ``ground_truth`` with the number of boxes by class.
     """
     not_available = [name for name, known in (("mAVE", velocity_known), ("mAAE", attribute_known)) if not known]
     figures: dict[str, Any] = {"mAP": serialized["mean_ap"], "NDS": serialized["nd_score"]}
     for key, name in ERROR_NAMES.items():
         figures[name] = serialized["tp_errors"][key]
     terms = [1.0 - min(1.0, figures[name]) for name in ERROR_NAMES.values() if name not in not_available]
-    # NDS = (5 mAP + sum of (1 - min(1, error))) / 10 over five errors (nuScenes, CVPR 2020, eq. 3); here over those known.
+    # NDS = (5 mAP + sum of (1 - min(1, error))) / 10 over five errors (nuScenes, CVPR 2020, eq. 3);
+    # here over those known.
     figures["NDS_available_terms"] = (5.0 * figures["mAP"] + sum(terms)) / (5.0 + len(terms))
     figures["not_available"] = not_available
     figures["per_class"] = {
@@ -63,8 +65,9 @@ def summary(
 def details(judged: Mapping[str, Judged], protocol: Protocol) -> dict[str, Any]:
     """Return the figures of a split by distance band, group of scenes and scene.
 
-    Each is a mapping of the band's, group's or scene's name to ``ground_truth`` (number of boxes), ``mAP_present_classes`` (mean
-    AP of the classes that it has boxes of), ``mATE`` … ``mAAE`` (means over those classes) and ``AP`` by class.
+    Each is a mapping of the band's, group's or scene's name to ``ground_truth`` (number of boxes),
+    ``mAP_present_classes`` (mean AP of the classes that it has boxes of), ``mATE`` … ``mAAE``
+    (means over those classes) and ``AP`` by class.
     """
     found: dict[str, Any] = {}
     for kind in ("bands", "groups", "scenes"):
@@ -92,7 +95,9 @@ def _part(classes: Mapping[str, ClassFigures]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` with numpy scalars as Python's and NaN as None, so that the file is standard JSON."""
+    """Return ``value`` with numpy scalars as Python's and NaN as None, so that the file is standard
+    JSON.
+    """
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

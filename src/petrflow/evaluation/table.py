@@ -11,7 +11,9 @@ LOWEST_SCENES = 5
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """Return the metrics as the table that nuscenes-devkit prints, with what is not available named."""
+    """Return the metrics as the table that nuscenes-devkit prints, with what is not available
+    named.
+    """
     missing = metrics["not_available"]
     lines = [f"mAP: {metrics['mAP']:.4f}"]
     absent = [name for name in metrics["per_class"] if name not in metrics["ground_truth"]]
@@ -48,7 +50,9 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def _parts(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line for each distance band, each group of scenes and the five scenes with the lowest mAP."""
+    """Return a line for each distance band, each group of scenes and the five scenes with the
+    lowest mAP.
+    """
     scenes = metrics.get("scenes", {})
     lowest = sorted(scenes, key=lambda name: (scenes[name]["mAP_present_classes"], name))[:LOWEST_SCENES]
     blocks = [

@@ -1,4 +1,6 @@
-"""petrflow's judge says what nuscenes-devkit says, on splits that try everything that a figure could hang on."""
+"""petrflow's judge says what nuscenes-devkit says, on splits that try everything that a figure
+could hang on.
+"""
 
 from __future__ import annotations
 
