@@ -25,11 +25,14 @@ from petrflow.sources.xtreme1.parse import (
     read_objects,
     read_results,
 )
+from petrflow.sources.xtreme1.pcd import check_cloud
 from petrflow.sources.xtreme1.scenes import Scene, cut_scenes
 from petrflow.sources.xtreme1.settings import Settings
 from petrflow.sources.xtreme1.timing import read_poses, read_timestamps, timestamps_of_names
 from petrflow.sources.xtreme1.tracks import doubt_tracks
 
+# rad; Xtreme1 writes angles within a turn, other tools a few turns of them.
+_LARGEST_ANGLE = 20.0
 # Unlabelled frames longer before a keyframe than this are no previous frames of it, µs.
 _LONGEST_LOOK_BACK = 3_000_000
 # Where time is unknown: at most so many.
@@ -77,8 +80,15 @@ class Export:
         reader = _CameraReader(present, used, settings)
         cameras: dict[str, dict[str, Camera]] = {}
         pictures: dict[str, dict[str, Picture]] = {}
+        faults: dict[str, PetrflowError] = {}
         for frame in labelled:
-            cameras[frame.label], pictures[frame.label] = reader.read(frame)
+            try:
+                cameras[frame.label], pictures[frame.label] = reader.read(frame)
+                check_cloud(frame.cloud)
+            except PetrflowError as error:
+                faults[frame.label] = error
+        labelled = _without_faults(labelled, faults, settings, notes)
+        objects = {frame.label: objects[frame.label] for frame in labelled}
         reread = any(camera.reread_as_column_major for frame in cameras.values() for camera in frame.values())
         if reread:
             notes.append(
@@ -96,7 +106,7 @@ class Export:
         names = given or camera_names.derive_names(directions, axis)
         notes += camera_names.describe_directions(directions, names, axis)
         # Time, motion, scenes.
-        others = [frame for frame in frames if frame.label not in objects]
+        others = [frame for frame in frames if frame.label not in objects and frame.label not in faults]
         times, camera_times = _read_times(labelled, others, settings, notes)
         labelled.sort(key=lambda frame: (frame.scene, times[frame.label] if times else 0, natural_key(frame.name)))
         _check_times(labelled, times)
@@ -160,6 +170,26 @@ class Export:
             self.notes.append(
                 f"{len(dropped)} unlabelled frames cannot be previous frames; the first: {dropped[0].splitlines()[0]}"
             )
+
+
+def _without_faults(
+    frames: list[FrameFiles], faults: Mapping[str, PetrflowError], settings: Settings, notes: list[str]
+) -> list[FrameFiles]:
+    """Drop frames whose image, calibration or cloud is missing or broken, up to the share that the settings allow."""
+    if not faults:
+        return frames
+    first = next(iter(faults.values()))
+    share = len(faults) / len(frames)
+    if share > settings.max_missing:
+        if len(faults) == 1:
+            raise first
+        raise PetrflowError(
+            f"{first} {len(faults)} of {len(frames)} labelled frames cannot be used ({100 * share:.1f} %; `max_missing` allows "
+            f"{100 * settings.max_missing:.1f} %)."
+        ) from first
+    listed = ", ".join(list(faults)[:5]) + (" …" if len(faults) > 5 else "")
+    notes.append(f"{len(faults)} of {len(frames)} labelled frames are left out ({listed}); the first: {first}")
+    return [frame for frame in frames if frame.label not in faults]
 
 
 def _between(
@@ -287,6 +317,11 @@ def _read_objects(frames: list[FrameFiles], settings: Settings, notes: list[str]
     for found in objects.values():
         skipped.update(found.skipped)
     notes += [f"{count} 3D boxes {reason} are left out." for reason, count in sorted(skipped.items())]
+    largest = max(found.largest_angle for found in objects.values())
+    if largest > _LARGEST_ANGLE and settings.angle_unit == "rad":
+        raise PetrflowError(
+            f"rotation3D reaches {largest:.0f}, which is no angle in radians. Set `angle_unit: deg` if the labels are in degrees, or correct them."
+        )
     tilted = sum(found.tilted for found in objects.values())
     if tilted:
         notes.append(
