@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,8 @@ class Export:
         given = None
         if settings.cameras:
             given = {str(camera_of_folder(folder)): channel for folder, channel in settings.cameras.items()}
-        axis = camera_names.forward_axis(directions, given, settings.forward)
+        forward = reader.axis if reader.axis and settings.forward == "auto" else settings.forward
+        axis = camera_names.forward_axis(directions, given, forward)
         names = given or camera_names.derive_names(directions, axis)
         notes += camera_names.describe_directions(directions, names, axis)
         # Time, motion, scenes.
@@ -213,6 +215,8 @@ class _CameraReader:
     def __init__(self, present: Sequence[str], used: Sequence[str], settings: Settings) -> None:
         self.present, self.used, self.settings = present, used, settings
         self.entries: dict[str, int] = {}
+        self.named: dict[str, int] | None = None
+        self.axis = ""
         self.undistorted: Counter[str] = Counter()
         self.turned = 0
         self.converted = 0
@@ -229,7 +233,9 @@ class _CameraReader:
                 f"Frame {frame.label} has no image in {folder_of(missing[0])}/. Add the file, or choose cameras with `cameras`."
             )
         listed = camera_entries_of(frame.config)
-        entries = camera_names.camera_entries(self.present, len(listed), self.settings, frame.config.where)
+        entries = self._by_name(listed, frame.config.where) or camera_names.camera_entries(
+            self.present, len(listed), self.settings, frame.config.where
+        )
         self.entries = self.entries or {camera: entries[camera] for camera in self.used}
         cameras, pictures = {}, {}
         for camera in self.used:
@@ -248,9 +254,22 @@ class _CameraReader:
             self.converted += not pictures[camera].ending
         return cameras, pictures
 
+    def _by_name(self, listed: list[Any], where: str) -> dict[str, int] | None:
+        """Pair folders that are named by where they look, such as camera_image_front, with the entries that look there."""
+        if self.settings.camera_order is not None or len(listed) != len(self.present):
+            return None
+        if self.named is None:
+            try:
+                cameras = [read_camera(f"{where}, camera {index}", entry, self.settings) for index, entry in enumerate(listed)]
+            except PetrflowError:
+                return None
+            self.named, self.axis = camera_names.entries_by_name(self.present, [camera.camera_from_cloud[2, :3] for camera in cameras])
+        return self.named or None
+
     def notes(self) -> list[str]:
         """What happens to images."""
-        notes = [
+        notes = ["image folders are paired with the entries of camera_config that look where their names say."] if self.named else []
+        notes += [
             f"{count} images are undistorted by OpenCV's {model} model, with the calibration's own coefficients and intrinsics."
             for model, count in sorted(self.undistorted.items())
             if model

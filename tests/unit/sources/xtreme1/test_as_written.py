@@ -39,7 +39,7 @@ def channels(root: Path) -> dict[str, str]:
     "folders",
     [
         ("camera_image_1", "camera_image_2"), ("camera_image_0", "camera_image_5"), ("image0", "image1"), ("Camera_Image_0 ", "CAMERA_IMAGE_1"),
-        ("camera_image_a_front", "camera_image_back"), ("image_3", "image_10"),
+        ("camera_image_a", "camera_image_b"), ("image_3", "image_10"),
     ],
 )  # fmt: skip
 def test_folders_and_entries_are_paired_by_rank_when_there_are_as_many(
@@ -49,6 +49,13 @@ def test_folders_and_entries_are_paired_by_rank_when_there_are_as_many(
     found = channels(tmp_path / "root")
     assert found["CAM_FRONT"] == f"camera_image_{camera_of_folder(folders[0])}"
     assert found["CAM_BACK"] == f"camera_image_{camera_of_folder(folders[1])}"
+
+
+@pytest.mark.parametrize("folders", [("camera_image_front", "camera_image_back"), ("camera_image_rear", "camera_image_front")])
+def test_folders_named_by_where_they_look_get_the_entries_that_look_there(folders: tuple[str, str], tmp_path: Path) -> None:
+    prepare({"source": str(write_tiny(tmp_path / "e", folders=folders))}, tmp_path / "root")
+    back = next(name for name in folders if "front" not in name)
+    assert channels(tmp_path / "root") == {"CAM_FRONT": "camera_image_front", "CAM_BACK": back}
 
 
 def test_otherwise_folder_n_has_entry_n_or_a_setting_is_asked_for(tmp_path: Path) -> None:
