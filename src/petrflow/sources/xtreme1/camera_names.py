@@ -93,7 +93,9 @@ def entries_by_name(present: Sequence[str], directions: Sequence[np.ndarray]) ->
         return {}, ""
     best: tuple[float, dict[str, int], str] = (np.inf, {}, "")
     for axis in _AXES:
-        apart = np.array([[_apart(_azimuth(direction, axis), float(turn or 0)) for direction in directions] for turn in wanted])
+        apart = np.array(
+            [[_apart(_azimuth(direction, axis), float(turn or 0)) for direction in directions] for turn in wanted]
+        )
         rows, columns = linear_sum_assignment(apart)
         if apart[rows, columns].max() < _NAMED_WITHIN and apart[rows, columns].sum() < best[0]:
             pairs = {present[row]: int(column) for row, column in zip(rows, columns, strict=True)}
@@ -103,7 +105,11 @@ def entries_by_name(present: Sequence[str], directions: Sequence[np.ndarray]) ->
 
 def _azimuth_of_name(camera: str) -> float | None:
     """Degrees from forward towards the left of a camera called 'front_left'; None for a name that says nothing."""
-    words = [word for word in re.split(r"[^a-z]+", camera.lower()) if word not in ("cam", "camera", "center", "centre", "middle", "")]
+    words = [
+        word
+        for word in re.split(r"[^a-z]+", camera.lower())
+        if word not in ("cam", "camera", "center", "centre", "middle", "")
+    ]
     along = [word for word in words if word in ("front", "back", "rear")]
     across = [word for word in words if word in ("left", "right")]
     if len(along) > 1 or len(across) > 1 or len(along) + len(across) != len(words) or not words:

@@ -260,15 +260,23 @@ class _CameraReader:
             return None
         if self.named is None:
             try:
-                cameras = [read_camera(f"{where}, camera {index}", entry, self.settings) for index, entry in enumerate(listed)]
+                cameras = [
+                    read_camera(f"{where}, camera {index}", entry, self.settings) for index, entry in enumerate(listed)
+                ]
             except PetrflowError:
                 return None
-            self.named, self.axis = camera_names.entries_by_name(self.present, [camera.camera_from_cloud[2, :3] for camera in cameras])
+            self.named, self.axis = camera_names.entries_by_name(
+                self.present, [camera.camera_from_cloud[2, :3] for camera in cameras]
+            )
         return self.named or None
 
     def notes(self) -> list[str]:
         """What happens to images."""
-        notes = ["image folders are paired with the entries of camera_config that look where their names say."] if self.named else []
+        notes = (
+            ["image folders are paired with the entries of camera_config that look where their names say."]
+            if self.named
+            else []
+        )
         notes += [
             f"{count} images are undistorted by OpenCV's {model} model, with the calibration's own coefficients and intrinsics."
             for model, count in sorted(self.undistorted.items())

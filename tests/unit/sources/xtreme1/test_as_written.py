@@ -51,8 +51,12 @@ def test_folders_and_entries_are_paired_by_rank_when_there_are_as_many(
     assert found["CAM_BACK"] == f"camera_image_{camera_of_folder(folders[1])}"
 
 
-@pytest.mark.parametrize("folders", [("camera_image_front", "camera_image_back"), ("camera_image_rear", "camera_image_front")])
-def test_folders_named_by_where_they_look_get_the_entries_that_look_there(folders: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "folders", [("camera_image_front", "camera_image_back"), ("camera_image_rear", "camera_image_front")]
+)
+def test_folders_named_by_where_they_look_get_the_entries_that_look_there(
+    folders: tuple[str, str], tmp_path: Path
+) -> None:
     prepare({"source": str(write_tiny(tmp_path / "e", folders=folders))}, tmp_path / "root")
     back = next(name for name in folders if "front" not in name)
     assert channels(tmp_path / "root") == {"CAM_FRONT": "camera_image_front", "CAM_BACK": back}
