@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import quaternion_to_matrix, rigid, wrap_angle, yaw_to_quaternion
@@ -20,6 +22,8 @@ _CHANNELS = {
     "CAM_BACK_RIGHT": -110,
     "CAM_FRONT_RIGHT": -55,
 }
+# A camera may look this many degrees away from where its name says.
+_NAMED_WITHIN = 50.0
 _SIDES = {"CAM_LEFT": 90, "CAM_RIGHT": -90}
 _AXES = {"+x": 0.0, "+y": 90.0, "-x": 180.0, "-y": -90.0}
 # Height of nuScenes' LIDAR_TOP above the ground, m: published weights have learned where the ground is from there.
@@ -68,6 +72,52 @@ def camera_entries(present: Sequence[str], count: int, settings: Settings, where
             f"which entry belongs to {folder_of(outside[0])}. Add its calibration, or list the folders of the entries in `camera_order`."
         )
     return entries
+
+
+def entries_by_name(present: Sequence[str], directions: Sequence[np.ndarray]) -> tuple[dict[str, int], str]:
+    """Pair cameras that are named by where they look with the entries that look there.
+
+    Parameters
+    ----------
+    present
+        Cameras by the names of their folders, such as 'front_left'.
+    directions
+        Viewing direction of each entry of camera_config in the point cloud's frame, (3,).
+
+    Returns
+    -------
+    ``{camera: entry}``, and the cloud's axis that points ahead; empty where a name says nothing, two say the same, or no axis fits all.
+    """
+    wanted = [_azimuth_of_name(camera) for camera in present]
+    if None in wanted or len(set(wanted)) < len(wanted) or len(wanted) < 2:
+        return {}, ""
+    best: tuple[float, dict[str, int], str] = (np.inf, {}, "")
+    for axis in _AXES:
+        apart = np.array(
+            [[_apart(_azimuth(direction, axis), float(turn or 0)) for direction in directions] for turn in wanted]
+        )
+        rows, columns = linear_sum_assignment(apart)
+        if apart[rows, columns].max() < _NAMED_WITHIN and apart[rows, columns].sum() < best[0]:
+            pairs = {present[row]: int(column) for row, column in zip(rows, columns, strict=True)}
+            best = (apart[rows, columns].sum(), pairs, axis)
+    return best[1], best[2]
+
+
+def _azimuth_of_name(camera: str) -> float | None:
+    """Degrees from forward towards the left of a camera called 'front_left'; None for a name that says nothing."""
+    words = [
+        word
+        for word in re.split(r"[^a-z]+", camera.lower())
+        if word not in ("cam", "camera", "center", "centre", "middle", "")
+    ]
+    along = [word for word in words if word in ("front", "back", "rear")]
+    across = [word for word in words if word in ("left", "right")]
+    if len(along) > 1 or len(across) > 1 or len(along) + len(across) != len(words) or not words:
+        return None
+    if not across:
+        return 0.0 if along == ["front"] else 180.0
+    turn = {"front": 55.0, "back": 110.0, "rear": 110.0}[along[0]] if along else 90.0
+    return turn if across == ["left"] else -turn
 
 
 def forward_axis(directions: Mapping[str, np.ndarray], names: Mapping[str, str] | None, forward: str) -> str:

@@ -13,14 +13,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from petrflow.errors import PetrflowError
-from petrflow.files import fingerprint
 
 _IMAGE_FOLDER = re.compile(r"(?:camera_)?image_?(\d+)|camera_image_?(.+)")
 _CLOUD_FOLDER = re.compile(r"(?:lidar_)?point_cloud(?:_(\d+))?")
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _LEAVES = ("camera_config", "camera_image", "lidar_point_cloud", "data", "result")
 # The server adds the time of the export to the name of the data set.
-_EXPORT_TIME = re.compile(r"-\d{14}$")
+EXPORT_TIME = re.compile(r"-\d{14}$")
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
     """Archives packed on a Mac bring `__MACOSX` and `._NAME` along."""
     return name == "__MACOSX" or name.startswith(".")
 
@@ -183,12 +182,12 @@ def _scene_folders(folder: Path) -> Iterator[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not _is_junk(entry.name))
+        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_junk(entry.name))
 
 
 def _files(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_file() and not _is_junk(entry.name))
+        return sorted(folder / entry.name for entry in entries if entry.is_file() and not is_junk(entry.name))
 
 
 def _scene_names(source: Path, folders: list[Path]) -> list[str]:
@@ -199,7 +198,7 @@ def _scene_names(source: Path, folders: list[Path]) -> list[str]:
     shared = 0
     while all(len(own) > shared for own in parts) and len({own[shared] for own in parts}) == 1:
         shared += 1
-    names = ["-".join(_EXPORT_TIME.sub("", part) for part in own[shared:]) for own in parts]
+    names = ["-".join(EXPORT_TIME.sub("", part) for part in own[shared:]) for own in parts]
     for folder, name in zip(folders, names, strict=True):
         if names.count(name) > 1:
             other = next(path for path, same in zip(folders, names, strict=True) if same == name and path != folder)
@@ -374,53 +373,6 @@ def _pairs(content: Any) -> list[tuple[dict[str, Any], Any]] | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------------------------ has it changed
-
-
-def source_mark(dataset: Mapping[str, Any], root: Path) -> str:
-    """A text that changes when the export does: for the workflow, which would not see a new export at an old path otherwise.
-
-    Names, sizes and times of all files of the export, of `media_root` and of those that the settings name: relabelled frames, repaired
-    images, new clouds. An export that is gone, to save space, has not changed: the mark that its import noted in `root` stands.
-    """
-    source = Path(str(dataset.get("source"))).expanduser()
-    if not source.exists():
-        noted = load_json(root / "import.json") if (root / "import.json").exists() else {}
-        return str(noted.get("source_mark", "missing"))
-    splits = dataset.get("splits") or {}
-    named = [dataset.get(key) for key in ("media_root", "timestamps", "poses")] + [
-        splits.get(key) for key in ("train", "val")
-    ]
-    places = [source, *(Path(name).expanduser() for name in named if isinstance(name, str))]
-    return fingerprint([entry for place in places for entry in _stamps(place)])
-
-
-def _stamps(place: Path) -> list[list[Any]]:
-    """Name, size and time of every file under a place, links followed, in order."""
-    if place.is_file():
-        status = place.stat()
-        return [[place.name, status.st_size, status.st_mtime_ns]]
-    found = []
-    seen: set[tuple[int, int]] = set()
-    pending = [(place, "")] if place.is_dir() else []
-    while pending:
-        folder, name = pending.pop()
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _is_junk(entry.name):
-                    continue
-                if entry.is_dir():
-                    pending.append((folder / entry.name, f"{name}{entry.name}/"))
-                elif entry.is_file():
-                    status = entry.stat()
-                    found.append([name + entry.name, status.st_size, status.st_mtime_ns])
-    return sorted(found)
-
-
 # ------------------------------------------------------------------------------------------------------------------ media elsewhere
 
 
@@ -431,9 +383,9 @@ class MediaIndex:
         self.root = root
         self.by_name: dict[str, list[Path]] = {}
         for folder, folders, files in os.walk(root, followlinks=True):
-            folders[:] = sorted(name for name in folders if not _is_junk(name))
+            folders[:] = sorted(name for name in folders if not is_junk(name))
             for name in sorted(files):
-                if not _is_junk(name):
+                if not is_junk(name):
                     self.by_name.setdefault(name, []).append(Path(folder, name))
 
     def find(self, named: Named, slot: str) -> Path:

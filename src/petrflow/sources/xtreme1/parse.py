@@ -18,6 +18,7 @@ from petrflow.sources.xtreme1.settings import Settings
 _ROTATION_TOLERANCE = 1e-2
 # m; labels reach a few hundred: a box beyond this is a mistake or another unit.
 _FARTHEST = 100_000.0
+_TILTED = 0.05  # rad
 _OR_LEAVE_OUT = "Calibrate the camera, or leave it out with `cameras`."
 _TYPES = ("3D_BOX", "3D", "CUBOID")
 _OWN_SOURCE = ("Ground Truth", "Without Task")
@@ -50,6 +51,7 @@ class Objects:
     tracks: list[str] = field(default_factory=list)
     point_counts: list[int] = field(default_factory=list)
     tilted: int = 0
+    largest_angle: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
 
     def skip(self, reason: str) -> None:
@@ -296,8 +298,12 @@ def read_objects(where: str, objects: list[dict[str, Any]], settings: Settings) 
                 f"{box}: center3D is {max(map(abs, center)) * settings.length_unit['boxes'] / 1000:,.0f} km away. Correct it, or say what unit "
                 "the boxes are in with `length_unit`."
             )
-        found.tilted += abs(rotation[0]) > 0.05 or abs(rotation[1]) > 0.05
-        rows.append((center, size, rotation[2]))
+        if settings.angle_unit == "deg":
+            rotation = (math.radians(rotation[0]), math.radians(rotation[1]), math.radians(rotation[2]))
+        yaw, tilt = _heading(*rotation)
+        found.tilted += tilt > _TILTED
+        found.largest_angle = max(found.largest_angle, *map(abs, rotation))
+        rows.append((center, size, yaw))
         found.names.append(str(entry.get("className") or entry.get("modelClass") or ""))
         track = next((entry[key] for key in ("trackId", "trackName") if entry.get(key) not in (None, "")), "")
         found.tracks.append(str(track))
@@ -308,6 +314,19 @@ def read_objects(where: str, objects: list[dict[str, Any]], settings: Settings) 
         sizes = np.stack([sizes[:, settings.size_order.index(axis)] for axis in "lwh"], axis=1)
         found.boxes = boxes_from_xtreme1(centers * unit, sizes * unit, yaws + math.radians(settings.yaw_offset))
     return found
+
+
+def _heading(x: float, y: float, z: float) -> tuple[float, float]:
+    """Heading of a box and its tilt out of the upright, rad, from three.js' Euler angles.
+
+    An upright box may be written as turned over twice, (pi, pi, z), or as standing on its head, (pi, 0, z), which is a box like any other.
+    """
+    if math.cos(x) > 0 and math.cos(y) > 0:
+        return z, max(abs(math.sin(x)), abs(math.sin(y)))
+    # R = Rx Ry Rz: its first column points along the box's length, its third along the box's height.
+    ahead = (math.cos(y) * math.cos(z), math.cos(x) * math.sin(z) + math.sin(x) * math.sin(y) * math.cos(z))
+    upright = abs(math.cos(x) * math.cos(y))
+    return math.atan2(ahead[1], ahead[0]), math.acos(min(1.0, upright))
 
 
 def _vector(where: str, contour: dict[str, Any], key: str) -> tuple[float, float, float]:

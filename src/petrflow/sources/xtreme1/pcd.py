@@ -67,6 +67,19 @@ def read_pcd(path: Path, fields: Sequence[str] = ("x", "y", "z", "intensity")) -
     return points[np.isfinite(points[:, :3]).all(axis=1)] if tuple(fields[:3]) == ("x", "y", "z") else points
 
 
+def check_cloud(path: Path | None) -> None:
+    """Raise for a PCD file whose header is broken or promises more bytes than the file has; None, for no cloud, is fine."""
+    if path is None:
+        return
+    with path.open("rb") as handle:
+        raw = handle.read(_HEADER_LIMIT)
+    header, start = _read_header(path, raw)
+    dtype, count = _row_type(path, header), _point_count(path, header)
+    size = path.stat().st_size - start
+    if header["DATA"][0].lower() == "binary" and size < count * dtype.itemsize:
+        raise _broken(path, f"holds {size} bytes of points where its header promises {count * dtype.itemsize}")
+
+
 def write_pcd(
     path: Path, points: np.ndarray, fields: Sequence[str] = ("x", "y", "z", "intensity"), encoding: str = "binary"
 ) -> None:

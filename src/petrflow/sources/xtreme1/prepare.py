@@ -23,10 +23,11 @@ from petrflow.files.provenance import provenance
 from petrflow.geometry import invert_rigid, transform_boxes
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.nuscenes.root import COMPLETE
-from petrflow.sources.ownership import new_root, write_receipt
+from petrflow.sources.ownership import claim, new_root, write_receipt
 from petrflow.sources.xtreme1 import camera_names
 from petrflow.sources.xtreme1.classes import category_of, class_map_to_paste
-from petrflow.sources.xtreme1.frames import FrameFiles, source_mark
+from petrflow.sources.xtreme1.frames import FrameFiles
+from petrflow.sources.xtreme1.mark import cache_of, remember_digests, source_mark
 from petrflow.sources.xtreme1.reading import Export
 from petrflow.sources.xtreme1.settings import Settings, parse_settings
 from petrflow.sources.xtreme1.timing import ASSUMED_STEP
@@ -60,24 +61,23 @@ def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -
     """
     settings = parse_settings(dataset)
     root = Path(root)
-    inputs: dict[str, str | Path] = {"source": source_mark(dataset, root)}
     reads = [settings.source, *(path for path in (settings.media_root, settings.poses) if path is not None)]
     named = [settings.timestamps, settings.splits.get("train"), settings.splits.get("val")]
     reads += [path for name in named if isinstance(name, str) and (path := Path(name).expanduser()).exists()]
+    claim(root, reads, about)
+    mark = source_mark(dataset, root)
+    inputs: dict[str, str | Path] = {"source": mark}
     with (
         new_root(root, kind="xtreme1", version=settings.version, reads=reads, about=about) as temporary,
         provenance(temporary / "provenance.json", inputs, dict(dataset)),
-        _opened(settings.source, _own_place(root)) as opened,
+        _opened(settings.source, cache_of(root)) as opened,
     ):
-        export = Export.read(opened, settings, _own_place(root) / "media")
-        complete = _write(temporary, export, settings, dataset, root)
+        export = Export.read(opened, settings, cache_of(root) / "media")
+        complete, written = _write(temporary, export, settings, mark)
+    if settings.source.is_dir() or settings.media_root:
+        remember_digests(root, written.read)
     write_receipt(about, complete)
     return complete
-
-
-def _own_place(root: Path) -> Path:
-    """Where the door keeps what it unpacks and fetches, beside the root so that images can be linked into it."""
-    return root.absolute().parent / ".cache" / "xtreme1" / root.name
 
 
 @contextlib.contextmanager
@@ -113,8 +113,8 @@ def _opened(source: Path, place: Path) -> Iterator[Path]:
 # ------------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(folder: Path, export: Export, settings: Settings, dataset: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """Write the tables, the media and the notes into `folder`, which becomes `root`."""
+def _write(folder: Path, export: Export, settings: Settings, mark: str) -> tuple[dict[str, Any], Written]:
+    """Write the tables, the media and the notes into `folder`; return the content of `.complete.json` and what was written."""
     lidar_from_cloud = camera_names.lidar_from_cloud(export.axis, settings.origin_height)
     scenes = [
         SceneFacts(
@@ -148,7 +148,7 @@ def _write(folder: Path, export: Export, settings: Settings, dataset: Mapping[st
         folder / "import.json",
         {
             "notes": notes,
-            "source_mark": source_mark(dataset, root),
+            "source_mark": mark,
             "classes": export.classes,
             "unmapped": export.unmapped,
             "reread_as_column_major": export.reread_as_column_major,
@@ -172,7 +172,7 @@ def _write(folder: Path, export: Export, settings: Settings, dataset: Mapping[st
         "fingerprint": fingerprint({"tables": tables, "media": written.media}),
     }
     write_json(folder / COMPLETE, complete)
-    return complete
+    return complete, written
 
 
 def _facts(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,14 @@ from petrflow.sources.xtreme1.parse import (
     read_objects,
     read_results,
 )
+from petrflow.sources.xtreme1.pcd import check_cloud
 from petrflow.sources.xtreme1.scenes import Scene, cut_scenes
 from petrflow.sources.xtreme1.settings import Settings
 from petrflow.sources.xtreme1.timing import read_poses, read_timestamps, timestamps_of_names
 from petrflow.sources.xtreme1.tracks import doubt_tracks
 
+# rad; Xtreme1 writes angles within a turn, other tools a few turns of them.
+_LARGEST_ANGLE = 20.0
 # Unlabelled frames longer before a keyframe than this are no previous frames of it, µs.
 _LONGEST_LOOK_BACK = 3_000_000
 # Where time is unknown: at most so many.
@@ -77,8 +81,15 @@ class Export:
         reader = _CameraReader(present, used, settings)
         cameras: dict[str, dict[str, Camera]] = {}
         pictures: dict[str, dict[str, Picture]] = {}
+        faults: dict[str, PetrflowError] = {}
         for frame in labelled:
-            cameras[frame.label], pictures[frame.label] = reader.read(frame)
+            try:
+                cameras[frame.label], pictures[frame.label] = reader.read(frame)
+                check_cloud(frame.cloud)
+            except PetrflowError as error:
+                faults[frame.label] = error
+        labelled = _without_faults(labelled, faults, settings, notes)
+        objects = {frame.label: objects[frame.label] for frame in labelled}
         reread = any(camera.reread_as_column_major for frame in cameras.values() for camera in frame.values())
         if reread:
             notes.append(
@@ -92,11 +103,12 @@ class Export:
         given = None
         if settings.cameras:
             given = {str(camera_of_folder(folder)): channel for folder, channel in settings.cameras.items()}
-        axis = camera_names.forward_axis(directions, given, settings.forward)
+        forward = reader.axis if reader.axis and settings.forward == "auto" else settings.forward
+        axis = camera_names.forward_axis(directions, given, forward)
         names = given or camera_names.derive_names(directions, axis)
         notes += camera_names.describe_directions(directions, names, axis)
         # Time, motion, scenes.
-        others = [frame for frame in frames if frame.label not in objects]
+        others = [frame for frame in frames if frame.label not in objects and frame.label not in faults]
         times, camera_times = _read_times(labelled, others, settings, notes)
         labelled.sort(key=lambda frame: (frame.scene, times[frame.label] if times else 0, natural_key(frame.name)))
         _check_times(labelled, times)
@@ -162,6 +174,26 @@ class Export:
             )
 
 
+def _without_faults(
+    frames: list[FrameFiles], faults: Mapping[str, PetrflowError], settings: Settings, notes: list[str]
+) -> list[FrameFiles]:
+    """Drop frames whose image, calibration or cloud is missing or broken, up to the share that the settings allow."""
+    if not faults:
+        return frames
+    first = next(iter(faults.values()))
+    share = len(faults) / len(frames)
+    if share > settings.max_missing:
+        if len(faults) == 1:
+            raise first
+        raise PetrflowError(
+            f"{first} {len(faults)} of {len(frames)} labelled frames cannot be used ({100 * share:.1f} %; `max_missing` allows "
+            f"{100 * settings.max_missing:.1f} %)."
+        ) from first
+    listed = ", ".join(list(faults)[:5]) + (" …" if len(faults) > 5 else "")
+    notes.append(f"{len(faults)} of {len(frames)} labelled frames are left out ({listed}); the first: {first}")
+    return [frame for frame in frames if frame.label not in faults]
+
+
 def _between(
     others: Sequence[FrameFiles], before: FrameFiles | None, frame: FrameFiles, times: Mapping[str, int] | None
 ) -> list[FrameFiles]:
@@ -183,6 +215,8 @@ class _CameraReader:
     def __init__(self, present: Sequence[str], used: Sequence[str], settings: Settings) -> None:
         self.present, self.used, self.settings = present, used, settings
         self.entries: dict[str, int] = {}
+        self.named: dict[str, int] | None = None
+        self.axis = ""
         self.undistorted: Counter[str] = Counter()
         self.turned = 0
         self.converted = 0
@@ -199,7 +233,9 @@ class _CameraReader:
                 f"Frame {frame.label} has no image in {folder_of(missing[0])}/. Add the file, or choose cameras with `cameras`."
             )
         listed = camera_entries_of(frame.config)
-        entries = camera_names.camera_entries(self.present, len(listed), self.settings, frame.config.where)
+        entries = self._by_name(listed, frame.config.where) or camera_names.camera_entries(
+            self.present, len(listed), self.settings, frame.config.where
+        )
         self.entries = self.entries or {camera: entries[camera] for camera in self.used}
         cameras, pictures = {}, {}
         for camera in self.used:
@@ -218,9 +254,30 @@ class _CameraReader:
             self.converted += not pictures[camera].ending
         return cameras, pictures
 
+    def _by_name(self, listed: list[Any], where: str) -> dict[str, int] | None:
+        """Pair folders that are named by where they look, such as camera_image_front, with the entries that look there."""
+        if self.settings.camera_order is not None or len(listed) != len(self.present):
+            return None
+        if self.named is None:
+            try:
+                cameras = [
+                    read_camera(f"{where}, camera {index}", entry, self.settings) for index, entry in enumerate(listed)
+                ]
+            except PetrflowError:
+                return None
+            self.named, self.axis = camera_names.entries_by_name(
+                self.present, [camera.camera_from_cloud[2, :3] for camera in cameras]
+            )
+        return self.named or None
+
     def notes(self) -> list[str]:
         """What happens to images."""
-        notes = [
+        notes = (
+            ["image folders are paired with the entries of camera_config that look where their names say."]
+            if self.named
+            else []
+        )
+        notes += [
             f"{count} images are undistorted by OpenCV's {model} model, with the calibration's own coefficients and intrinsics."
             for model, count in sorted(self.undistorted.items())
             if model
@@ -287,6 +344,11 @@ def _read_objects(frames: list[FrameFiles], settings: Settings, notes: list[str]
     for found in objects.values():
         skipped.update(found.skipped)
     notes += [f"{count} 3D boxes {reason} are left out." for reason, count in sorted(skipped.items())]
+    largest = max(found.largest_angle for found in objects.values())
+    if largest > _LARGEST_ANGLE and settings.angle_unit == "rad":
+        raise PetrflowError(
+            f"rotation3D reaches {largest:.0f}, which is no angle in radians. Set `angle_unit: deg` if the labels are in degrees, or correct them."
+        )
     tilted = sum(found.tilted for found in objects.values())
     if tilted:
         notes.append(

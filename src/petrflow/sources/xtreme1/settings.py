@@ -16,7 +16,8 @@ _FORWARD = ("auto", "+x", "-x", "+y", "-y")
 _KEYS = {
     "kind", "version", "source", "media_root", "cameras", "camera_order", "class_map", "timestamps", "poses", "splits", "result_source",
     "external_layout", "external_direction", "external_rotation", "scale_intrinsics", "yaw_offset", "size_order", "length_unit",
-    "forward", "origin_height", "scene_gap", "doctor", "media", "ego",
+    "forward", "origin_height", "scene_gap", "doctor", "media", "ego", "angle_unit",
+    "max_missing",
 }  # fmt: skip
 
 
@@ -47,6 +48,8 @@ class Settings:
     doctor: bool = True
     media: str | None = None
     ego: str | None = None
+    angle_unit: str = "rad"
+    max_missing: float = 0.02
 
 
 def parse_settings(dataset: Mapping[str, Any]) -> Settings:
@@ -93,6 +96,8 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
         doctor=bool(dataset.get("doctor", True)),
         media=dataset.get("media"),
         ego=dataset.get("ego"),
+        angle_unit=_choice(dataset, "angle_unit", ("rad", "deg")),
+        max_missing=_number(dataset, "max_missing", 0.02),
     )
 
 

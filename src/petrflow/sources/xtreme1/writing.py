@@ -101,6 +101,7 @@ class Written:
     boxes_assumed_seen: int = 0
     repeated_tracks: int = 0
     media: dict[str, str] = field(default_factory=dict)  # file in the root -> SHA-256 of its content
+    read: dict[Path, str] = field(default_factory=dict)  # file of the export -> SHA-256 of its content
 
 
 def token(*parts: object) -> str:
@@ -225,6 +226,8 @@ class _Writer:
             path, content = bring(camera.picture, target, camera.intrinsic, camera.lens)
             file_name = path.relative_to(self.root).as_posix()
             self.written.media[file_name] = content
+            linked = path.suffix == camera.picture.ending and path.samefile(camera.picture.path)
+            self.written.read[camera.picture.path] = content if linked else sha256_file(camera.picture.path)
             row = self._sample_data_row(
                 sample,
                 channel,
@@ -260,6 +263,7 @@ class _Writer:
             self.written.frames_without_cloud += 1
             path.write_bytes(b"")
             return None
+        self.written.read[frame.cloud] = sha256_file(frame.cloud)
         points = read_pcd(frame.cloud, ("x", "y", "z", "intensity", "ring"))
         points[:, :3] = transform_points(self.lidar_from_cloud, points[:, :3] * self.cloud_unit)
         points.astype("<f4").tofile(path)

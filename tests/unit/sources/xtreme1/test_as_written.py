@@ -39,7 +39,7 @@ def channels(root: Path) -> dict[str, str]:
     "folders",
     [
         ("camera_image_1", "camera_image_2"), ("camera_image_0", "camera_image_5"), ("image0", "image1"), ("Camera_Image_0 ", "CAMERA_IMAGE_1"),
-        ("camera_image_a_front", "camera_image_back"), ("image_3", "image_10"),
+        ("camera_image_a", "camera_image_b"), ("image_3", "image_10"),
     ],
 )  # fmt: skip
 def test_folders_and_entries_are_paired_by_rank_when_there_are_as_many(
@@ -49,6 +49,17 @@ def test_folders_and_entries_are_paired_by_rank_when_there_are_as_many(
     found = channels(tmp_path / "root")
     assert found["CAM_FRONT"] == f"camera_image_{camera_of_folder(folders[0])}"
     assert found["CAM_BACK"] == f"camera_image_{camera_of_folder(folders[1])}"
+
+
+@pytest.mark.parametrize(
+    "folders", [("camera_image_front", "camera_image_back"), ("camera_image_rear", "camera_image_front")]
+)
+def test_folders_named_by_where_they_look_get_the_entries_that_look_there(
+    folders: tuple[str, str], tmp_path: Path
+) -> None:
+    prepare({"source": str(write_tiny(tmp_path / "e", folders=folders))}, tmp_path / "root")
+    back = next(name for name in folders if "front" not in name)
+    assert channels(tmp_path / "root") == {"CAM_FRONT": "camera_image_front", "CAM_BACK": back}
 
 
 def test_otherwise_folder_n_has_entry_n_or_a_setting_is_asked_for(tmp_path: Path) -> None:
@@ -303,6 +314,73 @@ def test_boxes_without_a_contour_are_counted(tmp_path: Path, capsys: pytest.Capt
     source = write_tiny(tmp_path / "e", objects=lambda _index: [box(), {**box("b"), "contour": None}])
     assert prepare({"source": str(source)}, tmp_path / "root")["counts"]["annotations"] == 6
     assert "6 3D boxes without a contour are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rotation", "yaw"),
+    [
+        ((0.0, 0.0, 0.7), 0.7), ((np.pi, np.pi, 0.7), 0.7 + np.pi), ((np.pi, 0.0, 0.7), -0.7), ((0.0, np.pi, 0.7), np.pi - 0.7),
+        ((-np.pi, 0.0, 2.0), -2.0),
+    ],
+)  # fmt: skip
+def test_a_box_turned_over_keeps_its_heading(rotation: tuple[float, float, float], yaw: float, tmp_path: Path) -> None:
+    x, y, z = rotation
+    plain = write_tiny(tmp_path / "plain", objects=lambda _index: [box(rotation3D={"x": 0, "y": 0, "z": yaw})])
+    source = write_tiny(tmp_path / "e", objects=lambda _index: [box(rotation3D={"x": x, "y": y, "z": z})])
+    for name in ("plain", "e"):
+        prepare({"source": str(tmp_path / name)}, tmp_path / f"{name}-root")
+    ours, theirs = (
+        np.array([row["rotation"] for row in table(tmp_path / f"{name}-root", "sample_annotation")])
+        for name in ("plain", "e")
+    )
+    assert plain != source and np.allclose(np.abs((ours * theirs).sum(axis=1)), 1.0)
+    assert "are tilted" not in (tmp_path / "e-root" / "import.json").read_text()
+
+
+def test_degrees_are_refused_as_radians_and_read_as_degrees(tmp_path: Path) -> None:
+    source = write_tiny(tmp_path / "e", objects=lambda _index: [box(rotation3D={"x": 0, "y": 0, "z": 90.0})])
+    with pytest.raises(PetrflowError, match=r"rotation3D reaches 90.*`angle_unit: deg`"):
+        prepare({"source": str(source)}, tmp_path / "root")
+    prepare({"source": str(source), "angle_unit": "deg"}, tmp_path / "root")
+    plain = write_tiny(tmp_path / "p", objects=lambda _index: [box(rotation3D={"x": 0, "y": 0, "z": np.pi / 2})])
+    prepare({"source": str(plain)}, tmp_path / "plain")
+    assert table(tmp_path / "root", "sample_annotation") == table(tmp_path / "plain", "sample_annotation")
+
+
+# ------------------------------------------------------------------------------------------------------------------ gaps
+
+
+def _no_image(folder: Path) -> None:
+    (folder / "camera_image_1" / f"{START + 500_000}.jpg").unlink()
+
+
+def _half_an_image(folder: Path) -> None:
+    path = folder / "camera_image_1" / f"{START + 500_000}.jpg"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def _no_calibration(folder: Path) -> None:
+    (folder / "camera_config" / f"{START + 500_000}.json").unlink()
+
+
+def _half_a_cloud(folder: Path) -> None:
+    (folder / "lidar_point_cloud_0").mkdir()
+    (folder / "lidar_point_cloud_0" / f"{START + 500_000}.pcd").write_bytes(b"VERSION 0.7\nFIELDS x\n")
+
+
+@pytest.mark.parametrize(
+    "plant", [_no_image, _half_an_image, _no_calibration, _half_a_cloud], ids=lambda plant: plant.__name__.strip("_")
+)
+def test_a_frame_with_a_gap_is_left_out_up_to_the_share_that_is_allowed(
+    plant: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_tiny(tmp_path / "e")
+    plant(source / "one")
+    with pytest.raises(PetrflowError, match=str(START + 500_000)):
+        prepare({"source": str(source)}, tmp_path / "root")
+    capsys.readouterr()
+    assert prepare({"source": str(source), "max_missing": 0.2}, tmp_path / "root")["counts"]["keyframes"] == 5
+    assert f"1 of 6 labelled frames are left out (one/{START + 500_000}); the first: " in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------------ the server's own

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from petrflow.errors import PetrflowError
-from petrflow.sources.xtreme1.frames import source_mark
+from petrflow.sources.xtreme1.mark import source_mark
 from petrflow.sources.xtreme1.prepare import prepare
 from tests.helpers.xtreme1_tiny import SIZE, START, edit_all, snapshot, table, write_tiny
 
@@ -89,9 +89,11 @@ def test_a_source_in_at_or_around_the_root_is_left_as_it_was(
     if place is _media_inside:
         dataset["media_root"] = str(root / "media")
     before = snapshot(tmp_path)
+    source_mark(dataset, root)
     with pytest.raises(PetrflowError) as raised:
         prepare(dataset, root, tmp_path / "results" / "lot" / "root")
-    assert snapshot(tmp_path) == before
+    after = {name: content for name, content in snapshot(tmp_path).items() if not name.startswith("data/.cache/")}
+    assert after == before
     said = str(raised.value)
     assert str(root) in said and re.search("Move|Choose|Name|choose", said)
     assert not re.search(r"delete|remove", said, re.I)
@@ -150,7 +152,7 @@ def test_a_killed_import_of_a_zip_goes_on_and_leaves_nothing(tmp_path: Path, mon
         files = [name for name in packed.namelist() if not name.endswith("/")]
     assert 0 < len(written) < len(files)
     left = [path for path in (tmp_path / "data").rglob("*") if root not in (path, *path.parents) and path.is_file()]
-    assert [path.name for path in left] == [".lot.lock"]
+    assert sorted(path.name for path in left) == [".lot.lock", "sources.json"]
 
 
 def test_another_zip_under_the_same_name_takes_nothing_from_the_first(tmp_path: Path) -> None:
@@ -210,6 +212,48 @@ def test_a_broken_image_is_named_and_a_repaired_one_is_taken_in(tmp_path: Path) 
     repaired.replace(image)
     assert source_mark(dataset, tmp_path / "root") != mark
     assert prepare(dataset, tmp_path / "root")["fingerprint"] != first["fingerprint"]
+
+
+def test_a_copied_image_is_the_same_and_is_read_once_to_see_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tiny(tmp_path / "export")
+    dataset = {"source": str(source)}
+    prepare(dataset, tmp_path / "root")
+    mark = source_mark(dataset, tmp_path / "root")
+    for path in source.rglob("*.*"):  # as after `cp -r`
+        copy = path.with_name("copy")
+        shutil.copyfile(path, copy)
+        copy.replace(path)
+        os.utime(path, (5, 5))
+    assert source_mark(dataset, tmp_path / "root") == mark
+    monkeypatch.setattr("petrflow.sources.xtreme1.mark.sha256_file", lambda path: pytest.fail(f"{path} was read again"))
+    assert source_mark(dataset, tmp_path / "root") == mark
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_new_export_of_unchanged_labels_has_the_same_mark(zipped: bool, tmp_path: Path) -> None:
+    marks = set()
+    source = tmp_path / "export.zip" if zipped else tmp_path / "export"
+    for day, signature, label in (
+        ("20240305142233", "a", "Car"),
+        ("20250101000000", "b", "Car"),
+        ("20250101000000", "b", "Truck"),
+    ):
+        shutil.rmtree(tmp_path / "now", ignore_errors=True)
+        shutil.rmtree(tmp_path / "export", ignore_errors=True)
+        for kind, content in (
+            ("data", {"url": f"http://host{signature}:90/x.jpg?X-Amz-Date={day}&X-Amz-Signature={signature}"}), ("result", [label])
+        ):  # fmt: skip
+            path = tmp_path / "now" / f"lot-{day}" / "one" / kind / "1.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(content))
+        if zipped:
+            shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "now")
+        else:
+            shutil.copytree(tmp_path / "now", source)
+        marks.add(source_mark({"source": str(source)}, tmp_path / "root"))
+    assert len(marks) == 2  # two labels, and not three exports
 
 
 @pytest.mark.parametrize("what", ["result/*.json", "*.jpg", "camera_config/*.json"])
