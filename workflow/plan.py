@@ -34,8 +34,8 @@ RUN_STAGES = ("baseline", "train", "export", "demo")
 # Keys of a data set that shape nothing of it.
 DATASET_RUNTIME_KEYS = ("doctor", "remove_archives")
 
-# Raised for a stage that makes something else from the same inputs, when what it made before must be made again.
-VERSIONS: dict[str, int] = {}
+# A stage that makes something else from the same inputs, when what it made before must be made again: 1 until it is raised.
+VERSIONS = {"annotate": 1}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
 
 
 @dataclass(frozen=True)
@@ -419,7 +419,7 @@ def _stage(
     settings = dict(settings or {})
     shaped = dict(settings if shaping is None else shaping)
     kind = name.partition("-")[0]
-    if kind in VERSIONS:
+    if VERSIONS.get(kind, 1) > 1:
         settings["stage version"] = shaped["stage version"] = VERSIONS[kind]
     digest = shaped_fingerprint(shaped, {stage.title: stage.fingerprint for stage in before})
     return Stage(

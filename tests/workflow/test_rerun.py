@@ -168,10 +168,10 @@ def test_results_can_be_asked_for_by_file_name(finished: Path) -> None:
 
 
 def test_an_unknown_target_gets_the_nearest_ones(finished: Path) -> None:
-    said = run_snakemake(finished, "results/furst/train/metrics.json", check=False)
+    said = run_snakemake(finished, "results/frost/train/metrics.json", check=False)
     assert said.returncode != 0
     assert (
-        "There is nothing called results/furst/train/metrics.json; near are results/first/train/metrics.json"
+        "There is nothing called results/frost/train/metrics.json; near are results/first/train/metrics.json"
         in said.stderr
     )
     assert "Traceback" not in said.stderr
