@@ -136,6 +136,7 @@ def last_sentence(log: Path, stage: str) -> str | None:
             text = handle.read().decode(errors="replace")
     except OSError:
         return None
+    text = text[max(0, text.rfind("\n---- ")) :]  # of the last start
     start = text.rfind(f"\n{stage}: ")
     if start < 0:
         return None
