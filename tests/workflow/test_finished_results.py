@@ -194,7 +194,7 @@ def test_one_failing_run_does_not_take_the_page_from_the_others(tmp_path: Path) 
     assert "told to fail" in log.read_text(), "a log is gone on with"
 
 
-def test_going_back_to_the_old_settings_after_a_failure_makes_nothing_anew(finished: Path) -> None:
+def test_going_back_to_the_old_settings_after_a_failure_writes_the_page_and_nothing_else(finished: Path) -> None:
     old = read_config(finished)
     config = read_config(finished)
     config["runs"]["first"]["schedule"]["learning_rate"] = 3.0e-4
@@ -202,7 +202,7 @@ def test_going_back_to_the_old_settings_after_a_failure_makes_nothing_anew(finis
     (finished / "fails").write_text("train first")
     run_snakemake(finished, "all", check=False)
     write_config(finished, old)
-    assert planned(finished) == set()
+    assert planned(finished) == {"report all runs"}, "the page tells of the failure"
 
 
 def test_a_stage_that_is_told_to_stop_ends_in_one_sentence(finished: Path) -> None:
