@@ -8,12 +8,12 @@ exist is a stage to run.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from petrflow.config import RUNTIME_KEYS, load_yaml, training_settings, without_defaults
 from petrflow.errors import PetrflowError
@@ -446,14 +446,11 @@ def weights_source(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def public(value: Any) -> Any:
     """A copy of settings whose URLs have neither query nor credentials: those are personal, expire, and name no other file."""
-    if isinstance(value, Mapping):
-        return {key: public(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [public(entry) for entry in value]
-    if isinstance(value, str) and "://" in value:
-        parts = urlsplit(value)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    return value
+    if "://" not in json.dumps(value):
+        return value
+    from petrflow.fetch.transfer import public as without_secrets  # imports requests
+
+    return without_secrets(value)
 
 
 def source_mark(settings: Mapping[str, Any], dataset: str, contents: Contents) -> str | None:

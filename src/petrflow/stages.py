@@ -59,9 +59,10 @@ def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order 
 
     Parameters are those of :func:`synthetic`.
     """
+    from petrflow.fetch.transfer import public
     from petrflow.sources.nuscenes import prepare
 
-    with provenance(about / "provenance.json", {}, _public(settings), order):
+    with provenance(about / "provenance.json", {}, public(settings), order):
         prepare(settings, root, about)
 
 
@@ -74,7 +75,7 @@ def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order |
     from petrflow.sources.xtreme1.prepare import prepare
 
     with provenance(about / "provenance.json", {}, dict(settings), order):
-        prepare(settings, root)
+        prepare(settings, root, about)
         if settings["doctor"]:
             examine(root, about.parent / "doctor")
 
@@ -90,26 +91,12 @@ def weights(source: Mapping[str, Any], path: Path, order: Order | None = None) -
         Where the file goes.
     """
     from petrflow.fetch.download import fetch
+    from petrflow.fetch.transfer import public
     from petrflow.weights.pdparams import load_pdparams
 
-    with provenance(path.with_name("provenance.json"), {}, _public(source), order) as record:
+    with provenance(path.with_name("provenance.json"), {}, public(source), order) as record:
         fetch(source, path, check=load_pdparams)
         record.record(bytes=path.stat().st_size)
-
-
-def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what is personal in a URL."""
-    from petrflow.fetch.transfer import public_url
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: clean(entry) for key, entry in value.items()}
-        if isinstance(value, list):
-            return [clean(entry) for entry in value]
-        return public_url(value) if isinstance(value, str) and "://" in value else value
-
-    cleaned: dict[str, Any] = clean(settings)
-    return cleaned
 
 
 # ------------------------------------------------------------------------------------------------------------- annotations
