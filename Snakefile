@@ -1,5 +1,9 @@
 # The front door: config, includes, and the targets a user types. Rules are in workflow/rules, what they call in src/petrflow.
 
+from snakemake.utils import min_version
+
+min_version("9.27")
+
 if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"
@@ -18,38 +22,40 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/report/index.html",
-        expand(rules.baseline.output.metrics, run=RUNS),
-        expand(rules.train.output.best, run=RUNS),
-        expand(rules.export.output.parity, run=RUNS),
-        expand(rules.demo.output.video, run=RUNS),
+        receipts("report", "baseline", "train", "export", "demo"),
+        shown_in_report,
 
 
 rule annotate_all:
     input:
-        expand("results/{dataset}/annotations/{split}.arrow", dataset=USED_DATASETS, split=SPLITS),
+        receipts("annotate"),
 
 
 rule classic_all:
     input:
-        expand(rules.classic.output.pkl, dataset=USED_DATASETS, split=SPLITS),
+        receipts("classic-train", "classic-val"),
 
 
 rule baseline_all:
     input:
-        expand(rules.baseline.output.metrics, run=RUNS),
+        receipts("baseline"),
 
 
 rule train_all:
     input:
-        expand(rules.train.output.best, run=RUNS),
+        receipts("train"),
 
 
 rule export_all:
     input:
-        expand(rules.export.output.parity, run=RUNS),
+        receipts("export"),
 
 
 rule demo_all:
     input:
-        expand(rules.demo.output.video, run=RUNS),
+        receipts("demo"),
+
+
+rule doctor:
+    input:
+        receipts("doctor"),

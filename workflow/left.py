@@ -8,10 +8,10 @@ A dry run of Snakemake, asked for its facts instead of its text. It starts nothi
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
+import json
 import logging
-import re
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from console import Console
+from plan import Stage as Planned
 
 from petrflow.files import read_json
-
-TARGETS_ONLY = re.compile(r"all|.+_all|doctor")
+from petrflow.files.receipts import receipts_of, running
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,31 @@ class Stage:
 
 
 class _Facts(logging.Filter):
-    """Keeps Snakemake's records of jobs and errors and lets none of them be printed.
+    """Keeps the stages that Snakemake would run and its errors, and lets nothing be printed.
 
     A filter, since Snakemake removes the handlers that it finds on its logger.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
-        self.jobs: list[Any] = []
+        self._logger = logger
+        self.stages: dict[int, Stage] = {}
         self.errors: list[str] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(getattr(record, "event", None), "name", "") == "JOB_INFO":
-            self.jobs.append(record)
+            self._note(record)
         elif record.levelno >= logging.ERROR:
             self.errors.append(record.getMessage())
         return False
+
+    def _note(self, record: Any) -> None:
+        consoles = [entry for entry in self._logger.filters if isinstance(entry, Console)]
+        if not consoles:
+            return
+        consoles[-1].filter(record)  # puts the reason into words
+        if (planned := consoles[-1].stage_of(record)) is not None:
+            self.stages[record.jobid] = _stage(planned, record.reason)
 
 
 def dry_run(arguments: Sequence[str]) -> list[Stage]:
@@ -66,7 +78,7 @@ def dry_run(arguments: Sequence[str]) -> list[Stage]:
     from snakemake.cli import main
     from snakemake.logging import logger
 
-    collected = _Facts()
+    collected = _Facts(logger)
     logger.addFilter(collected)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
@@ -79,55 +91,40 @@ def dry_run(arguments: Sequence[str]) -> list[Stage]:
         logger.removeFilter(collected)
     if code:
         raise SystemExit("\n".join(collected.errors) or said.getvalue())
-    jobs = {record.jobid: record for record in collected.jobs if not TARGETS_ONLY.fullmatch(record.rule_name)}
-    return [_stage(record) for record in jobs.values()]
+    return list(collected.stages.values())
 
 
-def _stage(record: Any) -> Stage:
-    wildcards = dict(record.wildcards)
-    subject = wildcards.get("run") or wildcards.get("dataset") or wildcards.get("key") or "all runs"
-    seconds = _past_seconds(Path(str(record.benchmark))) if record.benchmark else None
-    note = _training_note(Path("results") / subject / "state") if record.rule_name == "train" else ""
-    return Stage(record.rule_name, subject, _short(str(record.reason)), seconds, note)
+def _stage(planned: Planned, reason: str) -> Stage:
+    subject = "all runs" if planned.name == "report" else planned.subject
+    reason = reason.removeprefix(f"{planned.name}: ")
+    account = running(planned.receipts, planned.name, planned.fingerprint)
+    notes = []
+    if account is not None:
+        spent = duration(account["seconds"])
+        notes.append(f"runs now, for {spent}" if account["alive"] else f"interrupted after {spent}")
+    if planned.name == "train":
+        notes.append(_training_note(Path("results") / subject / "state"))
+    return Stage(planned.name, subject, reason, _past_seconds(planned), ", ".join(filter(None, notes)))
 
 
-def _past_seconds(benchmark: Path) -> float | None:
-    """Wall time of a stage's last finished run."""
-    try:
-        with benchmark.open(encoding="utf-8") as lines:
-            return float(next(csv.DictReader(lines, delimiter="\t"))["s"])
-    except (OSError, StopIteration, KeyError, ValueError):
-        return None
+def _past_seconds(planned: Planned) -> float | None:
+    """Seconds that the results in place took, all starts together."""
+    for path in [*receipts_of(planned.receipts, planned.name)[::-1], planned.stamp]:
+        with contextlib.suppress(Exception):
+            return float(read_json(path)["seconds"])
+    return None
 
 
 def _training_note(state: Path) -> str:
-    """Where an interrupted training would go on."""
+    """How far the newest checkpoint has come, from its header."""
     with contextlib.suppress(Exception):
-        progress = read_json(state / "progress.json")
-        return f"goes on at step {progress['step']} of {progress['total']}"
-    return "goes on from its last checkpoint" if state.is_dir() and any(state.rglob("*.ckpt*")) else ""
-
-
-def _short(reason: str) -> str:
-    """Snakemake's reason in few words: what is missing or has changed, not every file that follows from it."""
-    parts = [part.strip() for part in reason.split(";")]
-    own = [part for part in parts if not part.startswith("Input files updated by another job")]
-    if not own:
-        return "follows from a stage above"
-    kind, _, files = own[0].partition(": ")
-    names = [name.strip() for name in files.split(",") if name.strip()]
-    words = {
-        "Missing output files": "not made yet",
-        "Updated input files": "newer input",
-        "Params have changed since last execution": "settings changed",
-        "Set of input files has changed since last execution": "other inputs",
-        "Incomplete output files": "half made when it was killed",
-    }
-    for start, plain in words.items():
-        if kind.startswith(start):
-            detail = f" ({names[0]})" if start == "Updated input files" and names else ""
-            return plain + detail
-    return "half made when it was killed" if kind.startswith("Forced execution") else own[0]
+        folder = state / str(read_json(state / "current.json")["folder"])
+        with (folder / str(read_json(folder / "newest.json")["name"])).open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            meta = json.loads(json.loads(handle.read(length))["__metadata__"]["state"])
+        progress = meta["progress"]
+        return f"goes on at step {progress['step']} of {progress['lengths'][-1][1]}"
+    return ""
 
 
 def duration(seconds: float | None) -> str:

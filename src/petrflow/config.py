@@ -18,8 +18,17 @@ from jsonschema.exceptions import ValidationError
 
 from petrflow.errors import PetrflowError
 
-# How a schedule is carried out, not what comes of it: changing these retrains nothing.
-EXECUTION_KEYS = ("num_workers", "checkpoint_minutes", "device", "share_gpu", "slow_factor", "allow_slow_cpu", "judge")
+RUNTIME_KEYS = (
+    "num_workers",
+    "checkpoint_minutes",
+    "log_interval",
+    "device",
+    "share_gpu",
+    "slow_factor",
+    "allow_slow_cpu",
+    "judge",
+)
+"""Keys of a schedule that say how it is carried out and not what comes of it: changing these retrains nothing."""
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -63,7 +72,7 @@ def validate(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
 
 def training_settings(run: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's schedule that shapes its weights."""
-    return {key: value for key, value in run["schedule"].items() if key not in EXECUTION_KEYS}
+    return {key: value for key, value in run["schedule"].items() if key not in RUNTIME_KEYS}
 
 
 def of_kind(config: Mapping[str, Any], kind: str) -> list[str]:
@@ -192,6 +201,28 @@ def _with_defaults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any
     filled = {key: child["default"] for key, child in properties.items() if "default" in child and key not in value}
     filled |= value
     return {key: _with_defaults(filled[key], properties.get(key, others), root) for key in sorted(filled, key=str)}
+
+
+def without_defaults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """A copy of ``value`` without what the schema would fill in: a key that a later version adds with a default changes nothing.
+
+    Parameters
+    ----------
+    value : mapping
+        A part of a checked configuration, defaults filled in or not.
+    schema, root : mapping
+        Schema of this part, and the whole schema that its references point into.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    properties, others = _object_schema(value, schema, root)
+    kept = {}
+    for key in sorted(value, key=str):
+        child = properties.get(key, others)
+        entry = without_defaults(value[key], child, root)
+        if "default" not in child or entry != child["default"]:
+            kept[key] = entry
+    return kept
 
 
 def _object_schema(

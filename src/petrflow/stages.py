@@ -1,17 +1,144 @@
-"""The stages of a run as the workflow asks for them: files in, files out, with provenance beside what they leave."""
+"""The stages as the workflow asks for them, one function for every rule: checks first, files in, files out, provenance beside them.
+
+Every function takes ``order``, what the workflow wants made (:class:`petrflow.files.receipts.Order`), and may be called without one
+by hand. A stage's folder is replaced when all of it is written, so that the last finished result stands until its successor does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from petrflow.config import load_yaml
 from petrflow.errors import PetrflowError
-from petrflow.files.provenance import provenance
+from petrflow.files import atomic_dir
+from petrflow.files.provenance import Provenance, provenance, stamp
+from petrflow.files.receipts import Order
 from petrflow.machine.device import use_device
 from petrflow.preflight import gate
+
+Inputs = dict[str, "str | Path"]
+
+
+@contextlib.contextmanager
+def _successor(
+    out_dir: Path, inputs: Inputs, settings: Mapping[str, Any] | None, order: Order | None
+) -> Iterator[tuple[Path, Provenance]]:
+    """Yield a folder to write a stage's results into; with its ``provenance.json`` it becomes ``out_dir`` when the body is over."""
+    with (
+        atomic_dir(out_dir) as folder,
+        provenance(folder / "provenance.json", inputs, dict(settings or {}), order) as record,
+    ):
+        yield folder, record
+
+
+# ------------------------------------------------------------------------------------------------------------------- doors
+
+
+def synthetic(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
+    """Render a synthetic nuScenes root.
+
+    Parameters
+    ----------
+    settings : mapping
+        The data set's entry in the config.
+    root, about : Path
+        ``data/{dataset}``, and the folder of what petrflow knows about it, ``results/{dataset}/root``.
+    """
+    from petrflow.sources.synthetic.generate import generate
+
+    with provenance(about / "provenance.json", {}, dict(settings), order):
+        generate(root, dict(settings), about=about)
+
+
+def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
+    """Bring nuScenes, or data in its form, to its place: linked from a folder, or fetched, extracted and verified.
+
+    Parameters are those of :func:`synthetic`.
+    """
+    from petrflow.fetch.transfer import public
+    from petrflow.sources.nuscenes import prepare
+
+    with provenance(about / "provenance.json", {}, public(settings), order):
+        prepare(settings, root, about)
+
+
+def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
+    """Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is built on it.
+
+    Parameters are those of :func:`synthetic`.
+    """
+    from petrflow.doctor.examine import examine
+    from petrflow.sources.xtreme1.prepare import prepare
+
+    with provenance(about / "provenance.json", {}, dict(settings), order):
+        prepare(settings, root, about)
+        if settings["doctor"]:
+            examine(root, about.parent / "doctor")
+
+
+def weights(source: Mapping[str, Any], path: Path, order: Order | None = None) -> None:
+    """Fetch published weights, check their checksum and that they hold arrays and nothing else.
+
+    Parameters
+    ----------
+    source : mapping
+        ``url`` and, optionally, ``sha256``.
+    path : Path
+        Where the file goes.
+    """
+    from petrflow.fetch.download import fetch
+    from petrflow.fetch.transfer import public
+    from petrflow.weights.pdparams import load_pdparams
+
+    with provenance(path.with_name("provenance.json"), {}, public(source), order) as record:
+        fetch(source, path, check=load_pdparams)
+        record.record(bytes=path.stat().st_size)
+
+
+# ------------------------------------------------------------------------------------------------------------- annotations
+
+
+def annotate(root: Path, about: Path, out_dir: Path, order: Order | None = None) -> None:
+    """Check a root's images and build the annotation stores of both splits from its tables, which are read once.
+
+    Parameters
+    ----------
+    root, about : Path
+        ``data/{dataset}`` and ``results/{dataset}/root``.
+    out_dir : Path
+        Gets ``train.arrow`` and ``val.arrow``.
+    """
+    from petrflow.annotations import annotate as build
+
+    with atomic_dir(out_dir) as folder:
+        build(root, {split: folder / f"{split}.arrow" for split in ("train", "val")}, about=about)
+        stamp(folder / "provenance.json", order)
+
+
+def classic(root: Path, store_path: Path, path: Path, order: Order | None = None) -> None:
+    """Write one split's annotations as the pickle that stock Paddle3D reads, from the store."""
+    from petrflow.annotations import write_classic
+
+    record = path.with_name(f"{order.stage if order else 'classic'}-provenance.json")
+    with provenance(record, {"annotations": store_path}, None, order):
+        write_classic(root, store_path, path)
+
+
+def doctor(root: Path, stores: Mapping[str, Path], out_dir: Path, order: Order | None = None) -> None:
+    """Look at a data set's labels against its calibration and images, and say whether training on it makes sense."""
+    from petrflow.doctor.examine import examine
+
+    record = out_dir / "provenance.json"
+    record.unlink(missing_ok=True)  # a verdict against training leaves its findings, and is no finished stage
+    with provenance(record, {f"{split} annotations": path for split, path in stores.items()}, None, order):
+        examine(root, out_dir, dict(stores))
+
+
+# -------------------------------------------------------------------------------------------------------------------- runs
 
 
 def baseline(
@@ -22,6 +149,7 @@ def baseline(
     out_dir: Path,
     schedule: Mapping[str, Any],
     expect: Mapping[str, Any] | None = None,
+    order: Order | None = None,
 ) -> None:
     """Score weights on a split before any training.
 
@@ -51,8 +179,8 @@ def baseline(
     model_config = load_yaml(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
-    inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
-    with provenance(out_dir / "provenance.json", inputs, {"seed": schedule["seed"]}) as record:
+    inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
+    with _successor(out_dir, inputs, {"seed": schedule["seed"]}, order) as (folder, record):
         record.device = device
         paddle.seed(schedule["seed"])
         model = build_model(model_config, num_cameras=len(AnnotationStore.open(store_path).camera_names))
@@ -64,7 +192,7 @@ def baseline(
             store_path,
             root,
             model_config,
-            out_dir,
+            folder,
             batch_size=schedule["batch_size"],
             num_workers=schedule["num_workers"],
             judge=schedule.get("judge", "petrflow"),
@@ -74,8 +202,10 @@ def baseline(
     print(format_table(metrics), file=sys.stderr)
 
 
-def train(request_path: Path, **request: Any) -> int:
-    """Train in a process of its own, or in one a device under ``paddle.distributed.launch`` when ``devices`` > 1.
+def train(request_path: Path, order: Order | None = None, **request: Any) -> None:
+    """Train in a process of its own, or in one a device when ``devices`` > 1.
+
+    The training process replaces ``out_dir`` itself, when the last epoch is over.
 
     Parameters
     ----------
@@ -84,13 +214,10 @@ def train(request_path: Path, **request: Any) -> int:
     request
         Fields of :class:`petrflow.training.request.Request`; ``model_config`` may be the model file's path.
 
-    Returns
-    -------
-    int
-        0 when training is done, 75 when it was asked to stop and has left a checkpoint.
-
     Raises
     ------
+    KeyboardInterrupt
+        It was asked to stop and has left a checkpoint.
     PetrflowError
         When a process ended in any other way.
     """
@@ -101,32 +228,43 @@ def train(request_path: Path, **request: Any) -> int:
 
     if isinstance(request["model_config"], Path):
         request["model_config"] = load_yaml(request["model_config"])
+    out_dir = Path(request["out_dir"])
     gate(
         request["schedule"],
         request["model_config"],
-        request["out_dir"],
+        out_dir,
         samples=len(AnnotationStore.open(request["train_store"])),
     )
     schedule = {key: value for key, value in request["schedule"].items() if key != "allow_slow_cpu"}
     schedule["amp"] = schedule.get("amp") or None
     Request(**{**request, "schedule": schedule}).write(request_path)
     code = launch(request_path, schedule.get("devices", 1))
-    if code not in (0, EX_TEMPFAIL):
+    if code == EX_TEMPFAIL:
+        raise KeyboardInterrupt
+    if code:
         raise PetrflowError("Training failed; what it said stands above.")
-    return code
+    stamp(out_dir / "provenance.json", order)
 
 
 def export(
-    model_file: Path, weights: Path, store_path: Path, root: Path, out_dir: Path, schedule: Mapping[str, Any]
+    model_file: Path,
+    weights: Path,
+    store_path: Path,
+    root: Path,
+    out_dir: Path,
+    schedule: Mapping[str, Any],
+    order: Order | None = None,
 ) -> None:
     """Export trained weights as a static model and compare it with the eager one on samples of a split."""
     from petrflow.export import static as exporting
 
+    model_config = load_yaml(model_file)
+    gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
-    inputs: dict[str, str | Path] = {"model file": model_file, "annotations": store_path, "weights": weights}
-    with provenance(out_dir / "provenance.json", inputs) as record:
+    inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights}
+    with _successor(out_dir, inputs, None, order) as (folder, record):
         record.device = device
-        exporting.export(load_yaml(model_file), weights, store_path, root, out_dir)
+        exporting.export(model_config, weights, store_path, root, folder)
 
 
 def demo(
@@ -137,25 +275,53 @@ def demo(
     out_dir: Path,
     schedule: Mapping[str, Any],
     settings: Mapping[str, Any],
+    order: Order | None = None,
 ) -> None:
     """Run an exported model over a scene and draw what it finds."""
     from petrflow.export.exported import ExportedModel
     from petrflow.reports.demo import demo as draw_scene
 
+    model_config = load_yaml(model_file)
+    gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
-    inputs: dict[str, str | Path] = {
+    inputs: Inputs = {
         "model file": model_file,
         "annotations": store_path,
         "exported model": exported / "parity.json",
     }
-    with provenance(out_dir / "provenance.json", inputs, dict(settings)) as record:
+    with _successor(out_dir, inputs, settings, order) as (folder, record):
         record.device = device
         draw_scene(
             ExportedModel(exported),
             store_path,
             root,
-            load_yaml(model_file),
-            out_dir,
+            model_config,
+            folder,
             num_workers=schedule["num_workers"],
             **settings,
         )
+
+
+def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, order: Order | None = None) -> None:
+    """Write the page over all runs.
+
+    Parameters
+    ----------
+    runs : mapping
+        Part of the config of each run, to be shown.
+    notes : mapping
+        Sentences about each run's stages that are not what the config asks for.
+    path : Path
+        The page.
+    """
+    from petrflow.reports.page import write_report
+
+    with provenance(path.with_name("provenance.json"), {}, None, order):
+        write_report({name: Path("results") / name for name in runs}, path, runs, notes)
+
+
+def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:
+    """Say in one table what this machine is good for and whether it fits the config."""
+    from petrflow.preflight import main
+
+    main(config, {run: load_yaml(Path(path)) for run, path in models.items()})

@@ -21,7 +21,7 @@ def change(folder: Path, kind: str) -> None:
     if area == "schedule":
         values = {
             "learning_rate": 2e-3, "batch_size": 3, "seed": 1, "weight_decay": 0.02, "warmup_steps": 3, "clip_norm": 1.0,
-            "log_interval": 3, "save_interval": 2, "do_eval": False, "amp": "O1", "amp_dtype": "float16", "devices": 1, "nan_limit": 3,
+            "save_interval": 2, "do_eval": False, "amp": "O1", "amp_dtype": "float16", "devices": 1, "nan_limit": 3,
         }  # fmt: skip
         request["schedule"][key] = values[key]
     elif area == "model file":
@@ -41,7 +41,6 @@ SHAPING = [
     "weight_decay",
     "warmup_steps",
     "clip_norm",
-    "log_interval",
     "save_interval",
     "do_eval",
 ]
@@ -97,6 +96,16 @@ def test_a_setting_that_shapes_nothing_keeps_the_state(key, trainings, calm, tmp
     assert trainings.run(tmp_path) == 0
     assert "Going on from epoch" in (tmp_path / "log.txt").read_text()
     assert results(tmp_path) == calm(**EAGER)
+
+
+def test_another_log_interval_keeps_the_state_and_the_weights(trainings, calm, tmp_path):
+    make_request(tmp_path, **EAGER)
+    trainings.run(tmp_path, {"at": "step", "count": 5})
+    make_request(tmp_path, log_interval=3, **EAGER)
+    assert trainings.run(tmp_path) == 0
+    assert "Going on from epoch" in (tmp_path / "log.txt").read_text()
+    found, expected = results(tmp_path), calm(**EAGER)
+    assert {name for name in found if found[name] != expected[name]} == {"scalars"}, "only the points of the curves"
 
 
 def test_more_epochs_go_on_from_the_end_and_say_what_happens_to_the_rate(trainings, tmp_path):

@@ -17,19 +17,74 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
-# Stands for every stage: makes each declared output and leaves the inputs alone.
+# Stands for every stage: leaves small files under the names of the real ones, in the way of the real ones: a folder that is replaced
+# whole, provenance in it. Where the folder has a file `fails` with the stage's title in it, the stage fails half way; where it has a file
+# `seconds`, each of its two halves takes that long.
 STUB = """
+import json
+import time
 from pathlib import Path
+
 from rule_job import rule_job
 
-with rule_job(snakemake):
-    for output in snakemake.output:
-        path = Path(output)
-        if path.suffix or path.name.startswith("."):
-            path.write_text(f"{snakemake.rule} {dict(snakemake.wildcards)} {dict(snakemake.params)}")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "content").write_text("made")
+FILES = {
+    "annotate": ["train.arrow", "val.arrow"],
+    "doctor": ["doctor.json"],
+    "baseline": ["metrics.json", "results_nusc.json", "table.txt"],
+    "train": ["best_model/model.pdparams", "last_model/model.pdparams", "history.csv", "metrics.json", "visualdl/log"],
+    "export": ["model.json", "model.pdiparams", "parity.json"],
+    "demo": ["demo.mp4", "detections.json", "frames/0000.jpg"],
+}
+
+
+def work(title):
+    pause = float(Path("seconds").read_text()) if Path("seconds").exists() else 0.0
+    time.sleep(pause)
+    if Path("fails").exists() and title in Path("fails").read_text().splitlines():
+        raise PetrflowError(f"{title} was told to fail.")
+
+
+def fill(folder, names, content):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+        work("")
+
+
+with rule_job(snakemake) as order:
+    from petrflow.errors import PetrflowError
+    from petrflow.files import atomic_dir, write_atomic
+    from petrflow.files.provenance import provenance, stamp
+    from petrflow.stages import _successor
+
+    given = snakemake.params.arguments
+    title = f"{order.stage} {order.subject}"
+    # The page over all runs reads metrics.
+    figures = {"NDS": 0.5, "mAP": 0.5, "per_class": {}, "ground_truth": []}
+    content = json.dumps({"made": f"{title} {order.fingerprint}", "best": figures, "max_relative_difference": {}, **figures})
+    if order.stage in FILES and order.stage != "train":
+        out = given.get("out_dir") or Path("results") / order.subject / order.stage
+        with _successor(Path(out), {}, order.settings, order) as (folder, _):
+            fill(folder, FILES[order.stage], content)
+            work(title)
+    elif order.stage == "train":
+        with atomic_dir(Path(given["out_dir"])) as folder:
+            with provenance(folder / "provenance.json", {}, order.settings):
+                fill(folder, FILES["train"], content)
+                work(title)
+        stamp(Path(given["out_dir"]) / "provenance.json", order)
+    elif "about" in given and order.stage != "annotate":
+        with provenance(Path(given["about"]) / "provenance.json", {}, order.settings, order):
+            with atomic_dir(Path(given["root"])) as folder:
+                version = snakemake.config["datasets"][order.subject]["version"]
+                fill(folder, [f"{version}/sample.json", "samples/image.jpg"], content)
+                work(title)
+    else:
+        path = Path(given["path"])
+        record = path.with_name("provenance.json" if order.stage in ("report", "weights") else f"{order.stage}-provenance.json")
+        with provenance(record, {}, order.settings, order):
+            work(title)
+            write_atomic(path, content)
 """
 
 TWO_RUNS: dict[str, Any] = {
@@ -52,11 +107,11 @@ def copy_workflow(folder: Path, config: dict[str, Any], stub: bool = False) -> P
     write_config(folder, config)
     if stub:
         for script in (folder / "workflow" / "scripts").glob("*.py"):
-            if script.name != "rule_job.py":
+            if script.name not in ("rule_job.py", "preflight.py"):
                 script.write_text(STUB)
-        # Empty stages need no machine to be fit for them.
-        guard = folder / "workflow" / "guard.py"
-        guard.write_text(guard.read_text() + "\n\ndef check_machine(*_: object) -> bool:\n    return True\n")
+        # Empty stages need no machine to be fit for them, and their page holds nothing.
+        hooks = folder / "workflow" / "hooks.py"
+        hooks.write_text(hooks.read_text() + "\n\ndef check_machine(*_: object) -> bool:\n    return True\n")
     return folder
 
 
@@ -96,14 +151,19 @@ def _plan_into(folder: Path, arguments: tuple[str, ...], connection: Any) -> Non
 
     try:
         stages = left.dry_run(arguments)
-        connection.send({f"{stage.rule} {stage.subject}" for stage in stages})
+        connection.send({f"{stage.rule} {stage.subject}": stage.reason for stage in stages})
     except BaseException as error:
         connection.send(f"{type(error).__name__}: {error}")
     connection.close()
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:
-    """What a dry run would start, as ``{"train first", ...}``.
+    """What a dry run would start, as ``{"train first", ...}``."""
+    return set(reasons(folder, *arguments))
+
+
+def reasons(folder: Path, *arguments: str) -> dict[str, str]:
+    """What a dry run would start, and why, as ``{"train first": "batch_size 4 -> 64", ...}``.
 
     In a forked process: it has Snakemake imported already, and leaves this one as it is.
     """
@@ -118,7 +178,7 @@ def planned(folder: Path, *arguments: str) -> set[str]:
     with contextlib.suppress(EOFError):
         answer = receiver.recv()
     process.join()
-    assert isinstance(answer, set), answer
+    assert isinstance(answer, dict), answer
     return answer
 
 

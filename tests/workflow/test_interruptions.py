@@ -18,15 +18,15 @@ from tests.helpers.workflow import REPOSITORY, SNAKEMAKE, run_snakemake
 # Two rules that work until they are told to end and take a moment to do so, as training does to write its checkpoint.
 SNAKEFILE = f"""
 sys.path.insert(0, {str(REPOSITORY / "workflow")!r})
-import guard
+import locks, signals
 if workflow.is_main_process:
-    guard.enter(Path(".snakemake"))
-    guard.pass_signals_on()
+    locks.enter(Path(".snakemake"))
+    signals.pass_signals_on()
 shell.prefix("set -euo pipefail; exec ")
 
 rule work:
     output: "{{name}}.txt"
-    log: "{{name}}.log"
+    params: log="{{name}}.log"
     script: "work.py"
 """
 SCRIPT = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.helpers.workflow import TWO_RUNS, copy_workflow, planned, read_config, run_snakemake, write_config
+from tests.helpers.workflow import TWO_RUNS, copy_workflow, planned, read_config, reasons, run_snakemake, write_config
 
 FOLLOWS_TRAINING = {"export first", "demo first", "report all runs"}
 
@@ -50,7 +52,7 @@ def test_a_runs_learning_rate_trains_that_run_anew_and_what_follows_it(finished:
 
 
 def test_what_only_says_how_to_train_makes_nothing_anew(finished: Path) -> None:
-    for key, value in {"num_workers": 2, "checkpoint_minutes": 1, "device": "cpu"}.items():
+    for key, value in {"num_workers": 2, "checkpoint_minutes": 1, "device": "cpu", "log_interval": 3}.items():
         changed(finished, "runs", "first", "schedule", key, value=value)
     assert planned(finished) == set()
 
@@ -65,15 +67,20 @@ def test_the_order_of_keys_and_spelled_out_defaults_make_nothing_anew(finished: 
 
 def test_an_edited_model_file_concerns_the_runs_that_use_it(finished: Path) -> None:
     model = finished / "config" / "models" / "petrv2_tiny.yml"
-    model.write_text(model.read_text() + "\n# edited\n")
+    content = yaml.safe_load(model.read_text())
+    before = content["model"]["pts_bbox_head"]["num_query"]
+    content["model"]["pts_bbox_head"]["num_query"] = 30
+    model.write_text(yaml.safe_dump(content))
+    plan = reasons(finished)
+    assert set(plan) == {"baseline first", "train first"} | FOLLOWS_TRAINING
+    assert plan["train first"] == f"model file.model.pts_bbox_head.num_query {before} -> 30"
+
+
+def test_a_model_file_that_was_touched_or_commented_makes_nothing_anew(finished: Path) -> None:
+    model = finished / "config" / "models" / "petrv2_tiny.yml"
+    model.write_text("# a comment\n" + model.read_text())
     later = time.time() + 5
     os.utime(model, (later, later))
-    assert planned(finished) == {"baseline first", "train first"} | FOLLOWS_TRAINING
-
-
-def test_a_model_file_that_was_only_touched_makes_nothing_anew(finished: Path) -> None:
-    later = time.time() + 5
-    os.utime(finished / "config" / "models" / "petrv2_tiny.yml", (later, later))
     assert planned(finished) == set()
 
 
@@ -133,15 +140,133 @@ def test_code_that_changes_makes_nothing_anew_by_surprise(finished: Path) -> Non
     assert planned(finished) == set()
 
 
-def test_a_lost_output_is_made_again_with_what_follows(finished: Path) -> None:
+def test_a_lost_result_is_made_again_with_what_follows(finished: Path) -> None:
     (finished / "results" / "first" / "train" / "best_model" / "model.pdparams").unlink()
-    assert planned(finished) == {"train first"} | FOLLOWS_TRAINING
+    plan = reasons(finished)
+    assert set(plan) == {"train first"} | FOLLOWS_TRAINING
+    assert plan["train first"] == "results/first/train/best_model/model.pdparams is gone"
+    assert plan["export first"] == "follows from train first, made again"
 
 
-def test_a_run_can_be_asked_for_by_file_name(finished: Path) -> None:
+def test_data_that_is_gone_is_missed_only_when_a_stage_needs_it(finished: Path) -> None:
+    shutil.rmtree(finished / "data")
+    assert planned(finished) == set()
+    changed(finished, "runs", "first", "demo", value={"score_threshold": 0.5})
+    assert planned(finished) == {"synthetic streets", "demo first", "report all runs"}
+
+
+def test_results_can_be_asked_for_by_file_name(finished: Path) -> None:
+    assert planned(finished, "results/first/train/metrics.json") == set()
     changed(finished, "datasets", "streets", "seed", value=5)
-    asked = planned(finished, "results/first/baseline/metrics.json")
-    assert asked == {"synthetic streets", "annotate streets", "baseline first"}
+    data = {"synthetic streets", "annotate streets"}
+    assert planned(finished, "results/first/baseline/metrics.json") == {*data, "baseline first"}
+    assert planned(finished, "results/first/train/best_model/model.pdparams") == {*data, "train first"}
+    assert planned(finished, str(finished / "results/first/train")) == {*data, "train first"}
+    assert planned(finished, "results/streets/annotations/val.arrow") == data
+    assert planned(finished, "data/roads") == set()
+    assert planned(finished, "results/report/index.html") == {*data, "baseline first", "train first", *FOLLOWS_TRAINING}
+
+
+def test_an_unknown_target_gets_the_nearest_ones(finished: Path) -> None:
+    said = run_snakemake(finished, "results/frost/train/metrics.json", check=False)
+    assert said.returncode != 0
+    assert (
+        "There is nothing called results/frost/train/metrics.json; near are results/first/train/metrics.json"
+        in said.stderr
+    )
+    assert "Traceback" not in said.stderr
+
+
+def test_a_rule_that_is_asked_for_again_is_followed_by_what_reads_it(finished: Path) -> None:
+    assert planned(finished, "-R", "export") == {
+        "export first",
+        "demo first",
+        "export second",
+        "demo second",
+        "report all runs",
+    }
+    assert planned(finished, "-R", "results/first/export/parity.json", "--", "results/first/demo/demo.mp4") == {
+        "export first",
+        "demo first",
+    }
+
+
+def test_a_fresh_clone_beside_old_results_does_nothing(finished: Path) -> None:
+    """New times and inodes of everything that git brings, no records of Snakemake's; the persistent disk has data and results."""
+    shutil.rmtree(finished / ".snakemake")
+    for name in ("config", "workflow", "profiles"):
+        shutil.copytree(finished / name, finished / "fresh", copy_function=shutil.copy)
+        shutil.rmtree(finished / name)
+        (finished / "fresh").rename(finished / name)
+    shutil.copy(finished / "Snakefile", finished / "copy")
+    (finished / "copy").rename(finished / "Snakefile")
+    for number, path in enumerate(
+        sorted((finished / "results").rglob("*"))
+    ):  # as a copy without times would leave them
+        os.utime(path, (number, number))
+    assert planned(finished) == set()
+
+
+def test_another_runs_best_model_is_waited_for(finished: Path) -> None:
+    changed(finished, "runs", "second", "weights", value={"run": "first"})
+    assert planned(finished) == {"baseline second", "train second", "export second", "demo second", "report all runs"}
+    by_name = planned(finished, "results/second/train/metrics.json")
+    changed(finished, "runs", "second", "weights", value="results/first/train/best_model/model.pdparams")
+    assert planned(finished, "results/second/train/metrics.json") == by_name
+    changed(finished, "runs", "first", "schedule", "epochs", value=3)
+    plan = reasons(finished, "results/second/train/metrics.json")
+    assert set(plan) == {"train first", "train second"}
+    assert plan["train first"] == "epochs 2 -> 3"
+
+
+@pytest.mark.parametrize(
+    "first", [{"run": "second"}, {"run": "first"}, "results/first/train/last_model/model.pdparams"]
+)
+def test_runs_that_wait_for_themselves_are_told_so(finished: Path, first: Any) -> None:
+    changed(finished, "runs", "first", "weights", value=first)
+    changed(finished, "runs", "second", "weights", value={"run": "first"})
+    said = run_snakemake(finished, "-n", check=False)
+    assert said.returncode != 0
+    assert "The configuration has a mistake.\nruns." in said.stderr
+    assert "weights: " in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_the_reason_names_the_setting_with_both_values(finished: Path) -> None:
+    changed(finished, "runs", "first", "schedule", "batch_size", value=64)
+    said = run_snakemake(finished, "-n").stdout
+    assert "Reason: train: batch_size 1 -> 64" in said
+    assert "Missing output" not in said
+
+
+def test_a_default_that_changes_makes_anew_and_a_key_that_is_new_does_not(finished: Path) -> None:
+    schema = finished / "workflow" / "schemas" / "config.schema.yaml"
+    text = schema.read_text()
+    properties = "  schedule:\n    description: How a run is trained.\n    type: object\n    additionalProperties: false\n    properties:\n"
+    assert properties in text
+    schema.write_text(
+        text.replace(properties, properties + "      novelty: {description: New., type: number, default: 0.5}\n")
+    )
+    assert planned(finished) == set()
+    schema.write_text(text.replace("minimum: 0, default: 0.01}", "minimum: 0, default: 0.02}"))
+    plan = reasons(finished)
+    assert {"train first", "train second"} <= set(plan)
+    assert plan["train first"] == "weight_decay 0.01 -> 0.02"
+
+
+def test_a_nuscenes_table_that_was_edited_brings_the_data_in_anew(finished: Path, tmp_path: Path) -> None:
+    tables = tmp_path / "source" / "v1.0-mini"
+    tables.mkdir(parents=True)
+    (tables / "sample.json").write_text("[]")
+    changed(finished, "datasets", "streets", value={"kind": "nuscenes", "source": str(tables.parent)})
+    run_snakemake(finished, "annotate_all")
+    assert planned(finished, "annotate_all") == set()
+    os.utime(tables / "sample.json", (1, 1))
+    assert planned(finished, "annotate_all") == set()
+    (tables / "sample.json").write_text("[{}]")
+    assert planned(finished, "annotate_all") == {"nuscenes streets", "annotate streets"}
+    shutil.rmtree(tables.parent)
+    assert planned(finished, "annotate_all") == set(), "a source that is gone, to save space, has not changed"
 
 
 def test_every_preset_plans_its_whole_dag_from_nothing(tmp_path: Path) -> None:
@@ -162,11 +287,12 @@ def test_every_preset_plans_its_whole_dag_from_nothing(tmp_path: Path) -> None:
 
 def test_what_is_left_is_a_table_of_stage_run_reason_and_past_seconds(finished: Path) -> None:
     changed(finished, "runs", "first", "schedule", "learning_rate", value=2.0e-4)
-    (finished / "results" / "first" / "benchmarks" / "train.tsv").write_text("s\th:m:s\n7200.0\t2:00:00\n")
+    (record,) = (finished / "results" / "first" / "receipts").glob("train-*.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "seconds": 7200.0}))
     command = [sys.executable, str(finished / "workflow" / "left.py")]
     said = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in said.splitlines()]
-    assert ["train", "first", "2.0", "h", "settings", "changed"] in lines
+    assert ["train", "first", "2.0", "h", "learning_rate", "0.0001", "->", "0.0002"] in lines
     assert lines[-1][:3] == ["4", "stages", "left,"]
 
 

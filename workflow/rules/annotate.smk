@@ -3,15 +3,13 @@
 
 rule annotate:
     input:
-        complete="data/{dataset}/.complete.json",
+        before("annotate"),
     output:
-        train="results/{dataset}/annotations/train.arrow",
-        val="results/{dataset}/annotations/val.arrow",
-        provenance="results/{dataset}/annotations/provenance.json",
-    log:
-        "logs/{dataset}/annotate.log",
-    benchmark:
-        "results/{dataset}/benchmarks/annotate.tsv"
+        receipt="results/{dataset}/receipts/annotate-{fingerprint}.json",
+    params:
+        arguments=arguments("annotate"),
+        order=order("annotate"),
+        log=log_of("annotate"),
     conda:
         CPU_ENVIRONMENT
     message:
@@ -22,14 +20,13 @@ rule annotate:
 
 rule classic:
     input:
-        complete="data/{dataset}/.complete.json",
-        store="results/{dataset}/annotations/{split}.arrow",
+        before("classic-{split}"),
     output:
-        pkl="results/{dataset}/annotations/petr_nuscenes_annotation_{split}.pkl",
-    log:
-        "logs/{dataset}/classic-{split}.log",
-    benchmark:
-        "results/{dataset}/benchmarks/classic-{split}.tsv"
+        receipt="results/{dataset}/receipts/classic-{split}-{fingerprint}.json",
+    params:
+        arguments=arguments("classic-{split}"),
+        order=order("classic-{split}"),
+        log=log_of("classic-{split}"),
     conda:
         CPU_ENVIRONMENT
     message:

@@ -3,32 +3,13 @@
 
 rule baseline:
     input:
-        complete=complete,
-        store=store("val"),
-        model=model_file,
-        weights=weights_file,
+        before("baseline"),
     output:
-        metrics=report(
-            "results/{run}/baseline/metrics.json",
-            caption="../report/metrics.rst",
-            category="{run}",
-            labels={"stage": "baseline"},
-        ),
-        detections="results/{run}/baseline/results_nusc.json",
-        table=report(
-            "results/{run}/baseline/table.txt",
-            caption="../report/metrics.rst",
-            category="{run}",
-            labels={"stage": "baseline table"},
-        ),
-        provenance="results/{run}/baseline/provenance.json",
+        receipt="results/{run}/receipts/baseline-{fingerprint}.json",
     params:
-        expect=lambda wildcards: run(wildcards)["expect"],
-        seed=lambda wildcards: None if run(wildcards)["weights"] else run(wildcards)["schedule"]["seed"],
-    log:
-        "logs/{run}/baseline.log",
-    benchmark:
-        "results/{run}/benchmarks/baseline.tsv"
+        arguments=arguments("baseline"),
+        order=order("baseline"),
+        log=log_of("baseline"),
     threads: CORES
     resources:
         gpu=gpus,

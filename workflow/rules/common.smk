@@ -1,43 +1,43 @@
-# What all rules share: the checked config, names for wildcards, and where a run's model file and weights are.
+# What all rules share: the checked config, the plan of its stages, and what stands between Snakemake and its user.
 
 import os
+import re
 import sys
+from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-import guard
+import hooks
 from petrflow import config as settings
 from petrflow.errors import PetrflowError
-from petrflow.fetch.download import public
-from petrflow.files import fingerprint
 
 if workflow.is_main_process:
-    guard.enter(Path(".snakemake"))
-    guard.pass_signals_on()
+    hooks.enter(Path(".snakemake"))
 
 # Rules run a Python script and nothing else; without `exec` some shells stay in between and die of signals meant for the script.
 shell.prefix("set -euo pipefail; exec ")
 
 try:
-    CONFIG = settings.validate(
-        config, settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
-    )
+    SCHEMA = settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    CONFIG = settings.validate(config, SCHEMA)
     config.update(CONFIG)  # scripts see the defaults too
     MODELS = {
-        run: settings.model_path(entry["model"], [Path("config/models"), Path(workflow.basedir) / "config/models"])
-        for run, entry in CONFIG["runs"].items()
+        name: settings.model_path(entry["model"], [Path("config/models"), Path(workflow.basedir) / "config/models"])
+        for name, entry in CONFIG["runs"].items()
     }
+    PLAN = hooks.plan_stages(CONFIG, SCHEMA, MODELS, save=workflow.is_main_process)
 except PetrflowError as error:
     sys.exit(f"The configuration has a mistake.\n{error}")
 
-RUNS = list(CONFIG["runs"])
-SPLITS = ["train", "val"]
-USED_DATASETS = sorted({run["dataset"] for run in CONFIG["runs"].values()})
 # Asking for a report or a picture of the DAG names no cores.
 CORES = workflow.resource_settings.cores or os.cpu_count()
 ENVIRONMENT = f"{workflow.basedir}/envs/{CONFIG['environment']}.yaml"
 CPU_ENVIRONMENT = f"{workflow.basedir}/envs/cpu.yaml"
+CAPTIONS = {name: workflow.current_basedir.join(f"../report/{name}.rst") for name in hooks.CAPTIONS}
+
+if workflow.is_main_process:
+    hooks.attach(workflow, PLAN)
 
 
 def one_of(names):
@@ -46,83 +46,65 @@ def one_of(names):
 
 
 wildcard_constraints:
-    run=one_of(RUNS),
+    run=one_of(CONFIG["runs"]),
     dataset=one_of(CONFIG["datasets"]),
-    split=one_of(SPLITS),
+    split=one_of(["train", "val"]),
+    key="[0-9a-f]{12}",
+    fingerprint="[0-9a-f]{16}",
 
 
-def dataset(wildcards):
-    """The config of a rule's data set, its URLs without what is personal in them: Snakemake prints parameters and keeps them as metadata.
-    Scripts find the whole of it in `snakemake.config`."""
-    return public(CONFIG["datasets"][wildcards.dataset])
+# Inputs and outputs of all rules are receipts: see workflow/plan.py and workflow/targets.py.
 
 
-def export_mark(wildcards):
-    """Changes when an Xtreme1 export does, whose files are no inputs: there are too many of them."""
-    # Imports numpy and Pillow: only where there is such a data set.
-    from petrflow.sources.xtreme1.prepare import source_mark
-
-    return source_mark(dataset(wildcards), Path("data") / wildcards.dataset)
+def receipts(*names):
+    """Receipts of every stage of some names."""
+    return [str(stage.receipt) for stage in PLAN.all() if stage.name in names]
 
 
-def run(wildcards):
-    """The config of a rule's run."""
-    return CONFIG["runs"][wildcards.run]
+def stage_of(name):
+    """A function that gives the stage of a rule's job; names may hold the job's wildcards."""
+
+    def find(wildcards):
+        subject = wildcards.get("run") or wildcards.get("dataset") or wildcards.get("key") or name
+        return PLAN.stage(name.format(**wildcards), subject)
+
+    return find
 
 
-def model_file(wildcards):
-    return str(MODELS[wildcards.run])
+def before(name):
+    """An input function: receipts of the stages whose results a stage reads."""
+    return lambda wildcards: PLAN.inputs(name.format(**wildcards), stage_of(name)(wildcards).subject)
 
 
-def weights_key(weights):
-    """Names fetched weights by address and checksum, not by a token, which may expire and be renewed."""
-    return fingerprint(public(weights))[:12]
+def order(name):
+    """What the job is to make, and of what: goes into the receipt."""
+    return lambda wildcards: stage_of(name)(wildcards).order()
 
 
-def weights_file(wildcards):
-    """A run's weights as a file: none, a path as it stands, or where a URL is fetched to."""
-    weights = run(wildcards)["weights"]
-    if isinstance(weights, dict):
-        return f"data/weights/{weights_key(weights)}/model.pdparams"
-    return weights or []
+def log_of(name):
+    """The job's log. No `log:` of the rule: Snakemake would want the fingerprint in its name."""
+    return lambda wildcards: str(stage_of(name)(wildcards).log)
 
 
-def store(split):
-    """An input function: the annotation store of one split of a run's data set."""
-    return lambda wildcards: f"results/{run(wildcards)['dataset']}/annotations/{split}.arrow"
-
-
-def complete(wildcards):
-    return f"data/{run(wildcards)['dataset']}/.complete.json"
+def arguments(name):
+    """What the stage's function is called with."""
+    return lambda wildcards: PLAN.arguments(name.format(**wildcards), stage_of(name)(wildcards).subject)
 
 
 def gpus(wildcards):
     """GPUs that a run takes: `auto` counts as one, so that two runs never meet on it."""
-    schedule = run(wildcards)["schedule"]
+    schedule = CONFIG["runs"][wildcards.run]["schedule"]
     return 0 if schedule["device"] == "cpu" else schedule["devices"]
 
 
-EXPENSIVE = {"baseline", "train", "export", "demo"}
+def shown_in_report(wildcards):
+    """Results that `snakemake --report` shows, as inputs of what it is asked for: no rule declares them as outputs."""
+    return [] if workflow.execution_settings is not None else hooks.report_inputs(PLAN, CAPTIONS)
 
 
 onstart:
-    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in EXPENSIVE]
-    if jobs and workflow.local_exec:
-        runs = {job.wildcards.run: CONFIG["runs"][job.wildcards.run] for job in jobs}
-        for name in set(runs) - {job.wildcards.run for job in jobs if job.rule.name == "train"}:
-            # Evaluating a large model on a CPU is slow, but it ends; only training takes weeks.
-            runs[name] = runs[name] | {"schedule": runs[name]["schedule"] | {"allow_slow_cpu": True}}
-        offered = workflow.global_resources.get("gpu")
-        for job in jobs:
-            if offered is not None and gpus(job.wildcards) > offered.value:
-                wanted = gpus(job.wildcards)
-                sys.exit(
-                    f"runs.{job.wildcards.run}.schedule.devices asks for {wanted} GPUs and this workflow was given {offered.value}: "
-                    f"add --resources gpu={wanted}, or lower devices. Nothing was started."
-                )
-        uses_conda = "conda" in {
-            str(method.name).lower() for method in workflow.deployment_settings.deployment_method
-        }
-        python = f"{jobs[0].conda_env.address}/bin/python" if uses_conda else sys.executable
-        if not guard.check_machine(CONFIG | {"runs": runs}, MODELS, python):
-            sys.exit("Nothing was started.")
+    hooks.before_first_job(workflow, PLAN, MODELS, gpus)
+
+
+onerror:
+    hooks.after_failure(workflow, PLAN)

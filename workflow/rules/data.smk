@@ -1,15 +1,13 @@
-# Three doors into one hallway: each rule ends in a nuScenes root under data/, with .complete.json written last.
+# The doors: each rule ends in a nuScenes root under data/, and what petrflow knows about it in results/{dataset}/root.
 
 
 rule synthetic:
     output:
-        complete="data/{dataset}/.complete.json",
+        receipt="results/{dataset}/receipts/synthetic-{fingerprint}.json",
     params:
-        dataset=dataset,
-    log:
-        "logs/{dataset}/synthetic.log",
-    benchmark:
-        "results/{dataset}/benchmarks/synthetic.tsv"
+        arguments=arguments("synthetic"),
+        order=order("synthetic"),
+        log=log_of("synthetic"),
     wildcard_constraints:
         dataset=one_of(settings.of_kind(CONFIG, "synthetic")),
     threads: CORES
@@ -18,18 +16,16 @@ rule synthetic:
     message:
         "Rendering the synthetic data set {wildcards.dataset}"
     script:
-        "../scripts/synthetic.py"
+        "../scripts/prepare_synthetic.py"
 
 
 rule nuscenes:
     output:
-        complete="data/{dataset}/.complete.json",
+        receipt="results/{dataset}/receipts/nuscenes-{fingerprint}.json",
     params:
-        dataset=dataset,
-    log:
-        "logs/{dataset}/nuscenes.log",
-    benchmark:
-        "results/{dataset}/benchmarks/nuscenes.tsv"
+        arguments=arguments("nuscenes"),
+        order=order("nuscenes"),
+        log=log_of("nuscenes"),
     wildcard_constraints:
         dataset=one_of(settings.of_kind(CONFIG, "nuscenes")),
     conda:
@@ -37,19 +33,16 @@ rule nuscenes:
     message:
         "Bringing in the nuScenes data set {wildcards.dataset}"
     script:
-        "../scripts/nuscenes.py"
+        "../scripts/prepare_nuscenes.py"
 
 
 rule xtreme1:
     output:
-        complete="data/{dataset}/.complete.json",
+        receipt="results/{dataset}/receipts/xtreme1-{fingerprint}.json",
     params:
-        dataset=dataset,
-        mark=export_mark,
-    log:
-        "logs/{dataset}/xtreme1.log",
-    benchmark:
-        "results/{dataset}/benchmarks/xtreme1.tsv"
+        arguments=arguments("xtreme1"),
+        order=order("xtreme1"),
+        log=log_of("xtreme1"),
     wildcard_constraints:
         dataset=one_of(settings.of_kind(CONFIG, "xtreme1")),
     conda:
@@ -57,27 +50,19 @@ rule xtreme1:
     message:
         "Importing the Xtreme1 export {wildcards.dataset}"
     script:
-        "../scripts/xtreme1.py"
+        "../scripts/prepare_xtreme1.py"
 
 
 rule weights:
     output:
-        "data/weights/{key}/model.pdparams",
+        receipt="data/weights/{key}/receipts/weights-{fingerprint}.json",
     params:
-        source=lambda wildcards: next(
-            public(entry["weights"])
-            for entry in CONFIG["runs"].values()
-            if isinstance(entry["weights"], dict) and weights_key(entry["weights"]) == wildcards.key
-        ),
-    log:
-        "logs/weights/{key}.log",
-    benchmark:
-        "logs/weights/{key}.tsv"
-    wildcard_constraints:
-        key="[0-9a-f]{12}",
+        arguments=lambda wildcards: {"path": PLAN.stage("weights", wildcards.key).folder / "model.pdparams"},
+        order=order("weights"),
+        log=log_of("weights"),
     conda:
         CPU_ENVIRONMENT
     message:
-        "Fetching weights from {params.source[url]}"
+        "Fetching the weights {wildcards.key}"
     script:
         "../scripts/weights.py"

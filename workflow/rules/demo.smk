@@ -3,24 +3,13 @@
 
 rule demo:
     input:
-        complete=complete,
-        store=store("val"),
-        model=model_file,
-        parity="results/{run}/export/parity.json",
-        parameters="results/{run}/export/model.pdiparams",
+        before("demo"),
     output:
-        frames=directory("results/{run}/demo/frames"),
-        video=report(
-            "results/{run}/demo/demo.mp4", caption="../report/demo.rst", category="{run}", labels={"stage": "demo"}
-        ),
-        detections="results/{run}/demo/detections.json",
-        provenance="results/{run}/demo/provenance.json",
+        receipt="results/{run}/receipts/demo-{fingerprint}.json",
     params:
-        demo=lambda wildcards: run(wildcards)["demo"],
-    log:
-        "logs/{run}/demo.log",
-    benchmark:
-        "results/{run}/benchmarks/demo.tsv"
+        arguments=arguments("demo"),
+        order=order("demo"),
+        log=log_of("demo"),
     threads: CORES
     resources:
         gpu=gpus,

@@ -3,23 +3,13 @@
 
 rule export:
     input:
-        complete=complete,
-        store=store("val"),
-        model=model_file,
-        best="results/{run}/train/best_model/model.pdparams",
+        before("export"),
     output:
-        parity=report(
-            "results/{run}/export/parity.json",
-            caption="../report/parity.rst",
-            category="{run}",
-            labels={"stage": "export"},
-        ),
-        parameters="results/{run}/export/model.pdiparams",
-        provenance="results/{run}/export/provenance.json",
-    log:
-        "logs/{run}/export.log",
-    benchmark:
-        "results/{run}/benchmarks/export.tsv"
+        receipt="results/{run}/receipts/export-{fingerprint}.json",
+    params:
+        arguments=arguments("export"),
+        order=order("export"),
+        log=log_of("export"),
     threads: CORES
     resources:
         gpu=gpus,

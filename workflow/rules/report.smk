@@ -3,19 +3,13 @@
 
 rule report:
     input:
-        expand(rules.baseline.output.metrics, run=RUNS),
-        expand(rules.train.output.history, run=RUNS),
-        expand(rules.train.output.metrics, run=RUNS),
-        expand(rules.export.output.parity, run=RUNS),
-        expand(rules.demo.output.detections, run=RUNS),
+        before("report"),
     output:
-        report("results/report/index.html", caption="../report/report.rst", category="summary"),
+        receipt="results/report/receipts/report-{fingerprint}.json",
     params:
-        runs={name: entry | {"schedule": settings.training_settings(entry)} for name, entry in CONFIG["runs"].items()},
-    log:
-        "logs/report.log",
-    benchmark:
-        "results/report/benchmarks/report.tsv"
+        arguments=lambda wildcards: hooks.report_arguments(PLAN),
+        order=order("report"),
+        log=log_of("report"),
     conda:
         CPU_ENVIRONMENT
     message:
@@ -26,8 +20,7 @@ rule report:
 
 rule preflight:
     params:
-        config=CONFIG,
-        models={run: str(path) for run, path in MODELS.items()},
+        models=MODELS,
     conda:
         ENVIRONMENT
     message:
@@ -36,22 +29,15 @@ rule preflight:
         "../scripts/preflight.py"
 
 
-rule doctor:
-    input:
-        expand("results/{dataset}/doctor/doctor.json", dataset=sorted(CONFIG["datasets"])),
-
-
 rule doctor_dataset:
     input:
-        complete="data/{dataset}/.complete.json",
-        train="results/{dataset}/annotations/train.arrow",
-        val="results/{dataset}/annotations/val.arrow",
+        before("doctor"),
     output:
-        report="results/{dataset}/doctor/doctor.json",
-    log:
-        "logs/{dataset}/doctor.log",
-    benchmark:
-        "results/{dataset}/benchmarks/doctor.tsv"
+        receipt="results/{dataset}/receipts/doctor-{fingerprint}.json",
+    params:
+        arguments=arguments("doctor"),
+        order=order("doctor"),
+        log=log_of("doctor"),
     conda:
         CPU_ENVIRONMENT
     message:

@@ -1,16 +1,8 @@
 """Export a run's best model and prove that it computes what the eager one does."""
 
-from pathlib import Path
+from rule_job import rule_job
 
-from petrflow.stages import export
-from rule_job import rule_job, schedule_of
+with rule_job(snakemake) as order:
+    from petrflow import stages
 
-with rule_job(snakemake):
-    export(
-        model_file=Path(snakemake.input.model),
-        weights=Path(snakemake.input.best),
-        store_path=Path(snakemake.input.store),
-        root=Path(snakemake.input.complete).parent,
-        out_dir=Path(snakemake.output.parity).parent,
-        schedule=schedule_of(snakemake),
-    )
+    stages.export(order=order, **snakemake.params.arguments)

@@ -1,24 +1,27 @@
-"""What every rule's script does around its one library call: log, clean errors, an end when asked to end."""
+"""What every rule's script does around its one library call: log, account, clean errors, an end when asked to end."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import signal
 import sys
-import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 # A conda environment holds petrflow's dependencies, not petrflow: the checkout serves.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
 
+from locks import show_job
+from signals import end_with_snakemake, interrupt_on_signals
+
 from petrflow.errors import PetrflowError
+from petrflow.files.receipts import Order
 
 STOPPED = 75  # exit code of a stage that was asked to end and can go on from where it was (sysexits' EX_TEMPFAIL)
 
@@ -41,13 +44,13 @@ class _Tee:
             kept = ""
         self._line_dropped = kept != text and not text.endswith("\n")
         self._log.write(kept)
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # the terminal is gone
             self._terminal.write(kept)
         return len(text)
 
     def flush(self) -> None:
         self._log.flush()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self._terminal.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -55,83 +58,65 @@ class _Tee:
 
 
 @contextlib.contextmanager
-def rule_job(snakemake: Any) -> Iterator[None]:
-    """Run a rule's body: copy its output to the rule's log, print errors as one sentence, end cleanly on SIGTERM and SIGINT.
+def rule_job(snakemake: Any) -> Iterator[Order | None]:
+    """Run a rule's body: copy its output to the rule's log, print errors as one sentence, end cleanly when asked to.
 
     Parameters
     ----------
     snakemake : Snakemake
         The object Snakemake puts into a script.
+
+    Yields
+    ------
+    Order or None
+        What the workflow wants of the stage, to be handed to the stage's function; its receipt is written when the body has
+        succeeded. None for a rule that leaves nothing.
     """
     # Paddle says the first at every import (nothing is compiled here) and the second while it exports (nothing is lost by it).
     for message in ("No ccache found", "Tensor do not have 'place'"):
         warnings.filterwarnings("ignore", message=message)
-    job_lock = _hold_jobs_lock()
-    _end_with(os.environ.get("PETRFLOW_SNAKEMAKE_PID"))
-    log_path = Path(str(snakemake.log[0])) if snakemake.log else Path(os.devnull)
+    job_lock = show_job(Path(".snakemake"))
+    end_with_snakemake()
+    order = Order(**snakemake.params.order) if snakemake.params.get("order") else None
+    name = order.stage if order else snakemake.rule
+    log_path = Path(snakemake.params.get("log") or os.devnull)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("a" if log_path.name == os.devnull else "w", encoding="utf-8", buffering=1) as log:
+    with log_path.open("a", encoding="utf-8", buffering=1) as log:
         stdout, stderr = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(stdout, log), _Tee(stderr, log)  # type: ignore[assignment]
+        log.write(f"\n---- {time.strftime('%Y-%m-%d %H:%M:%S')} {name}\n")
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):  # training replaces both by a stop after the step
-                signal.signal(number, _interrupt)
-            yield
+            interrupt_on_signals()
+            with order.account() if order else contextlib.nullcontext():
+                if order:
+                    _check_order(order, snakemake)
+                yield order
         except PetrflowError as error:
-            _leave(f"\n{snakemake.rule}: {error}", 1)
+            _leave(f"\n{name}: {error}", 1)
         except KeyboardInterrupt:
-            _leave(f"\n{snakemake.rule}: stopped when asked to; the same command makes this stage again.", STOPPED)
+            _leave(f"\n{name}: stopped when asked to; the same command makes this stage again.", STOPPED)
+        except Exception as error:
+            log.write(traceback.format_exc())
+            _leave(f"\n{name}: {_unforeseen(error)} The traceback is in {log_path}.", 1)
         finally:
             sys.stdout, sys.stderr = stdout, stderr
             if job_lock is not None:
                 os.close(job_lock)
 
 
-def schedule_of(snakemake: Any) -> dict[str, Any]:
-    """A run's whole schedule, also the part that is no parameter of a rule because it shapes no result."""
-    schedule: dict[str, Any] = snakemake.config["runs"][snakemake.wildcards.run]["schedule"]
-    return schedule
+def _check_order(order: Order, snakemake: Any) -> None:
+    """Refuse to write under a name that stands for other settings: the config was edited while a queue held the job."""
+    if snakemake.wildcards.get("fingerprint") not in (None, order.fingerprint):
+        raise PetrflowError(
+            f"the settings of {order.subject} were edited after this job was planned: run the same command again."
+        )
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    # A signal to the whole group comes twice, from the group and from Snakemake: ending must not be interrupted.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _unforeseen(error: Exception) -> str:
+    text = str(error).strip()
+    return f"an error that petrflow did not foresee, {type(error).__name__}{': ' if text else ''}{text.rstrip('.')}."
 
 
 def _leave(message: str, code: int) -> None:
     print(message, file=sys.stderr, flush=True)
     raise SystemExit(code)
-
-
-def _hold_jobs_lock() -> int | None:
-    """Show that this job lives, so that a new Snakemake does not take the place of one that was killed while its job still ends."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(Path(".snakemake") / "petrflow-jobs.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return descriptor
-    return None
-
-
-def _end_with(snakemake_pid: str | None) -> None:
-    """Ask this process to end when the Snakemake that started it is gone: nobody waits for what it makes any more."""
-    if snakemake_pid is None or not Path(f"/proc/{snakemake_pid}").exists():
-        return
-    start = _start_time(int(snakemake_pid))
-
-    def watch() -> None:
-        while _start_time(int(snakemake_pid)) == start:
-            time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True, name="petrflow-orphan").start()
-
-
-def _start_time(pid: int) -> str | None:
-    """When a process started, in ticks since boot; None when it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, IndexError):
-        return None
-    return None if fields[0] == "Z" else fields[19]

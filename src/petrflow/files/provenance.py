@@ -16,6 +16,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files.atomic import read_json, write_json
 from petrflow.files.fingerprints import fingerprint, sha256_file
+from petrflow.files.receipts import Order
 
 PACKAGES = (
     "petrflow",
@@ -82,7 +83,7 @@ def peak_memory_bytes() -> int:
 
 @contextlib.contextmanager
 def provenance(
-    path: Path, inputs: dict[str, str | Path], settings: dict[str, Any] | None = None
+    path: Path, inputs: dict[str, str | Path], settings: dict[str, Any] | None = None, order: Order | None = None
 ) -> Iterator[Provenance]:
     """Record a stage; nothing is written if the body fails.
 
@@ -91,6 +92,7 @@ def provenance(
     path : where `provenance.json` goes
     inputs : name -> fingerprint (text) or file or folder to take one of; taken before the body runs
     settings : JSON-able settings that shaped the stage
+    order : what the workflow wanted, where a workflow asked: it goes in as ``made_from``, and the seconds are those of all starts
     """
     fingerprints = {name: input_fingerprint(value) for name, value in sorted(inputs.items())}
     entry = Provenance()
@@ -107,9 +109,16 @@ def provenance(
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": entry.device,
-            "seconds": round(entry.earlier_seconds + time.monotonic() - start, 3),
+            "seconds": round(order.seconds if order else entry.earlier_seconds + time.monotonic() - start, 3),
             "cpu_seconds": round(entry.earlier_cpu_seconds + time.process_time() - cpu_start, 3),
             "peak_memory_bytes": peak_memory_bytes(),
             **({"extra": entry.extra} if entry.extra else {}),
+            **({"made_from": order.made_from} if order else {}),
         },
     )
+
+
+def stamp(path: Path, order: Order | None) -> None:
+    """Say in a ``provenance.json`` that another process has written what the workflow wanted."""
+    if order is not None:
+        write_json(path, {**read_json(path), "made_from": order.made_from})

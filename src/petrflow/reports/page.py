@@ -39,8 +39,13 @@ HIGHER_IS_BETTER = {
 }
 
 
-def write_report(runs: Mapping[str, Path], out: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Write a self-contained HTML page over finished runs.
+def write_report(
+    runs: Mapping[str, Path],
+    out: Path,
+    settings: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write a self-contained HTML page over runs.
 
     Parameters
     ----------
@@ -50,19 +55,19 @@ def write_report(runs: Mapping[str, Path], out: Path, settings: Mapping[str, Any
         The page (UTF-8 HTML, pictures embedded).
     settings : mapping of run name to its part of the config, optional
         Shown in a line under the run's name.
+    notes : mapping of run name to sentences, optional
+        What of the run is not as the config asks for: a stage that failed, results of other settings.
 
     Raises
     ------
     PetrflowError
-        When no run is given or a run's folder is missing.
+        When no run is given.
     """
     if not runs:
         raise PetrflowError("report: the config names no runs; add one under runs:")
     sections = [_summary_table(runs)]
     for name, folder in runs.items():
-        if not Path(folder).is_dir():
-            raise PetrflowError(f"report: {folder} is missing; run `snakemake --cores all train_all` first")
-        sections.append(_run_section(name, Path(folder), (settings or {}).get(name)))
+        sections.append(_run_section(name, Path(folder), (settings or {}).get(name), (notes or {}).get(name, ())))
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>petrflow report</title>'
@@ -83,8 +88,9 @@ def _summary_table(runs: Mapping[str, Path]) -> str:
     return _table(head, rows)
 
 
-def _run_section(name: str, folder: Path, settings: Mapping[str, Any] | None) -> str:
+def _run_section(name: str, folder: Path, settings: Mapping[str, Any] | None, notes: Sequence[str] = ()) -> str:
     parts = [f'<h2 id="{html.escape(name)}">{html.escape(name)}</h2>']
+    parts += [f'<p class="warn">{html.escape(note)}</p>' for note in notes]
     if settings:
         schedule = ", ".join(f"{key} {value}" for key, value in settings.get("schedule", {}).items())
         parts.append(
@@ -166,15 +172,13 @@ def _export_note(path: Path) -> str:
 
 
 def _costs(folder: Path) -> str:
-    """Return a table of seconds and peak memory from Snakemake's benchmark files of this run."""
+    """Return a table of seconds (of all starts) and peak memory from the stages' provenance."""
     rows = []
-    for path in sorted((folder / "benchmarks").glob("*.tsv")):
-        frame = pd.read_csv(path, sep="\t")
-        if len(frame):
-            last = frame.iloc[-1]
-            rows.append(
-                [path.stem, f"{float(last['s']):.1f}", f"{pd.to_numeric(last['max_rss'], errors='coerce'):.0f}"]
-            )
+    for path in sorted(folder.glob("*/provenance.json")):
+        record = read_json(path)
+        if path.parent.name != "state" and "seconds" in record:
+            memory = record.get("peak_memory_bytes", 0) / 1e6
+            rows.append([path.parent.name, f"{record['seconds']:.1f}", f"{memory:.0f}"])
     return "<h3>What each stage cost</h3>" + _table(["stage", "seconds", "peak memory, MB"], rows) if rows else ""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from petrflow.config import RUNTIME_KEYS
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint, read_json, sha256_file, write_json
 
@@ -18,7 +19,7 @@ log = logging.getLogger("petrflow.training")
 LOOP_VERSION = 1
 """Must be raised when the loop computes something else from the same inputs; states of another version are set aside."""
 
-NOT_SHAPING = ("epochs", "checkpoint_minutes", "num_workers", "device", "share_gpu", "slow_factor", "judge")
+NOT_SHAPING = ("epochs", *RUNTIME_KEYS)
 """Schedule keys that do not change what is computed, and ``epochs``, which may be extended (docs/training.md)."""
 
 

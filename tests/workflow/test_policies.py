@@ -1,0 +1,107 @@
+"""What the workflow decides before the first job: runs to judge, GPUs, names of URLs, paths with a space."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petrflow.annotations.layout import FORMAT_VERSION
+from petrflow.config import load_schema, without_defaults
+from tests.helpers.workflow import REPOSITORY, TWO_RUNS, copy_workflow
+
+
+@pytest.fixture(autouse=True)
+def _workflow_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "workflow"))
+
+
+RUNS: dict[str, Any] = {name: {"schedule": {"device": "auto", "devices": 1}} for name in ("first", "second", "third")}
+
+
+def test_a_run_that_only_evaluates_may_do_so_on_a_slow_cpu() -> None:
+    from preflight import Starting, runs_to_judge
+
+    jobs = [Starting("train", "first", 1), Starting("baseline", "first", 1), Starting("demo", "second", 1)]
+    judged = runs_to_judge([*jobs, Starting("annotate", "third", 0)], RUNS)
+    assert set(judged) == {"first", "second"}
+    assert "allow_slow_cpu" not in judged["first"]["schedule"]
+    assert judged["second"]["schedule"]["allow_slow_cpu"] is True
+    assert "allow_slow_cpu" not in RUNS["second"]["schedule"]
+
+
+@pytest.mark.parametrize(("offered", "said"), [(None, False), (1, True), (2, False)])
+def test_more_gpus_than_were_given_are_refused(offered: int | None, said: bool) -> None:
+    from preflight import Starting, too_many_gpus
+
+    sentence = too_many_gpus([Starting("train", "first", 2)], offered)
+    assert bool(sentence) is said
+    assert sentence is None or "runs.first.schedule.devices asks for 2 GPUs" in sentence
+
+
+def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> None:
+    from plan import public, weights_key
+
+    signed = {"url": "https://someone:secret@host/models/model.pdparams?token=abc"}
+    assert public(signed) == {"url": "https://host/models/model.pdparams"}
+    assert weights_key(signed) == weights_key({"url": "https://host/models/model.pdparams?token=xyz"})
+
+
+def test_the_plan_knows_the_form_of_the_annotation_store() -> None:
+    from plan import VERSIONS
+
+    assert VERSIONS["annotate"] == FORMAT_VERSION
+
+
+def test_defaults_that_are_spelled_out_are_left_out_at_any_depth() -> None:
+    schema = load_schema(REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")
+    entry = {"dataset": "a", "model": "b", "schedule": {"batch_size": 1, "epochs": 3}, "demo": {"scene": None}}
+    kept = without_defaults(entry, schema["$defs"]["run"], schema)
+    assert kept == {"dataset": "a", "model": "b", "schedule": {"epochs": 3}}
+
+
+def test_a_folder_with_a_space_and_an_interpreter_in_one_work(tmp_path: Path) -> None:
+    folder = copy_workflow(tmp_path / "my project", TWO_RUNS, stub=True)
+    (folder / "v env").symlink_to(Path(sys.prefix))
+    command = [
+        str(folder / "v env" / "bin" / "python"),
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "results/streets/annotations/val.arrow",
+    ]
+    said = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert (folder / "results" / "streets" / "annotations" / "val.arrow").exists()
+
+
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_the_profiles_for_clusters_are_read(profile: str, tmp_path: Path) -> None:
+    import yaml
+
+    settings = yaml.safe_load((REPOSITORY / "profiles" / profile / "config.yaml").read_text())
+    assert settings["executor"] == profile
+    rules = {path.stem for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")}
+    assert set(settings.get("set-resources", {})) <= rules
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\ntrain: the disk is full.\n", "the disk is full."),
+        ("\ntrain: old.\n\n---- 2026 train\n\ntrain: new\nin two lines.\n", "new\nin two lines."),
+        ("10:00:00 ERROR the loss is NaN\n\ntrain: Training failed; what it said stands above.\n", "the loss is NaN"),
+        ("nothing to read\n", None),
+        ("\ntrain: old.\n\n---- 2026 train\nkilled\n", None),
+    ],
+)
+def test_the_last_sentence_of_a_log_is_found(tmp_path: Path, text: str, expected: str | None) -> None:
+    from console import last_sentence
+
+    (tmp_path / "train.log").write_text(text)
+    assert last_sentence(tmp_path / "train.log", "train") == expected

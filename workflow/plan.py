@@ -1,0 +1,495 @@
+"""Which stages there are, what shapes each of them, and the fingerprint by which a finished one is known.
+
+A fingerprint is a function of the configuration and of the files that users give: model files, local weights, the marks of data
+sources. Nothing that a stage makes goes into it, so that a job on another machine, which reads the Snakefile anew in the middle of a
+run, finds the same names. Snakemake sees nothing but receipts (:mod:`petrflow.files.receipts`): a receipt that is wanted and does not
+exist is a stage to run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from petrflow.config import RUNTIME_KEYS, load_yaml, training_settings, without_defaults
+from petrflow.errors import PetrflowError
+from petrflow.files.fingerprints import fingerprint
+from petrflow.files.receipts import (
+    Contents,
+    common_differences,
+    differences,
+    made_from,
+    receipts_of,
+    shaped_fingerprint,
+)
+
+SPLITS = ("train", "val")
+RUN_STAGES = ("baseline", "train", "export", "demo")
+"""Stages of a run, in the order in which data flows."""
+
+# Keys of a data set that shape nothing of it.
+DATASET_RUNTIME_KEYS = ("doctor", "remove_archives")
+
+# A stage that makes something else from the same inputs, when what it made before must be made again: 1 until it is raised.
+VERSIONS = {"annotate": 1}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run or data set.
+
+    Attributes
+    ----------
+    name : str
+        ``synthetic``, ``nuscenes``, ``xtreme1``, ``weights``, ``annotate``, ``classic-train``, ``classic-val``, ``doctor``, one of
+        :data:`RUN_STAGES`, or ``report``.
+    subject : str
+        The run, the data set, the key of fetched weights; ``report`` for the page over all runs.
+    folder : Path
+        Where its results are.
+    files : tuple of str
+        Results in ``folder`` without which the stage is not finished.
+    stamp : Path
+        The ``provenance.json`` that says what the results were made from.
+    settings : dict
+        All that shapes it, for people.
+    after : tuple of Stage
+        Stages whose results it reads.
+    """
+
+    name: str
+    subject: str
+    folder: Path
+    files: tuple[str, ...]
+    stamp: Path
+    fingerprint: str
+    settings: dict[str, Any] = field(hash=False)
+    after: tuple[Stage, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """``train default``."""
+        return f"{self.name} {self.subject}"
+
+    @property
+    def receipts(self) -> Path:
+        """Folder of the receipts."""
+        return (self.folder if self.name == "weights" else Path("results") / self.subject) / "receipts"
+
+    @property
+    def receipt(self) -> Path:
+        """The receipt that says that the stage is finished as it is wanted."""
+        return self.receipts / f"{self.name}-{self.fingerprint}.json"
+
+    @property
+    def log(self) -> Path:
+        """Log of the stage."""
+        return Path("logs/report.log") if self.name == "report" else Path("logs") / self.subject / f"{self.name}.log"
+
+    def order(self) -> dict[str, Any]:
+        """What the stage's script is given: fields of :class:`petrflow.files.receipts.Order`."""
+        values = {
+            "stage": self.name,
+            "subject": self.subject,
+            "fingerprint": self.fingerprint,
+            "settings": self.settings,
+        }
+        after = {stage.title: stage.fingerprint for stage in self.after}
+        return {**values, "after": after, "receipt": str(self.receipt)}
+
+    def fault(self) -> str:
+        """Why the receipt is not to be believed, in a few words; empty when it is, or when there is none."""
+        if not self.receipt.exists():
+            return ""
+        for name in self.files:
+            if not (self.folder / name).exists():
+                return f"{self.folder / name} is gone"
+        origin = made_from(self.stamp)
+        if origin is None:
+            return f"{self.stamp} does not say what the results were made from"
+        if origin["fingerprint"] != self.fingerprint:
+            return "the results in place were made from other settings"
+        return ", ".join(common_differences(origin["settings"], self.settings))
+
+    def reason(self, runs: Collection[Stage] = ()) -> str:
+        """Why the stage is to be made, in the words of the configuration: ``batch_size 4 -> 64``; ``runs`` are all that will be made."""
+        if fault := self.fault():
+            return fault
+        origin = made_from(self.stamp)
+        if origin is None or not any((self.folder / name).exists() for name in self.files):
+            return "not made yet"
+        if changes := differences(origin["settings"], self.settings):
+            return ", ".join(changes)
+        wanted = {stage.title: stage for stage in self.after}
+        changed = [
+            name for name, digest in origin["after"].items() if name in wanted and wanted[name].fingerprint != digest
+        ]
+        changed += [name for name in wanted if name not in origin["after"]]
+        if changed:
+            return f"follows from {', '.join(changed)}"
+        if again := [stage.title for stage in self.after if stage in runs and stage.name in RUN_STAGES]:
+            return f"follows from {', '.join(again)}, made again"
+        return "asked for" if receipts_of(self.receipts, self.name) else "was not finished"
+
+
+class Plan:
+    """All stages of a configuration.
+
+    Parameters
+    ----------
+    config : mapping
+        The checked configuration, defaults filled in.
+    schema : mapping
+        Its schema.
+    models : mapping of run to Path
+        Each run's model file.
+    contents : Contents
+        Knows the contents of users' files.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], schema: Mapping[str, Any], models: Mapping[str, Path], contents: Contents
+    ) -> None:
+        self.config = config
+        self._schema = schema
+        self._models = models
+        self._contents = contents
+        self._stages: dict[tuple[str, str], Stage] = {}
+        self._under_way: list[str] = []
+        self.runs: set[Stage] | None = None
+        """The stages that are about to run; None where that is not known, in a job."""
+
+    # ------------------------------------------------------------------------------------------------------------ stages
+
+    def stage(self, name: str, subject: str) -> Stage:
+        """A stage by its name and its run or data set."""
+        key = (name, subject)
+        if key not in self._stages:
+            self._stages[key] = self._make(name, subject)
+        return self._stages[key]
+
+    def root(self, dataset: str) -> Stage:
+        """The door's stage of a data set."""
+        return self.stage(self.config["datasets"][dataset]["kind"], dataset)
+
+    def of_runs(self, name: str) -> list[Stage]:
+        """One stage of every run."""
+        return [self.stage(name, run) for run in self.config["runs"]]
+
+    def all(self) -> Iterator[Stage]:
+        """Every stage that the configuration knows, also those that only a target of its own asks for."""
+        used = {run["dataset"] for run in self.config["runs"].values()}
+        for dataset in self.config["datasets"]:
+            yield from (self.root(dataset), self.stage("annotate", dataset), self.stage("doctor", dataset))
+            if dataset in used:
+                yield from (self.stage(f"classic-{split}", dataset) for split in SPLITS)
+        yield from self.fetched().values()
+        for run in self.config["runs"]:
+            yield from (self.stage(name, run) for name in RUN_STAGES)
+        yield self.stage("report", "report")
+
+    def fetched(self) -> dict[str, Stage]:
+        """Stages that fetch weights, by key."""
+        sources = [run["weights"] for run in self.config["runs"].values()]
+        keys = {weights_key(source) for source in sources if isinstance(source, Mapping) and "url" in source}
+        return {key: self.stage("weights", key) for key in sorted(keys)}
+
+    def weights_file(self, run: str) -> Path | None:
+        """Where a run's weights are, or will be."""
+        source = self.config["runs"][run]["weights"]
+        if source is None:
+            return None
+        if isinstance(source, Mapping):
+            if "run" in source:
+                return Path("results") / source["run"] / "train" / "best_model" / "model.pdparams"
+            return Path("data/weights") / weights_key(source) / "model.pdparams"
+        return Path(source).expanduser()
+
+    def inputs(self, name: str, subject: str) -> list[str]:
+        """Receipts that a stage waits for: those of the stages before it, where it runs at all."""
+        stage = self.stage(name, subject)
+        return [str(before.receipt) for before in stage.after] if self.runs is None or stage in self.runs else []
+
+    def arguments(self, name: str, subject: str) -> dict[str, Any]:
+        """What the function of :mod:`petrflow.stages` is called with. What may hold a personal URL is not here: params are recorded."""
+        out_dir = self.stage(name, subject).folder
+        if name == "annotate":
+            return {"root": Path("data") / subject, "about": Path("results") / subject / "root", "out_dir": out_dir}
+        if name.startswith("classic-"):
+            split = name.removeprefix("classic-")
+            path = out_dir / f"petr_nuscenes_annotation_{split}.pkl"
+            return {"root": Path("data") / subject, "store_path": _store(subject, split), "path": path}
+        if name == "doctor":
+            stores = {split: _store(subject, split) for split in SPLITS}
+            return {"root": Path("data") / subject, "stores": stores, "out_dir": out_dir}
+        if name in RUN_STAGES:
+            return self._run_arguments(name, subject)
+        return {"about": Path("results") / subject / "root", "root": Path("data") / subject}
+
+    def _run_arguments(self, name: str, run: str) -> dict[str, Any]:
+        entry, folder = self.config["runs"][run], Path("results") / run
+        dataset = entry["dataset"]
+        common = {"root": Path("data") / dataset, "out_dir": folder / name, "schedule": entry["schedule"]}
+        if name == "train":
+            return {
+                **common,
+                "run": run,
+                "request_path": folder / "state" / "request.json",
+                "state_dir": folder / "state",
+                "model_config": self._models[run],
+                "train_store": _store(dataset, "train"),
+                "val_store": _store(dataset, "val"),
+                "weights": self.weights_file(run),
+            }
+        common |= {"model_file": self._models[run], "store_path": _store(dataset, "val")}
+        if name == "baseline":
+            return {**common, "weights": self.weights_file(run), "expect": entry["expect"]}
+        if name == "export":
+            return {**common, "weights": folder / "train" / "best_model" / "model.pdparams"}
+        return {**common, "exported": folder / "export", "settings": entry["demo"]}
+
+    def notes(self) -> dict[str, list[str]]:
+        """Sentences about the stages of each run whose results in place are not what the configuration asks for."""
+        notes: dict[str, list[str]] = {}
+        for run in self.config["runs"]:
+            stages = [self.stage(name, run) for name in RUN_STAGES]
+            notes[run] = [
+                f"{stage.name}: {_said_of(stage)}" for stage in stages if stage.fault() or not stage.receipt.exists()
+            ]
+        return notes
+
+    # ------------------------------------------------------------------------------------------------------------ shaping
+
+    def _make(self, name: str, subject: str) -> Stage:
+        title = f"{name} {subject}"
+        if title in self._under_way:
+            circle = [step.split()[1] for step in [*self._under_way[self._under_way.index(title) :], title]]
+            raise PetrflowError(
+                f"runs.{subject}.weights: these runs wait for each other's weights ({' <- '.join(dict.fromkeys(circle))}): "
+                "let one of them start from weights that no run of this configuration makes."
+            )
+        self._under_way.append(title)
+        try:
+            return self._shape(name, subject)
+        finally:
+            self._under_way.pop()
+
+    def _shape(self, name: str, subject: str) -> Stage:
+        results = Path("results") / subject
+        if name in ("synthetic", "nuscenes", "xtreme1"):
+            return self._shape_root(name, subject)
+        if name == "annotate":
+            files = tuple(f"{split}.arrow" for split in SPLITS)
+            return _stage(name, subject, results / "annotations", files, after=[self.root(subject)])
+        if name.startswith("classic-"):
+            folder, split = results / "annotations", name.removeprefix("classic-")
+            files = (f"petr_nuscenes_annotation_{split}.pkl",)
+            return _stage(name, subject, folder, files, after=self._data(subject), stamp=f"{name}-provenance.json")
+        if name == "doctor":
+            return _stage(name, subject, results / "doctor", ("doctor.json",), after=self._data(subject))
+        if name == "weights":
+            settings = {"source": public(weights_source(self.config, subject))}
+            return _stage(name, subject, Path("data/weights") / subject, ("model.pdparams",), settings)
+        if name == "report":
+            stages = [stage for kind in RUN_STAGES for stage in self.of_runs(kind)]
+            return _stage(name, subject, results, ("index.html",), after=stages)
+        return self._shape_run(name, subject)
+
+    def _shape_run(self, name: str, run: str) -> Stage:
+        entry = self.config["runs"][run]
+        given = without_defaults(entry, self._schema["$defs"]["run"], self._schema)
+        files: tuple[str, ...]
+        data = self._data(entry["dataset"])
+        folder = Path("results") / run / name
+        if name == "export":
+            return _stage(
+                name,
+                run,
+                folder,
+                ("model.json", "model.pdiparams", "parity.json"),
+                after=[*data, self.stage("train", run)],
+            )
+        if name == "demo":
+            files = ("demo.mp4", "detections.json", "frames")
+            after = [*data, self.stage("export", run)]
+            return _stage(name, run, folder, files, entry["demo"], given.get("demo", {}), after)
+
+        settings: dict[str, Any] = {"model file": self._contents.take(self._models[run], "yaml", load_yaml)}
+        weights, before = self._weights(run)
+        settings |= weights
+        shaping = dict(settings)
+        if name == "baseline":
+            settings["expect"] = entry["expect"]
+            shaping["expect"] = given.get("expect", {})
+            if entry["weights"] is None:  # else the seed draws nothing
+                settings["seed"] = entry["schedule"]["seed"]
+                shaping |= {key: value for key, value in given.get("schedule", {}).items() if key == "seed"}
+            files = ("metrics.json", "results_nusc.json", "table.txt")
+            return _stage(name, run, folder, files, settings, shaping, [*data, *before])
+        settings |= training_settings(entry)
+        shaping["schedule"] = {
+            key: value for key, value in given.get("schedule", {}).items() if key not in RUNTIME_KEYS
+        }
+        files = ("best_model/model.pdparams", "last_model/model.pdparams", "history.csv", "metrics.json", "visualdl")
+        return _stage(name, run, folder, files, settings, shaping, [*data, *before])
+
+    def _data(self, dataset: str) -> list[Stage]:
+        """Stages whose results everything reads that reads annotations: images and clouds are in the root."""
+        return [self.root(dataset), self.stage("annotate", dataset)]
+
+    def _weights(self, run: str) -> tuple[dict[str, Any], list[Stage]]:
+        """What a run's weights add to what shapes it, and the stage that makes or fetches them."""
+        source = self.config["runs"][run]["weights"]
+        if source is None:
+            return {}, []
+        if isinstance(source, Mapping) and "url" in source:
+            return {}, [self.stage("weights", weights_key(source))]
+        path = self.weights_file(run)
+        assert path is not None
+        made = self._made_by(path)
+        if made is None and isinstance(source, Mapping):
+            raise PetrflowError(
+                f"runs.{run}.weights.run: there is no run {source['run']!r}; known are {', '.join(self.config['runs'])}."
+            )
+        if made is None:
+            return {"weights": self._content(run, path)}, []
+        other, which = made
+        if other == run:
+            raise PetrflowError(
+                f"runs.{run}.weights: a run cannot start from its own result ({path}): give other weights, or copy the "
+                "file elsewhere and name the copy."
+            )
+        return {"weights": f"{which} of {other}"}, [self.stage("train", other)]
+
+    def _content(self, run: str, path: Path) -> str:
+        if not path.is_file():
+            kind = "is a folder" if path.is_dir() else "does not exist"
+            raise PetrflowError(f"runs.{run}.weights: {path} {kind}, seen from {Path.cwd()}: name a file of weights.")
+        return self._contents.sha256(path)
+
+    def _made_by(self, path: Path) -> tuple[str, str] | None:
+        """The run that makes a file of weights, and which of its models it is; None for a file that users give."""
+        parts = Path(os.path.relpath(path)).parts
+        if len(parts) == 5 and parts[0] == "results" and parts[2] == "train" and parts[1] in self.config["runs"]:
+            return parts[1], parts[3]
+        return None
+
+    def _shape_root(self, kind: str, dataset: str) -> Stage:
+        entry = public(self.config["datasets"][dataset])
+        given = without_defaults(entry, self._schema["$defs"]["dataset"], self._schema)
+        settings, shaping = (
+            {key: value for key, value in values.items() if key not in (*DATASET_RUNTIME_KEYS, "kind")}
+            for values in (entry, given)
+        )
+        mark = source_mark(self.config["datasets"][dataset], dataset, self._contents)
+        if mark is not None:
+            settings["content of source"] = shaping["content of source"] = mark
+        root = Path("data") / dataset
+        stamp = Path("results") / dataset / "root" / "provenance.json"
+        return _stage(kind, dataset, root, (str(entry["version"]),), settings, shaping, stamp=stamp)
+
+
+def _store(dataset: str, split: str) -> Path:
+    return Path("results") / dataset / "annotations" / f"{split}.arrow"
+
+
+def _said_of(stage: Stage) -> str:
+    reason = stage.reason()
+    if made_from(stage.stamp) is None:
+        return reason
+    return f"what is shown was made from other settings than the configuration's ({reason})"
+
+
+def _stage(
+    name: str,
+    subject: str,
+    folder: Path,
+    files: tuple[str, ...],
+    settings: Mapping[str, Any] | None = None,
+    shaping: Mapping[str, Any] | None = None,
+    after: Iterable[Stage] = (),
+    stamp: Path | str = "provenance.json",
+) -> Stage:
+    """A stage with its fingerprint."""
+    before = tuple(after)
+    settings = dict(settings or {})
+    shaped = dict(settings if shaping is None else shaping)
+    kind = name.partition("-")[0]
+    if VERSIONS.get(kind, 1) > 1:
+        settings["stage version"] = shaped["stage version"] = VERSIONS[kind]
+    digest = shaped_fingerprint(shaped, {stage.title: stage.fingerprint for stage in before})
+    return Stage(
+        name, subject, folder, files, folder / stamp if isinstance(stamp, str) else stamp, digest, settings, before
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- sources
+
+
+def weights_key(source: Mapping[str, Any]) -> str:
+    """Name of the folder that fetched weights go to; a signed link that is renewed keeps it."""
+    return fingerprint(public(source))[:12]
+
+
+def weights_source(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Where weights of a key are fetched from."""
+    for run in config["runs"].values():
+        source = run["weights"]
+        if isinstance(source, Mapping) and "url" in source and weights_key(source) == key:
+            return dict(source)
+    raise PetrflowError(f"No run of this configuration fetches the weights data/weights/{key}.")
+
+
+def public(value: Any) -> Any:
+    """A copy of settings whose URLs have neither query nor credentials: those are personal, expire, and name no other file."""
+    if "://" not in json.dumps(value):
+        return value
+    from petrflow.fetch.transfer import public as without_secrets  # imports requests
+
+    return without_secrets(value)
+
+
+def source_mark(settings: Mapping[str, Any], dataset: str, contents: Contents) -> str | None:
+    """A text that changes when a data set's source does; None where the settings say it all.
+
+    A source that is gone, to save space, has not changed: the mark that its import left stands.
+    """
+    if settings["kind"] == "xtreme1":
+        from petrflow.sources.xtreme1.frames import source_mark as export_mark  # imports numpy and Pillow
+
+        return export_mark(settings, Path("data") / dataset)
+    if settings["kind"] != "nuscenes":
+        return None
+    source = settings["source"]
+    if isinstance(source, Mapping) and "file" in source:
+        return None
+    parts = [str(part) for part in (source if isinstance(source, list) else [source]) if isinstance(part, str)]
+    local = [Path(part).expanduser() for part in parts if "://" not in part]
+    if not local:
+        return None
+    if not all(path.exists() for path in local):
+        origin = made_from(Path("results") / dataset / "root" / "provenance.json")
+        return None if origin is None else origin["settings"].get("content of source")
+    return fingerprint([_content_of_source(path, str(settings["version"]), contents) for path in local])
+
+
+def _content_of_source(path: Path, version: str, contents: Contents) -> Any:
+    """Tables by their bytes; an archive by its size and its ends, as it may be hundreds of gigabytes."""
+    if path.is_file():
+        return [path.name, contents.take(path, "ends", _ends)]
+    folders = [path / version, *sorted(path.glob(f"*/{version}")), path]
+    tables = next((found for folder in folders if (found := sorted(folder.glob("*.json")))), [])
+    return {table.name: contents.sha256(table) for table in tables}
+
+
+def _ends(path: Path, length: int = 1 << 20) -> str:
+    """Fingerprint of a file's size, first and last bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        first = handle.read(length)
+        handle.seek(max(0, size - length))
+        return fingerprint([size, first, handle.read(length)])
