@@ -122,7 +122,8 @@ def write_tables(
     copied: list[dict[str, Records]] = []
     for number in range(scenes):
         if number >= distinct:
-            _write_copy(tables, copied[number % COPIED], number % COPIED, number)
+            original = number % len(copied)
+            _write_copy(tables, copied[original], original, number)
             continue
         records = {name: Records() for name in _TABLES}
         scene = _Scene(seed, number, keyframes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +86,6 @@ def annotate(
     outputs: Mapping[str, Path],
     *,
     about: Path | None = None,
-    full_image_check: bool = False,
     progress: bool = True,
     threads: int | None = None,
 ) -> None:
@@ -100,17 +99,15 @@ def annotate(
         Split name (``train``, ``val``) to the store's path, all in one folder.
     about : Path, optional
         ``results/{dataset}/root/``, where the door left its receipt.
-    full_image_check : bool
-        Decode every image instead of reading headers.
     """
     inputs: dict[str, str | Path] = {"tables": describe_root(root, about=about).fingerprint}
     folder = Path(next(iter(outputs.values()))).parent
-    with provenance(folder / "provenance.json", inputs, {"full_image_check": full_image_check}) as record:
+    with provenance(folder / "provenance.json", inputs, {}) as record:
         checked = build_all(
             root,
             outputs,
             about=about,
-            image_check="full" if full_image_check else "header",
+            check_images=True,
             progress=progress,
             threads=threads,
         )
@@ -122,7 +119,7 @@ def build_all(
     outputs: Mapping[str, Path],
     *,
     about: Path | None = None,
-    image_check: Literal["none", "header", "full"] = "none",
+    check_images: bool = False,
     num_prev_keyframes: int = 5,
     sweeps_per_keyframe: int = 5,
     progress: bool = True,
@@ -139,8 +136,8 @@ def build_all(
         A nuScenes root.
     outputs : mapping
         Split name (``train``, ``val``) to the store's path.
-    image_check : str
-        ``none``; ``header``: every image file is there, whole, and of the size that the tables say; ``full``: it decodes, too.
+    check_images : bool
+        Look at every image file first; see :func:`petrflow.annotations.check.check_frames`.
     num_prev_keyframes, sweeps_per_keyframe : int
         Length of the chain of previous camera frames: stock's ``--num_prev`` and ``--num_sweep``.
     progress : bool
@@ -164,8 +161,8 @@ def build_all(
     stores = [assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe) for split in outputs]
     del tables
     checked = 0
-    if image_check != "none":
-        checked = check_frames(described.folder, stores, full=image_check == "full", progress=progress)
+    if check_images:
+        checked = check_frames(described.folder, stores, progress=progress)
     for path, (columns, metadata) in zip(outputs.values(), stores, strict=True):
         layout.write(Path(path), columns, metadata)
     return checked
