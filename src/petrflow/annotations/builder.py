@@ -154,7 +154,7 @@ def build_all(
     number = runs.runs_needed(described) if runs_of_scenes is None else runs_of_scenes
     if number > 1:
         return _build_in_runs(
-            described, outputs, number, image_check, num_prev_keyframes, sweeps_per_keyframe, progress, threads
+            described, outputs, number, check_images, num_prev_keyframes, sweeps_per_keyframe, progress, threads
         )
     tables = read_tables(described, progress, threads)
     check_values(described, tables)
@@ -172,7 +172,7 @@ def _build_in_runs(
     root: Root,
     outputs: Mapping[str, Path],
     number: int,
-    image_check: str,
+    check_images: bool,
     num_prev_keyframes: int,
     sweeps_per_keyframe: int,
     progress: bool,
@@ -183,12 +183,13 @@ def _build_in_runs(
     with runs.dealt(root, list(outputs), number, folder, progress, threads) as dealt:
         for run in range(dealt.number):
             tables, chosen = dealt.tables(run), dealt.run_of_sample == run
+            check_values(root, tables)
             stores = [
                 assemble(root, tables, split, num_prev_keyframes, sweeps_per_keyframe, chosen) for split in outputs
             ]
             del tables
-            if image_check != "none":
-                checked += check_frames(root.folder, stores, full=image_check == "full", progress=progress)
+            if check_images:
+                checked += check_frames(root.folder, stores, decode=False, progress=progress)
             for split, (columns, metadata) in zip(outputs, stores, strict=True):
                 layout.write(dealt.piece(split, run), columns, metadata)
             del stores, columns
