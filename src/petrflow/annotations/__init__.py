@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from petrflow.annotations.builder import annotate, build, build_all
-from petrflow.annotations.check import check_images
 from petrflow.annotations.classic import write_classic
 from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
 from petrflow.nuscenes.names import CAMERA_ORDER, DETECTION_NAMES
@@ -17,6 +16,5 @@ __all__ = [
     "annotate",
     "build",
     "build_all",
-    "check_images",
     "write_classic",
 ]

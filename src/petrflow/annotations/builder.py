@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +90,6 @@ def annotate(
     outputs: Mapping[str, Path],
     *,
     about: Path | None = None,
-    full_image_check: bool = False,
     progress: bool = True,
     threads: int | None = None,
 ) -> None:
@@ -105,17 +104,15 @@ def annotate(
         Split name (``train``, ``val``) to the store's path, all in one folder.
     about : Path, optional
         ``results/{dataset}/root/``, where the door left its receipt.
-    full_image_check : bool
-        Decode every image instead of reading headers.
     """
     inputs: dict[str, str | Path] = {"tables": describe_root(root, about=about).fingerprint}
     folder = Path(next(iter(outputs.values()))).parent
-    with provenance(folder / "provenance.json", inputs, {"full_image_check": full_image_check}) as record:
+    with provenance(folder / "provenance.json", inputs, {}) as record:
         checked = build_all(
             root,
             outputs,
             about=about,
-            image_check="full" if full_image_check else "header",
+            check_images=True,
             progress=progress,
             threads=threads,
         )
@@ -127,7 +124,7 @@ def build_all(
     outputs: Mapping[str, Path],
     *,
     about: Path | None = None,
-    image_check: Literal["none", "header", "full"] = "none",
+    check_images: bool = False,
     num_prev_keyframes: int = 5,
     sweeps_per_keyframe: int = 5,
     progress: bool = True,
@@ -145,9 +142,8 @@ def build_all(
         A nuScenes root.
     outputs : mapping
         Split name (``train``, ``val``) to the store's path.
-    image_check : str
-        ``none``; ``header``: every image file is there, whole, and of the size that the tables say;
-        ``full``: it decodes, too.
+    check_images : bool
+        Look at every image file first; see :func:`petrflow.annotations.check.check_frames`.
     num_prev_keyframes, sweeps_per_keyframe : int
         Length of the chain of previous camera frames: stock's ``--num_prev`` and ``--num_sweep``.
     progress : bool
@@ -164,15 +160,15 @@ def build_all(
     number = runs.runs_needed(described) if runs_of_scenes is None else runs_of_scenes
     if number > 1:
         return _build_in_runs(
-            described, outputs, number, image_check, num_prev_keyframes, sweeps_per_keyframe, progress, threads
+            described, outputs, number, check_images, num_prev_keyframes, sweeps_per_keyframe, progress, threads
         )
     tables = read_tables(described, progress, threads)
     check_values(described, tables)
     stores = [assemble(described, tables, split, num_prev_keyframes, sweeps_per_keyframe) for split in outputs]
     del tables
     checked = 0
-    if image_check != "none":
-        checked = check_frames(described.folder, stores, full=image_check == "full", progress=progress)
+    if check_images:
+        checked = check_frames(described.folder, stores, progress=progress)
     for path, (columns, metadata) in zip(outputs.values(), stores, strict=True):
         layout.write(Path(path), columns, metadata)
     return checked
@@ -182,7 +178,7 @@ def _build_in_runs(
     root: Root,
     outputs: Mapping[str, Path],
     number: int,
-    image_check: str,
+    check_images: bool,
     num_prev_keyframes: int,
     sweeps_per_keyframe: int,
     progress: bool,
@@ -193,12 +189,13 @@ def _build_in_runs(
     with runs.dealt(root, list(outputs), number, folder, progress, threads) as dealt:
         for run in range(dealt.number):
             tables, chosen = dealt.tables(run), dealt.run_of_sample == run
+            check_values(root, tables)
             stores = [
                 assemble(root, tables, split, num_prev_keyframes, sweeps_per_keyframe, chosen) for split in outputs
             ]
             del tables
-            if image_check != "none":
-                checked += check_frames(root.folder, stores, full=image_check == "full", progress=progress)
+            if check_images:
+                checked += check_frames(root.folder, stores, decode=False, progress=progress)
             for split, (columns, metadata) in zip(outputs, stores, strict=True):
                 layout.write(dealt.piece(split, run), columns, metadata)
             del stores, columns

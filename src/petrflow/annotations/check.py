@@ -12,26 +12,19 @@ from tqdm import tqdm
 from petrflow.annotations import layout
 from petrflow.errors import PetrflowError
 from petrflow.machine.hardware import cores
-from petrflow.pictures.read import _fault
+from petrflow.pictures.read import picture_fault, where
 
+DECODED_AT_MOST = 20_000
+"""Images of a data set up to which all are decoded before the first training: 40 s on one core, at 1600x900."""
 _BATCH = 256
 _MOST_NAMED = 5
-
-
-def check_images(
-    root: Path, store_paths: Sequence[Path], *, full: bool = False, progress: bool = True, threads: int | None = None
-) -> int:
-    """Check every image file that some stores refer to; see :func:`check_frames`."""
-    return check_frames(
-        root, [layout.read(path) for path in store_paths], full=full, progress=progress, threads=threads
-    )
 
 
 def check_frames(
     root: Path,
     stores: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     *,
-    full: bool = False,
+    decode: bool | None = None,
     progress: bool = True,
     threads: int | None = None,
 ) -> int:
@@ -43,8 +36,9 @@ def check_frames(
         nuScenes root.
     stores : sequence of (columns, metadata)
         Columns ``camera_frame.*`` of stores, read or about to be written.
-    full : bool
-        Decode every image instead of reading its header and its end.
+    decode : bool, optional
+        Decode every image instead of reading its header and its end. Default: only where there are not too many; whoever reads an
+        image later finds damage inside it too.
     threads : int, optional
         Default: four per core for headers, which wait for the disk; one per core for decoding.
 
@@ -61,6 +55,7 @@ def check_frames(
     root = Path(root)
     faults: list[str] = []
     total = sum(len(columns["camera_frame.timestamp"]) for columns, _ in stores)
+    full = total <= DECODED_AT_MOST if decode is None else decode
     with (
         ThreadPoolExecutor(threads or (cores() if full else 4 * cores())) as pool,
         tqdm(total=total, desc="check images", unit="file", disable=not progress) as bar,
@@ -74,7 +69,7 @@ def check_frames(
         listed = "; ".join(faults[:_MOST_NAMED]) + ("; …" if len(faults) > _MOST_NAMED else "")
         raise PetrflowError(
             f"{len(faults)} of {total} images under {root} cannot be used: {listed}. "
-            "Copy or extract these files again, or take their scenes out of the splits."
+            "Restore these files where they come from, or take their scenes out of the splits, then run the same command again."
         )
     return total
 
@@ -95,6 +90,7 @@ class _Frames:
         faults = []
         sizes = self.sizes[rows.start : rows.stop].tolist()
         for row, name, (width, height) in zip(rows, self.paths.take(rows), sizes, strict=True):
-            if fault := _fault(self.root / name, width, height, full):
-                faults.append(f"{name} ({self.cameras[self.camera[row]]}, sample_data {self.tokens[row]}): {fault}")
+            if fault := picture_fault(self.root / name, (width, height), full=full):
+                owner = f"{self.cameras[self.camera[row]]}, sample_data {self.tokens[row]}"
+                faults.append(f"{where(self.root / name)} ({owner}) {fault}")
         return faults, len(rows)

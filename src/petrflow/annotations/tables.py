@@ -216,9 +216,7 @@ def _channels(tables: dict[str, Columns]) -> list[str]:
 
 
 def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.RecordBatch], np.ndarray]:
-    """Return what says of rows of ``sample_data`` whether they are of the root's cameras, or
-    keyframes of the lidar.
-    """
+    """Return what says of some rows of sample_data.json which are wanted: all of the cameras, and the lidar's keyframes."""
     tokens = tables["calibrated_sensor"]["token"]
     cameras = set(camera_names(root, tables))
     channels = _channels(tables)

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from petrflow.annotations import Keyframe
 from petrflow.doctor.findings import Finding
 from petrflow.geometry import box_corners, invert_rigid, project
+from petrflow.pictures.read import Unreadable, read_pixels
 
 # Edges are compared at this image width: box contours are labelled to a few pixels of the original.
 _WIDTH = 400
@@ -103,8 +104,9 @@ def _own_fit(keyframe: Keyframe, root: Path) -> float | None:
 
 def _edge_ranks(path: Path) -> np.ndarray | None:
     """(H, 400) float32: rank of each pixel's gradient within its own row's neighbourhood of the image, 0 to 1."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
+    try:
+        image = read_pixels(path, grey=True)
+    except Unreadable:
         return None
     height = max(1, round(image.shape[0] * _WIDTH / image.shape[1]))
     image = cv2.GaussianBlur(cv2.resize(image, (_WIDTH, height), interpolation=cv2.INTER_AREA), (3, 3), 0)

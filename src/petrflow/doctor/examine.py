@@ -24,6 +24,7 @@ from petrflow.doctor.findings import Finding, as_text
 from petrflow.doctor.pictures import write_overlay
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json, write_atomic, write_json
+from petrflow.pictures.read import exif_orientation, where
 
 __all__ = ["Finding", "diagnose", "examine"]
 
@@ -132,9 +133,18 @@ def _fails(findings: Sequence[Finding]) -> bool:
 
 def _check_files(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
     missing = [root / path for keyframe in keyframes for path in keyframe.image_paths if not (root / path).exists()]
-    if not missing:
+    if missing:
+        return [Finding("fail", "files", f"{len(missing)} images are missing", "", f"{where(missing[0])} is the first")]
+    looked_at = [root / path for index in _spread(len(keyframes), _CLOUDS) for path in keyframes[index].image_paths]
+    turned = [path for path in looked_at if exif_orientation(path) != 1]
+    if not turned:
         return []
-    return [Finding("fail", "files", f"{len(missing)} images are missing", "", f"{missing[0]} is the first")]
+    cause = (
+        "images carry an EXIF orientation, which is not applied: pixels are read as the file stores them, as nuscenes-devkit "
+        "does, and calibration must be for those"
+    )
+    evidence = f"{len(turned)} of {len(looked_at)} images looked at, such as {where(turned[0])}"
+    return [Finding("warn", "orientation", cause, "", evidence)]
 
 
 def _check_boxes(

@@ -12,6 +12,7 @@ from petrflow.annotations import Keyframe
 from petrflow.files import write_atomic
 from petrflow.geometry import invert_rigid
 from petrflow.pictures import draw as drawing
+from petrflow.pictures.read import Unreadable, read_pixels
 
 _TILE_WIDTH = 480
 _COLUMNS = 3
@@ -22,8 +23,9 @@ def write_overlay(keyframe: Keyframe, root: Path, names: Sequence[str], path: Pa
     tiles = []
     camera_from_lidar = invert_rigid(keyframe.lidar_from_camera)
     for camera, name in enumerate(names):
-        image = cv2.imread(str(root / keyframe.image_paths[camera]))
-        if image is None:
+        try:
+            image = read_pixels(root / keyframe.image_paths[camera])
+        except Unreadable:
             image = np.zeros((225, 400, 3), dtype=np.uint8)
         factor = _TILE_WIDTH / image.shape[1]
         image = cv2.resize(image, (_TILE_WIDTH, max(1, round(image.shape[0] * factor))), interpolation=cv2.INTER_AREA)

@@ -126,7 +126,7 @@ def read_batches(
 def add_converted(pieces: dict[str, list[Any]], path: Path, rows: pa.RecordBatch, kinds: Kinds) -> None:
     """Add the columns of a batch to the pieces of whole columns."""
     for k, (name, kind) in enumerate(kinds.items()):
-        pieces.setdefault(name, []).append(_convert(path, rows.column(k), name, kind))
+        pieces.setdefault(name, []).append(_convert(path, rows.column(k), name, kind, rows))
         if kind == LIST:
             pieces.setdefault(f"{name}_count", []).append(list_lengths(rows.column(k)))
 

@@ -1,32 +1,65 @@
-"""Read a camera's picture, or say which file of which camera of which sample cannot be read and why."""
+"""Image files: the one place where they are read, and where it is decided whether they are whole.
+
+Pixels are taken as the file stores them. An EXIF orientation is not applied, because calibration knows nothing of it; a door that
+wants upright pixels turns them when it imports.
+
+JPEGs are decoded by libjpeg-turbo through simplejpeg, which gives the pixels of OpenCV, also at reduced sizes. OpenCV and Pillow fill
+what a damaged JPEG lacks with grey and say nothing; simplejpeg passes on libjpeg's warnings.
+"""
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from petrflow.errors import PetrflowError
 
-# The sample's pictures are as the file stores them: calibration knows nothing of an EXIF rotation.
-_FLAGS = {
-    1: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
-    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
-    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
-    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+_COLOR = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_GREY = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _START_OF_JPEG = b"\xff\xd8"
 _END_OF_JPEG = b"\xff\xd9"
+_START_OF_PNG = b"\x89PNG\r\n\x1a\n"
+# libjpeg's warnings about files whose pixels are all there. Some cameras leave a few bytes before the end marker.
+_HARMLESS = re.compile(
+    r"\b([1-9]|1[0-6]) extraneous bytes before marker 0xd9|unknown JFIF revision|Adobe color transform"
+)
+_ORIENTATION = 0x0112
+
+_HEAD_BYTES = 2048
+_TAIL_BYTES = 64
+# Start-of-frame markers: all of SOF0 to SOF15 but DHT, JPG and DAC.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+class Unreadable(ValueError):
+    """An image file that is not there, not whole or no image; the text says which in a clause, such as `cut short`."""
+
+
+# ------------------------------------------------------------------------------------------------------------------ pixels
 
 
 def read_image(path: Path, size: tuple[int, int], owner: str, reduction: int = 1) -> NDArray[np.uint8]:
-    """Decode a picture.
+    """Read a camera's picture, or say which file of which camera of which sample cannot be used and why.
 
     Parameters
     ----------
@@ -43,39 +76,137 @@ def read_image(path: Path, size: tuple[int, int], owner: str, reduction: int = 1
     (height, width, 3) uint8, BGR; both divided by `reduction` and rounded up
     """
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        raise PetrflowError(f"{path} ({owner}) is missing. Restore the file, then run again.") from None
-    except OSError as error:
-        raise PetrflowError(f"{path} ({owner}) cannot be read: {error}.") from None
-    # What a cut file lacks some decoders fill with grey, and only warn.
-    if data[:2].tobytes() == _START_OF_JPEG and _END_OF_JPEG not in data[-4096:].tobytes():
+        picture = read_pixels(path, reduction)
+    except Unreadable as error:
         raise PetrflowError(
-            f"{path} ({owner}) is cut short: it ends after {data.size} bytes without a JPEG's end. Restore it."
-        )
-    picture = cv2.imdecode(data, _FLAGS[reduction]) if data.size else None
-    if picture is None:
-        raise PetrflowError(
-            f"{path} ({owner}) is no picture that can be decoded ({data.size} bytes). Restore the file."
-        )
+            f"{where(path)} ({owner}) {error}. Restore the file there, then run the same command again."
+        ) from None
     expected = (-(-size[1] // reduction), -(-size[0] // reduction))
     if picture.shape[:2] != expected:
         height, width = picture.shape[:2]
         fraction = f" at 1/{reduction} of its size" if reduction > 1 else ""
         raise PetrflowError(
-            f"{path} ({owner}) is {width}x{height} px{fraction}, but the tables say {size[0]}x{size[1]}. "
+            f"{where(path)} ({owner}) is {width}x{height} px{fraction}, but the tables say {size[0]}x{size[1]}. "
             "Correct the tables or the file."
         )
+    return picture
+
+
+def read_pixels(path: Path, reduction: int = 1, *, grey: bool = False) -> NDArray[np.uint8]:
+    """Decode an image of whatever size.
+
+    Parameters
+    ----------
+    path : Path
+    reduction : 1, 2, 4 or 8
+        Decode at that fraction of the size.
+    grey : bool
+        Decode the brightness alone.
+
+    Returns
+    -------
+    (H, W, 3) uint8, BGR, or (H, W) uint8
+
+    Raises
+    ------
+    Unreadable
+        The file is missing, damaged or no image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise Unreadable("is missing") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from None
+    if not data:
+        raise Unreadable("is empty")
+    if data[:2] == _START_OF_JPEG:
+        return _decode_jpeg(data, reduction, grey)
+    if data[:8] == _START_OF_PNG:
+        _check_png(data)
+    flags = (_GREY if grey else _COLOR)[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    if picture is None:
+        raise Unreadable("is no image that can be decoded")
     return np.asarray(picture, dtype=np.uint8)
 
 
-_HEAD_BYTES = 2048
-_TAIL_BYTES = 64
+def _decode_jpeg(data: bytes, reduction: int, grey: bool) -> NDArray[np.uint8]:
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        least = (-(-height // reduction), -(-width // reduction)) if reduction > 1 else (0, 0)
+        from_colors = grey and space not in ("Gray", "GRAY", "YCbCr")
+        wanted = "GRAY" if grey and not from_colors else "BGR"
+        options = {"colorspace": wanted, "min_height": least[0], "min_width": least[1], "min_factor": 1}
+        try:
+            pixels = simplejpeg.decode_jpeg(data, **options)
+        except ValueError as error:
+            if not _HARMLESS.search(str(error)):
+                raise
+            pixels = simplejpeg.decode_jpeg(data, **options, strict=False)
+    except ValueError as error:
+        cut = _END_OF_JPEG not in data[-4096:]
+        raise Unreadable("is cut short" if cut else f"is damaged ({error})") from None
+    if from_colors:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    return np.asarray(pixels[..., 0] if grey and pixels.ndim == 3 else pixels, dtype=np.uint8)
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-# Start-of-frame markers: all of SOF0 to SOF15 but DHT, JPG and DAC.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+def _check_png(data: bytes) -> None:
+    """Compare the checksums of a PNG's chunks, which OpenCV does not insist on."""
+    position = len(_START_OF_PNG)
+    while position + 12 <= len(data):
+        length = struct.unpack(">I", data[position : position + 4])[0]
+        chunk = memoryview(data)[position + 4 : position + 8 + length]
+        checksum = data[position + 8 + length : position + 12 + length]
+        if len(checksum) < 4:
+            break
+        if zlib.crc32(chunk) != struct.unpack(">I", checksum)[0]:
+            raise Unreadable("is damaged (a checksum inside it is wrong)")
+        if chunk[:4] == b"IEND":
+            return
+        position += 12 + length
+    raise Unreadable("is cut short")
+
+
+def where(path: Path) -> str:
+    """Return the place of a file as a person should look for it: behind the links of a root, in the source."""
+    real = Path(path).resolve()
+    return str(path if real == Path(path).absolute() else real)
+
+
+def exif_orientation(path: Path) -> int:
+    """Return a file's EXIF orientation: 1 for upright or unsaid, up to 8; only the header is read."""
+    try:
+        with Image.open(path) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError):
+        return 1
+
+
+# ------------------------------------------------------------------------------------------------------------------ integrity
+
+
+def picture_fault(path: Path, size: tuple[int, int] | None = None, *, full: bool = False) -> str:
+    """Say in a clause what is wrong with an image file, such as `is cut short`; '' if nothing is.
+
+    Parameters
+    ----------
+    path : Path
+    size : (width, height) px, optional
+        What the tables say of it.
+    full : bool
+        Decode it, at an eighth of its size where the format allows that, instead of reading its header and its end.
+    """
+    try:
+        found = header_size(path)
+        if full:
+            read_pixels(path, 8, grey=True)
+    except Unreadable as error:
+        return str(error)
+    if size is not None and found != size:
+        return f"is {found[0]}x{found[1]}, sample_data.json says {size[0]}x{size[1]}"
+    return ""
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -83,31 +214,36 @@ def header_size(path: Path) -> tuple[int, int]:
 
     Raises
     ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is no whole JPEG or PNG; the text says what is wrong.
+    Unreadable
+        It is not there or no whole JPEG or PNG.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise Unreadable("is missing") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from None
     try:
         length = os.fstat(descriptor).st_size
         if length == 0:
-            raise ValueError("it is empty")
+            raise Unreadable("is empty")
         head = os.pread(descriptor, _HEAD_BYTES, 0)
-        if head[:2] == b"\xff\xd8":
+        if head[:2] == _START_OF_JPEG:
             size = _jpeg_size(descriptor, head)
-            end = b"\xff\xd9"
-        elif head[:8] == _PNG_START and head[12:16] == b"IHDR":
+            end = _END_OF_JPEG
+        elif head[:8] == _START_OF_PNG and head[12:16] == b"IHDR":
             size = struct.unpack(">II", head[16:24])
             end = b"IEND"
         else:
-            raise ValueError("it is neither a JPEG nor a PNG")
+            raise Unreadable("is neither a JPEG nor a PNG")
         tail = os.pread(descriptor, _TAIL_BYTES, max(0, length - _TAIL_BYTES))
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from None
     finally:
         os.close(descriptor)
     if end not in tail:
         # Some cameras append data of their own; only a decoder can tell those files from one that was cut off.
-        decode(path)
+        read_pixels(path, 8, grey=True)
     return size
 
 
@@ -118,7 +254,7 @@ def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int]:
         inside = position + 9 <= len(head)
         segment = head[position : position + 9] if inside else os.pread(descriptor, 9, position)
         if len(segment) < 4 or segment[0] != 0xFF:
-            raise ValueError("its JPEG header is damaged or cut off")
+            raise Unreadable("has a JPEG header that is damaged or cut off")
         marker = segment[1]
         if marker == 0xFF:  # a fill byte
             position += 1
@@ -126,69 +262,36 @@ def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int]:
             position += 2
         elif marker in _JPEG_FRAMES:
             if len(segment) < 9:
-                raise ValueError("its JPEG header is cut off")
+                raise Unreadable("has a JPEG header that is cut off")
             height, width = struct.unpack(">HH", segment[5:9])
             return width, height
         elif marker in (0xD9, 0xDA):
-            raise ValueError("its JPEG header has no frame")
+            raise Unreadable("has a JPEG header without a frame")
         else:
             position += 2 + struct.unpack(">H", segment[2:4])[0]
 
 
-def decode(path: Path) -> tuple[int, int]:
-    """Decode a whole image and return its width and height; ValueError if that fails anywhere."""
+def cloud_fault(path: Path) -> str:
+    """Say in a clause what is wrong with a point cloud or any other file by its first bytes and its size; '' if nothing is."""
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            image.load()
-            return image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"it does not decode ({error})") from None
-
-
-def _fault(path: Path, width: int, height: int, full: bool) -> str:
-    """Say what is wrong with an image; '' if nothing is."""
-    try:
-        found = decode(path) if full else header_size(path)
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            head = handle.read(8)
     except FileNotFoundError:
-        return "it is missing"
+        return "is missing"
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    except ValueError as error:
-        return str(error)
-    if found != (width, height):
-        return f"it is {found[0]}x{found[1]}, sample_data.json says {width}x{height}"
+        return f"cannot be read ({error.strerror})"
+    name = path.name.lower()
+    if size == 0:
+        return "is empty"
+    if name.endswith(".pcd.bin"):
+        return "" if size % 20 == 0 else "is cut short (not a whole number of points)"
+    if name.endswith(".pcd"):
+        return "" if head[:1] == b"#" or head[:7] == b"VERSION" else "is no point cloud"
     return ""
 
 
 def file_fault(path: Path) -> str:
-    """What is wrong with a file of the data set by its first and last bytes: '' when nothing is, `missing` when it is not there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return str(error.strerror)
-    try:
-        size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, 8, 0)
-        # Two bytes would do; some cameras leave padding behind the end marker.
-        tail = os.pread(descriptor, 64, max(0, size - 64))
-    except OSError as error:
-        return str(error.strerror)
-    finally:
-        os.close(descriptor)
-    return _content_fault(path.name.lower(), size, head, tail)
-
-
-def _content_fault(name: str, size: int, head: bytes, tail: bytes) -> str:
-    if size == 0:
-        return "empty"
-    if name.endswith((".jpg", ".jpeg")):
-        return "not a JPEG" if head[:3] != b"\xff\xd8\xff" else "" if b"\xff\xd9" in tail else "cut short"
-    if name.endswith(".png"):
-        return "not a PNG" if head != b"\x89PNG\r\n\x1a\n" else "" if b"IEND" in tail else "cut short"
-    if name.endswith(".pcd.bin"):
-        return "" if size % 20 == 0 else "cut short (not a whole number of points)"
-    if name.endswith(".pcd"):
-        return "" if head[:1] == b"#" or head[:7] == b"VERSION" else "not a point cloud"
-    return ""
+    """Say in a clause what is wrong with a file of a data set, image or cloud; '' if nothing is."""
+    name = path.name.lower()
+    return picture_fault(path) if name.endswith((".jpg", ".jpeg", ".png")) else cloud_fault(path)

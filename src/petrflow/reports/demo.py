@@ -16,6 +16,7 @@ from petrflow.errors import PetrflowError
 from petrflow.evaluation.evaluate import predict
 from petrflow.files import atomic_dir, write_atomic, write_json
 from petrflow.pictures import draw as drawing
+from petrflow.pictures.read import read_image
 from petrflow.pictures.video import encode_video
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader
@@ -134,9 +135,8 @@ def draw_keyframe(
     white = [drawing.TRUE_COLOR] * len(true_boxes)
     pictures: dict[int, np.ndarray] = {}
     for camera, path in enumerate(keyframe.image_paths):
-        image = cv2.imread(str(root / path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise PetrflowError(f"{root / path}: not a readable image; restore the file and run again")
+        width, height = keyframe.image_sizes[camera].tolist()
+        image = read_image(root / path, (width, height), f"sample_data {keyframe.image_tokens[camera]}")
         # Small images are drawn at twice their size or more, or lines would cover the objects.
         zoom = max(1.0, 800.0 / image.shape[1])
         if zoom > 1.0:

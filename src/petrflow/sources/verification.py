@@ -35,9 +35,9 @@ class Faults:
     damaged: list[tuple[str, str]] = field(default_factory=list)  # name, what is wrong
 
     def add(self, name: str, fault: str) -> None:
-        """Count one checked file with what is wrong with it: `missing`, any other text, or '' for nothing."""
+        """Count one checked file with what :func:`petrflow.pictures.read.file_fault` says of it."""
         self.checked += 1
-        if fault == "missing":
+        if fault == "is missing":
             self.missing.append(name)
         elif fault:
             self.damaged.append((name, fault))
@@ -189,7 +189,10 @@ def _report(root: Path, version: str, needed: dict[str, Faults], source: Path) -
     lines = [f"{root}: {total:,} of {checked:,} files that the {version} tables name are missing or damaged:"]
     for channel, entry in needed.items():
         parts = [f"{len(entry.missing):,} missing"] if entry.missing else []
-        parts += [f"{count:,} {fault}" for fault, count in sorted(Counter(fault for _, fault in entry.damaged).items())]
+        parts += [
+            f"{count:,} {fault.removeprefix('is ')}"
+            for fault, count in sorted(Counter(fault for _, fault in entry.damaged).items())
+        ]
         lines.append(f"  {channel:<16} {', '.join(parts)} of {entry.checked:,}; the first: {entry.names()[0]}")
     names = [name for entry in needed.values() for name in entry.names()]
     records = read_records(source)

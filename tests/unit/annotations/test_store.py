@@ -16,7 +16,8 @@ import pytest
 from nuscenes import NuScenes
 from PIL import Image
 
-from petrflow.annotations import AnnotationStore, annotate, build, build_all, check_images, layout, write_classic
+from petrflow.annotations import AnnotationStore, annotate, build, build_all, layout, write_classic
+from petrflow.annotations.check import check_frames
 from petrflow.annotations.runs import divide
 from petrflow.errors import PetrflowError
 from petrflow.pictures.read import header_size
@@ -342,22 +343,26 @@ def pictured(tmp_path: Path) -> tuple[Path, AnnotationStore]:
     return root, store
 
 
+def check_images(root: Path, store: AnnotationStore, decode: bool | None) -> int:
+    return check_frames(root, [layout.read(store.path)], decode=decode, progress=False)
+
+
 def test_whole_images_of_the_right_size_pass_both_checks(pictured: tuple[Path, AnnotationStore]) -> None:
     root, store = pictured
     frames = len(store.columns["camera_frame.timestamp"])
-    assert check_images(root, [store.path], progress=False) == frames
-    assert check_images(root, [store.path], full=True, progress=False) == frames
+    assert check_images(root, store, decode=False) == frames
+    assert check_images(root, store, decode=True) == frames
 
 
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: path.unlink(), "it is missing"),
-        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(b"<html>no such file</html>"), "neither a JPEG nor a PNG"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "does not decode"),
-        (lambda path: path.write_bytes(path.read_bytes()[:100]), "header is damaged or cut off"),
-        (lambda path: Image.new("RGB", (36, 64)).save(path), "it is 36x64, sample_data.json says 64x36"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "is cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "header that is damaged or cut off"),
+        (lambda path: Image.new("RGB", (36, 64)).save(path), "is 36x64, sample_data.json says 64x36"),
     ],
 )
 def test_a_bad_image_is_named_with_its_token_and_camera(
@@ -367,21 +372,24 @@ def test_a_bad_image_is_named_with_its_token_and_camera(
     name, token = store[1].image_paths[1], store[1].image_tokens[1]
     harm(root / name)
     with pytest.raises(PetrflowError, match=message) as caught:
-        check_images(root, [store.path], progress=False)
+        check_images(root, store, decode=False)
     assert f"{name} (CAM_BACK, sample_data {token})" in str(caught.value)
     assert "1 of " in str(caught.value)
 
 
-def test_damage_inside_an_image_shows_in_the_full_check_only(pictured: tuple[Path, AnnotationStore]) -> None:
+def test_damage_inside_an_image_shows_when_it_is_decoded_as_small_data_sets_are(
+    pictured: tuple[Path, AnnotationStore],
+) -> None:
     root, store = pictured
     path = root / store[0].image_paths[0]
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (36, 64, 3), dtype=np.uint8)).save(path, format="PNG")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    check_images(root, [store.path], progress=False)
-    with pytest.raises(PetrflowError, match="does not decode"):
-        check_images(root, [store.path], full=True, progress=False)
+    check_images(root, store, decode=False)
+    for decode in (True, None):
+        with pytest.raises(PetrflowError, match="is damaged"):
+            check_images(root, store, decode=decode)
 
 
 def test_a_jpeg_with_a_large_preview_ahead_and_data_behind_is_sized_from_its_header(tmp_path: Path) -> None:
@@ -399,7 +407,7 @@ def test_the_stage_writes_no_store_when_an_image_is_bad(pictured: tuple[Path, An
     assert record["extra"]["images_checked"] == 2 * len(store.columns["camera_frame.timestamp"])
     shutil.rmtree(tmp_path / "out")
     (root / store[0].image_paths[0]).unlink()
-    with pytest.raises(PetrflowError, match="it is missing"):
+    with pytest.raises(PetrflowError, match="is missing"):
         annotate(root, outputs, progress=False)
     assert not list((tmp_path / "out").glob("*.arrow"))
 
@@ -407,5 +415,5 @@ def test_the_stage_writes_no_store_when_an_image_is_bad(pictured: tuple[Path, An
 def test_real_images_pass_the_full_check(keyframe_root: Path, tmp_path: Path) -> None:
     splits = {"val": ["scene-0061"]}
     assert (
-        build_all(keyframe_root, {"val": tmp_path / "v.arrow"}, splits=splits, image_check="full", progress=False) == 6
+        build_all(keyframe_root, {"val": tmp_path / "v.arrow"}, splits=splits, check_images=True, progress=False) == 6
     )

@@ -182,9 +182,9 @@ def test_bad_pictures_are_named_with_file_camera_and_sample(tmp_path):
         assert "CAM_FRONT_RIGHT" in str(caught.value) and "token-0001" in str(caught.value)
 
     bad.write_bytes(b"")
-    fails_with("decoded")
+    fails_with("is empty")
     bad.write_bytes(b"no picture")
-    fails_with("decoded")
+    fails_with("no image that can be decoded")
     bad.write_bytes(good[: len(good) * 2 // 3])
     fails_with("cut short")
     cv2.imwrite(str(bad), np.zeros((80, 160, 3), np.uint8))

@@ -231,7 +231,7 @@ def test_missing_and_damaged_files_are_listed_by_camera_and_count(broken: Path, 
     message = str(caught.value)
     assert "5 of " in message
     assert "CAM_FRONT        3 missing, 1 cut short of" in message
-    assert "CAM_BACK         1 not a JPEG of" in message
+    assert "CAM_BACK         1 neither a JPEG nor a PNG of" in message
     assert front[0].name in message
     assert "5 should be in v1.0-mini.tgz" in message
     assert "Extract those archives into" in message
