@@ -459,7 +459,7 @@ def source_mark(settings: Mapping[str, Any], dataset: str, contents: Contents) -
     A source that is gone, to save space, has not changed: the mark that its import left stands.
     """
     if settings["kind"] == "xtreme1":
-        from petrflow.sources.xtreme1.frames import source_mark as export_mark  # imports numpy and Pillow
+        from petrflow.sources.xtreme1.mark import source_mark as export_mark  # imports numpy
 
         return export_mark(settings, Path("data") / dataset)
     if settings["kind"] != "nuscenes":
