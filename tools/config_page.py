@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from petrflow.config import load_schema
+from petrflow.config import schema_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECTIONS = {
@@ -29,7 +29,7 @@ SECTIONS = {
 
 def render(schema: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
-    lines = ["# The config, key by key", "", "Made from `workflow/schemas/config.schema.yaml` by `make generate`.", ""]
+    lines = ["# The config, key by key", "", "Made from `src/petrflow/config/schemas/config.yaml` by `make generate`.", ""]
     lines += [f"{schema['description']}", "", *_table(_rows(schema["properties"], schema, ""))]
     for name, title in SECTIONS.items():
         part = schema["$defs"][name]
@@ -98,7 +98,7 @@ def _table(rows: Iterator[tuple[str, str, str, str]]) -> list[str]:
 def main() -> int:
     """Write the page, or with --check say whether it is out of date."""
     page = REPOSITORY / "docs" / "config.md"
-    text = render(load_schema(REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"))
+    text = render(schema_of("config"))
     if "--check" in sys.argv:
         return int(not page.exists() or page.read_text(encoding="utf-8") != text)
     page.write_text(text, encoding="utf-8")

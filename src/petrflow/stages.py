@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from petrflow.config import load_yaml
+from petrflow.config import load_model
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir
 from petrflow.files.provenance import Provenance, provenance, stamp
@@ -176,7 +176,7 @@ def baseline(
     from petrflow.model import build_model
     from petrflow.weights.load import load_weights
 
-    model_config = load_yaml(model_file)
+    model_config = load_model(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
@@ -227,7 +227,7 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
     from petrflow.training.stopping import EX_TEMPFAIL
 
     if isinstance(request["model_config"], Path):
-        request["model_config"] = load_yaml(request["model_config"])
+        request["model_config"] = load_model(request["model_config"])
     out_dir = Path(request["out_dir"])
     gate(
         request["schedule"],
@@ -235,10 +235,8 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
         out_dir,
         samples=len(AnnotationStore.open(request["train_store"])),
     )
-    schedule = {key: value for key, value in request["schedule"].items() if key != "allow_slow_cpu"}
-    schedule["amp"] = schedule.get("amp") or None
-    Request(**{**request, "schedule": schedule}).write(request_path)
-    code = launch(request_path, schedule.get("devices", 1))
+    Request(**request).write(request_path)
+    code = launch(request_path, request["schedule"]["devices"])
     if code == EX_TEMPFAIL:
         raise KeyboardInterrupt
     if code:
@@ -258,7 +256,7 @@ def export(
     """Export trained weights as a static model and compare it with the eager one on samples of a split."""
     from petrflow.export import static as exporting
 
-    model_config = load_yaml(model_file)
+    model_config = load_model(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights}
@@ -281,7 +279,7 @@ def demo(
     from petrflow.export.exported import ExportedModel
     from petrflow.reports.demo import demo as draw_scene
 
-    model_config = load_yaml(model_file)
+    model_config = load_model(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {
@@ -324,4 +322,4 @@ def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:
     """Say in one table what this machine is good for and whether it fits the config."""
     from petrflow.preflight import main
 
-    main(config, {run: load_yaml(Path(path)) for run, path in models.items()})
+    main(config, {run: load_model(Path(path)) for run, path in models.items()})

@@ -4,6 +4,7 @@ The schemas in ``schemas/`` say type, default, limit and description of every ke
 are made from them, and every part of petrflow that takes settings takes values that were checked here.
 """
 
+from petrflow.config.models import load_model, model_path, read_model, with_model_defaults
 from petrflow.config.reading import Document, Mistake, dotted, load_yaml, merged, raise_all, read_yaml
 from petrflow.config.runs import (
     RUNTIME_KEYS,
@@ -12,11 +13,12 @@ from petrflow.config.runs import (
     of_kind,
     settings,
     shaping,
+    shaping_defaults,
     training_settings,
     validate,
     weights_run,
+    with_defaults,
 )
-from petrflow.config.models import load_model, model_path, read_model, with_model_defaults
 from petrflow.config.schema import schema_faults, schema_of
 from petrflow.config.sentences import nearest, nearest_file
 
@@ -41,8 +43,10 @@ __all__ = [
     "schema_of",
     "settings",
     "shaping",
+    "shaping_defaults",
     "training_settings",
     "validate",
     "weights_run",
+    "with_defaults",
     "with_model_defaults",
 ]

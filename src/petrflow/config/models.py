@@ -136,9 +136,15 @@ def _channels(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             f"is {neck['in_channels']}, and the backbone's {', '.join(backbone['out_features'])} have {channels} channels; make them equal.",
         )
     if neck["num_outs"] != len(neck["in_channels"]):
-        yield ("model", "neck", "num_outs"), f"is {neck['num_outs']}, and in_channels holds {len(neck['in_channels'])}; make them equal."
+        yield (
+            ("model", "neck", "num_outs"),
+            f"is {neck['num_outs']}, and in_channels holds {len(neck['in_channels'])}; make them equal.",
+        )
     if head["in_channels"] != neck["out_channels"]:
-        yield (*_HEAD, "in_channels"), f"is {head['in_channels']}, and model.neck.out_channels is {neck['out_channels']}; make them equal."
+        yield (
+            (*_HEAD, "in_channels"),
+            f"is {head['in_channels']}, and model.neck.out_channels is {neck['out_channels']}; make them equal.",
+        )
     width = head["embed_dims"]
     if 2 * head["positional_encoding"]["num_feats"] != width:
         path = (*_HEAD, "positional_encoding", "num_feats")
@@ -150,13 +156,20 @@ def _channels(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     if other in head["transformer"]:
         yield (*_HEAD, "transformer", other), f"{head['transformer']['type']} knows {wanted!r} and not this key."
     layer = _at(model, _LAYER)
-    paths: list[KeyPath] = [(*_LAYER, "attns", 0, "embed_dims"), (*_LAYER, "attns", 1, "embed_dims"), (*_HEAD, "transformer", wanted)]
-    for path in paths:
-        if _at(model, path, width) != width:
-            yield path, f"is {_at(model, path)}, and the head's embed_dims is {width}; make them equal."
+    paths: list[KeyPath] = [
+        (*_LAYER, "attns", 0, "embed_dims"),
+        (*_LAYER, "attns", 1, "embed_dims"),
+        (*_HEAD, "transformer", wanted),
+    ]
+    for place in paths:
+        if _at(model, place, width) != width:
+            yield place, f"is {_at(model, place)}, and the head's embed_dims is {width}; make them equal."
     feed_forward = layer.get("ffn_cfgs", {}).get("embed_dims", 256)
     if feed_forward != width:
-        yield (*_LAYER, "ffn_cfgs", "embed_dims"), f"is {feed_forward}, and the head's embed_dims is {width}; make them equal."
+        yield (
+            (*_LAYER, "ffn_cfgs", "embed_dims"),
+            f"is {feed_forward}, and the head's embed_dims is {width}; make them equal.",
+        )
 
 
 def _layers(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -168,12 +181,18 @@ def _layers(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         )
     for index, attention in enumerate(layer["attns"]):
         if attention["embed_dims"] % attention["num_heads"]:
-            yield (*_LAYER, "attns", index, "num_heads"), f"is {attention['num_heads']}, which does not divide {attention['embed_dims']}."
+            yield (
+                (*_LAYER, "attns", index, "num_heads"),
+                f"is {attention['num_heads']}, which does not divide {attention['embed_dims']}.",
+            )
     order = layer["operation_order"]
     if (order.count("self_attn"), order.count("cross_attn"), order.count("ffn"), order.count("norm")) != (1, 1, 1, 3):
         yield (*_LAYER, "operation_order"), "holds self_attn, cross_attn and ffn once and norm three times."
     if head["with_denoise"] != (head["transformer"]["type"] == "PETRDNTransformer"):
-        yield (*_HEAD, "transformer", "type"), "is PETRDNTransformer with with_denoise: true and PETRTransformer without; make them agree."
+        yield (
+            (*_HEAD, "transformer", "type"),
+            "is PETRDNTransformer with with_denoise: true and PETRTransformer without; make them agree.",
+        )
     if head["with_multi"] and sum(head["group_reg_dims"]) != 10:
         yield (*_HEAD, "group_reg_dims"), f"is {head['group_reg_dims']}, whose sum must be 10."
 
@@ -185,10 +204,16 @@ def _dense_head(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             if head[key]:
                 yield (*_HEAD, key), "needs monocular above 0: it is about what that head sees."
     if head["proposals"] >= head["num_query"]:
-        yield (*_HEAD, "proposals"), f"is {head['proposals']}: num_query, {head['num_query']}, must be more, some reference points are learned."
+        yield (
+            (*_HEAD, "proposals"),
+            f"is {head['proposals']}: num_query, {head['num_query']}, must be more, some reference points are learned.",
+        )
     heads = _at(model, (*_LAYER, "attns", 1, "num_heads"))
     if head["point_prior"] and len(head["point_prior"]) != heads:
-        yield (*_HEAD, "point_prior"), f"holds {len(head['point_prior'])} strengths, and the cross attention has {heads} heads; give one each."
+        yield (
+            (*_HEAD, "point_prior"),
+            f"holds {len(head['point_prior'])} strengths, and the cross attention has {heads} heads; give one each.",
+        )
 
 
 def _at(values: Any, path: KeyPath, default: Any = None) -> Any:

@@ -67,7 +67,14 @@ def class_heads(names: Mapping[str, tuple[int, ...]], num_reg_fcs: int = 2) -> s
 def _sizes(backbone: Mapping[str, Any]) -> tuple[Any, Any, Any, int, Any, bool]:
     if "spec" in backbone:
         spec = backbone["spec"]
-        return spec["stem"], spec["stage_conv_ch"], spec["stage_out_ch"], spec["layer_per_block"], spec["block_per_stage"], spec["dw"]
+        return (
+            spec["stem"],
+            spec["stage_conv_ch"],
+            spec["stage_out_ch"],
+            spec["layer_per_block"],
+            spec["block_per_stage"],
+            spec["dw"],
+        )
     return _VOVNETS[backbone["spec_name"]]
 
 
@@ -127,7 +134,9 @@ def _backbone(backbone: Mapping[str, Any]) -> Iterator[Entry]:
             inputs = out[index]
 
 
-def _block(path: str, name: str, inputs: int, width: int, outputs: int, layers: int, depthwise: bool) -> Iterator[Entry]:
+def _block(
+    path: str, name: str, inputs: int, width: int, outputs: int, layers: int, depthwise: bool
+) -> Iterator[Entry]:
     if depthwise and inputs != width:
         yield from _unit(f"{path}.conv_reduction.{name}_reduction_0", inputs, width, 1)
     for layer in range(layers):

@@ -20,9 +20,21 @@ from petrflow.errors import PetrflowError
 KeyPath = tuple[str | int, ...]
 
 # Values a file may unfold to; aliases of aliases grow without end.
-_MOST_NODES = 1_000_000
+_MOST_NODES = 100_000
 
-_FULL_WIDTH = {"：": ":", "，": ",", "“": '"', "”": '"', "‘": "'", "’": "'", "［": "[", "］": "]", "｛": "{", "｝": "}", "　": " "}
+_FULL_WIDTH = {
+    "：": ":",
+    "，": ",",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "［": "[",
+    "］": "]",
+    "｛": "{",
+    "｝": "}",
+    "　": " ",
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,14 @@ def dotted(path: Iterable[Any]) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def shown(path: Path | str) -> str:
+    """A path as people know it: from where they stand when it lies below."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def raise_all(mistakes: Iterable[Mistake]) -> None:
@@ -156,7 +176,7 @@ def _paths(values: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _whole(document: Document, path: Path, says: str) -> Document:
-    document.mistakes.append(Mistake((), says, str(path)))
+    document.mistakes.append(Mistake((), says, shown(path)))
     return document
 
 
@@ -175,7 +195,11 @@ def _text(path: Path, document: Document) -> str:
     except OSError as error:
         _whole(document, path, f"cannot be read: {error.strerror}.")
         return ""
-    for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
         if raw.startswith(mark):
             try:
                 return raw.decode(encoding)
@@ -215,10 +239,15 @@ def _syntax(path: Path, error: yaml.YAMLError, text: str) -> Mistake:
     elif "could not find expected ':'" in problem and not hint:
         hint = "; a key is followed by a colon and a space"
     elif "undefined alias" in problem:
-        problem, hint = f"{problem.replace('found undefined alias', 'no anchor is called')}", "; quote a text that begins with *"
-    elif "found unexpected end of stream" in problem or "while scanning a quoted scalar" in str(getattr(error, "context", "")):
+        problem, hint = (
+            f"{problem.replace('found undefined alias', 'no anchor is called')}",
+            "; quote a text that begins with *",
+        )
+    elif "found unexpected end of stream" in problem or "while scanning a quoted scalar" in str(
+        getattr(error, "context", "")
+    ):
         problem = "a quotation mark is not closed"
-    place = str(path) if line is None else f"{path}, line {line}"
+    place = shown(path) if line is None else f"{shown(path)}, line {line}"
     return Mistake((), f"this is not valid YAML: {problem}{hint}.", place)
 
 
@@ -240,7 +269,7 @@ class _Reader:
     """Turns a node tree into values, noting places, duplicates and names that are no text."""
 
     def __init__(self, path: Path, loader: yaml.SafeLoader, document: Document) -> None:
-        self._path, self._loader, self._document = path, loader, document
+        self._path, self._loader, self._document = shown(path), loader, document
         self._open: set[int] = set()
         self._count = 0
 
@@ -258,13 +287,16 @@ class _Reader:
             raise yaml.constructor.ConstructorError(None, None, "an anchor holds itself", node.start_mark)
         self._count += 1
         if self._count > _MOST_NODES:
-            raise yaml.constructor.ConstructorError(None, None, "aliases of aliases make too many values", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases of aliases make too many values", node.start_mark
+            )
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
+            assert isinstance(node, yaml.ScalarNode)
             return self._scalar(node, path)
         finally:
             self._open.discard(id(node))
@@ -299,7 +331,9 @@ class _Reader:
             key = self._key(key_node, path)
             if key in lines:
                 self._note(
-                    (*path, key), key_node, f"this key stands here a second time, after line {lines[key]}; keep one of them."
+                    (*path, key),
+                    key_node,
+                    f"this key stands here a second time, after line {lines[key]}; keep one of them.",
                 )
             lines[key] = key_node.start_mark.line + 1
             self._document.places[(*path, key)] = self._place(key_node)
@@ -313,9 +347,12 @@ class _Reader:
         value = node.value if node.tag == "tag:yaml.org,2002:timestamp" else self._scalar(node, path)
         if node.tag != "tag:yaml.org,2002:str" or not isinstance(value, Hashable):
             kind = _KINDS.get(node.tag.rpartition(":")[2], "something else than text")
-            self._note((*path, node.value), node, f"YAML reads this name as {kind}: put it in quotes, {json.dumps(node.value, ensure_ascii=False)}.")
+            self._note(
+                (*path, node.value),
+                node,
+                f"YAML reads this name as {kind}: put it in quotes, {json.dumps(node.value, ensure_ascii=False)}.",
+            )
         return str(node.value)
 
 
 _KINDS = {"int": "a number", "float": "a number", "timestamp": "a date", "bool": "true or false", "null": "nothing"}
-

@@ -10,7 +10,9 @@ from petrflow.config.reading import Document, KeyPath, merged, raise_all
 from petrflow.config.schema import check, fill, object_schema, schema_of, section, settle
 from petrflow.config.sentences import nearest
 
-RUNTIME_KEYS = tuple(key for key, entry in schema_of("config")["$defs"]["schedule"]["properties"].items() if entry.get("runtime"))
+RUNTIME_KEYS = tuple(
+    key for key, entry in schema_of("config")["$defs"]["schedule"]["properties"].items() if entry.get("runtime")
+)
 """Keys of a schedule that say how it is carried out and not what comes of it (``runtime: true`` in the schema): they retrain nothing."""
 
 
@@ -98,7 +100,16 @@ def shaping(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return shaped
 
 
+def shaping_defaults(name: str) -> dict[str, Any]:
+    """The defaults of a section that :func:`shaping` leaves out, in the form in which it would write them."""
+    schema = section(schema_of("config"), name)
+    properties, _ = object_schema({}, schema, schema)
+    return {key: _shaping(child["default"], child, schema) for key, child in properties.items() if "default" in child}
+
+
 def _shaping(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and schema.get("ordered"):
+        return [[key, _shaping(child, {}, root)] for key, child in value.items()]
     if isinstance(value, Mapping):
         properties, others = object_schema(value, schema, root)
         kept = {}
@@ -125,6 +136,9 @@ def of_kind(config: Mapping[str, Any], kind: str) -> list[str]:
 def _note_disagreements(document: Document, filled: Mapping[str, Any]) -> None:
     """Note what a schema cannot say; parts that are broken already are passed over."""
     broken = {mistake.path for mistake in document.mistakes}
+    for group in ("datasets", "runs"):
+        for path, says in _same_but_for_case(group, document.values.get(group)):
+            document.add(path, says)
     for path, says in _disagreements(filled):
         if path not in broken:
             document.add(path, says)
@@ -132,8 +146,6 @@ def _note_disagreements(document: Document, filled: Mapping[str, Any]) -> None:
 
 def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     datasets, runs = (config[key] if isinstance(config.get(key), Mapping) else {} for key in ("datasets", "runs"))
-    for group, names in (("datasets", datasets), ("runs", runs)):
-        yield from _same_but_for_case(group, names)
     for name, dataset in datasets.items():
         if isinstance(dataset, Mapping):
             for path, says in _inside_dataset(dataset):
@@ -144,14 +156,20 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
                 yield ("runs", name, *path), says
 
 
-def _same_but_for_case(group: str, names: Iterable[str]) -> Iterator[tuple[KeyPath, str]]:
+def _same_but_for_case(group: str, names: Any) -> Iterator[tuple[KeyPath, str]]:
     seen: dict[str, str] = {}
-    for name in names:
+    for name in names if isinstance(names, Mapping) else ():
         twin = seen.setdefault(name.casefold(), name)
         if twin != name:
-            yield (group, name), f"differs from {twin!r} by case only, and some disks make one folder of both; choose another name."
+            yield (
+                (group, name),
+                f"differs from {twin!r} by case only, and some disks make one folder of both; choose another name.",
+            )
         elif name.casefold() in ("report", "weights", "preflight") and name != name.casefold():
-            yield (group, name), f"the name {name!r} is taken by petrflow's own folders but for its case; choose another one."
+            yield (
+                (group, name),
+                f"the name {name!r} is taken by petrflow's own folders but for its case; choose another one.",
+            )
 
 
 def _inside_dataset(dataset: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -173,7 +191,7 @@ def _inside_run(
     name: str, run: Mapping[str, Any], datasets: Mapping[str, Any], runs: Mapping[str, Any]
 ) -> Iterator[tuple[KeyPath, str]]:
     dataset = run.get("dataset")
-    if isinstance(dataset, str) and dataset not in datasets:
+    if isinstance(dataset, str) and datasets and dataset not in datasets:
         yield ("dataset",), f"there is no data set {dataset!r}{nearest(dataset, map(str, datasets))}."
     other = weights_run(run.get("weights"))
     if other is None:
@@ -181,7 +199,10 @@ def _inside_run(
     if other not in runs and not isinstance(run["weights"], Mapping):
         return  # of a run that another configuration names
     if other not in runs:
-        yield ("weights", "run"), f"there is no run {other!r}{nearest(other, (entry for entry in runs if entry != name))}."
+        yield (
+            ("weights", "run"),
+            f"there is no run {other!r}{nearest(other, (entry for entry in runs if entry != name))}.",
+        )
         return
     chain = [name]
     while other is not None and other not in chain:
@@ -190,7 +211,10 @@ def _inside_run(
         other = weights_run(following.get("weights")) if isinstance(following, Mapping) else None
     if other == name:
         way = " -> ".join([*chain, name])
-        yield ("weights",), f"are this run's own output ({way}): no run can start from what comes of it; name other weights."
+        yield (
+            ("weights",),
+            f"are this run's own output ({way}): no run can start from what comes of it; name other weights.",
+        )
 
 
 def weights_run(weights: Any) -> str | None:
@@ -212,5 +236,3 @@ def with_defaults(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     schema = section(schema_of("config"), name)
     filled: dict[str, Any] = fill(values, schema, schema)
     return filled
-
-

@@ -6,6 +6,7 @@ are said there and nowhere else.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -24,9 +25,10 @@ KEYWORDS = {
     "additionalProperties", "propertyNames", "minProperties", "allOf", "oneOf", "if", "then", "not", "items", "prefixItems", "minItems",
     "maxItems", "uniqueItems", "pattern", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum",
     "format",  # `path`: `~` is expanded
+    "ordered",  # true: the order of a group's keys means something
     "runtime",  # true: the key says how a result is computed and shapes none
 }  # fmt: skip
-"""Keywords of a schema. The last two are petrflow's own; JSON Schema ignores them."""
+"""Keywords of a schema. The last three are petrflow's own; JSON Schema ignores them."""
 
 _KIND_NAMES = {
     "object": "a group of keys", "array": "a list", "string": "text", "null": "null", "integer": "a whole number", "number": "a number",
@@ -99,7 +101,10 @@ def settle(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], from_
         return {key: settle(child, properties.get(key, others), root, from_text) for key, child in value.items()}
     if isinstance(value, list):
         item, items = _list_schemas(schema, root)
-        return [settle(child, items[index] if index < len(items) else item, root, from_text) for index, child in enumerate(value)]
+        return [
+            settle(child, items[index] if index < len(items) else item, root, from_text)
+            for index, child in enumerate(value)
+        ]
     kinds, choices, formats = _scalar_forms(schema, root)
     if "path" in formats and isinstance(value, str) and value.startswith("~"):
         return str(Path(value).expanduser())
@@ -148,7 +153,9 @@ def _forms(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Mappi
         yield from _forms(choice, root)
 
 
-def _list_schemas(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+def _list_schemas(
+    schema: Mapping[str, Any], root: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     """The schema of a list's items, and those of its first items where they have their own."""
     for form in _forms(schema, root):
         if "prefixItems" in form:
@@ -204,13 +211,14 @@ def checked(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
 
 
 def fill(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A copy of ``value`` with the schema's defaults, keys sorted: the order in which people write keys shapes nothing."""
+    """A copy of ``value`` with the schema's defaults and keys sorted, as their order shapes nothing unless the schema says so."""
     if not isinstance(value, Mapping):
         return value
     properties, others = object_schema(value, schema, root)
     filled = {key: child["default"] for key, child in properties.items() if "default" in child and key not in value}
     filled |= value
-    return {key: fill(filled[key], properties.get(key, others), root) for key in sorted(filled, key=str)}
+    keys = filled if schema.get("ordered") else sorted(filled, key=str)
+    return {key: fill(filled[key], properties.get(key, others), root) for key in keys}
 
 
 def _errors(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -225,14 +233,33 @@ def _innermost(error: Any) -> Any:
     if not error.context or error.validator not in ("oneOf", "anyOf"):
         return error
     # A form of another type was not meant at all.
-    fitting = [inner for inner in error.context if inner.validator != "type" or inner.absolute_path != error.absolute_path]
+    fitting = [
+        inner for inner in error.context if inner.validator != "type" or inner.absolute_path != error.absolute_path
+    ]
     if not fitting:
         return error
-    deepest = max(fitting, key=lambda inner: len(inner.absolute_path))
+    if isinstance(error.instance, Mapping):
+        fitting = _of_the_nearest_form(error, fitting)
+    deepest = max(fitting, key=lambda inner: (len(inner.absolute_path), inner.validator == "additionalProperties"))
     one_form = len({inner.schema_path[0] for inner in fitting}) == 1
     if one_form or len(deepest.absolute_path) > len(error.absolute_path) or deepest.validator == "additionalProperties":
         return _innermost(deepest)
     return error
+
+
+def _of_the_nearest_form(error: Any, inner: list[Any]) -> list[Any]:
+    """Of the errors in a group's forms, those in the form whose keys are most like those written."""
+    forms: dict[int, list[Any]] = {}
+    for mistake in inner:
+        forms.setdefault(mistake.schema_path[0], []).append(mistake)
+
+    def likeness(mistakes: list[Any]) -> float:
+        schemas = (mistake.schema for mistake in mistakes if mistake.absolute_path == error.absolute_path)
+        known = {key for schema in schemas for key in schema.get("properties", {})}
+        ratios = (difflib.SequenceMatcher(None, str(key), name).ratio() for key in error.instance for name in known)
+        return max(ratios, default=0.0)
+
+    return max(forms.values(), key=likeness)
 
 
 def _says(error: Any) -> Iterator[tuple[KeyPath, str]]:
@@ -283,7 +310,12 @@ def _sentence(rule: str, wanted: Any, value: Any, schema: Mapping[str, Any], mes
         return "is empty: name at least one."
     if rule == "pattern":
         return f"{_shown(value)} does not have the form {wanted}."
-    bounds = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+    bounds = {
+        "minimum": "at least",
+        "exclusiveMinimum": "more than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
     if rule in bounds:
         return f"must be {bounds[rule]} {wanted}, not {_shown(value)}."
     return f"{message}."
@@ -296,5 +328,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         text = repr(value)
     else:
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("\n...\n").strip()
+        text = (
+            yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+            .removesuffix("\n...\n")
+            .strip()
+        )
     return text if len(text) <= 80 else f"{text[:77]}…"

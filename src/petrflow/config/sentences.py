@@ -34,5 +34,7 @@ def nearest_file(path: Path) -> str:
         names = [entry.name for entry in parent.iterdir()]
     except OSError:
         return ""
-    close = [name for name in names if name.casefold() == path.name.casefold()] or difflib.get_close_matches(path.name, names, 1)
+    close = [name for name in names if name.casefold() == path.name.casefold()] or difflib.get_close_matches(
+        path.name, names, 1
+    )
     return f"; did you mean {parent / close[0]}" if close else ""
