@@ -149,6 +149,7 @@ def baseline(
     out_dir: Path,
     schedule: Mapping[str, Any],
     expect: Mapping[str, Any] | None = None,
+    partial_weights: bool = False,
     order: Order | None = None,
 ) -> None:
     """Score weights on a split before any training.
@@ -167,6 +168,8 @@ def baseline(
         Of the run: seed, device and workers are used.
     expect : mapping, optional
         Figures that the weights are known to reach.
+    partial_weights : bool
+        Take weights that hold less than nine tenths of the model's entries.
     """
     import paddle
 
@@ -185,7 +188,7 @@ def baseline(
         paddle.seed(schedule["seed"])
         model = build_model(model_config, num_cameras=len(AnnotationStore.open(store_path).camera_names))
         if weights is not None:
-            print(load_weights(model, weights), file=sys.stderr)
+            print(load_weights(model, weights, model_config.get("fresh", ()), partial_weights), file=sys.stderr)
         model.eval()
         metrics = evaluate(
             model,

@@ -7,7 +7,7 @@ networks of several model files and holds these names and shapes against them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Entry = tuple[str, tuple[int, ...]]
@@ -51,16 +51,18 @@ def image_channels(backbone: Mapping[str, Any]) -> list[int]:
     return [count for name, count in channels.items() if name in backbone["out_features"]]
 
 
-def class_heads(names: Mapping[str, tuple[int, ...]], num_reg_fcs: int = 2) -> set[str]:
+def class_heads(names: Iterable[str]) -> set[str]:
     """Return the entries whose shape depends on the number of classes."""
-    last = str(3 * num_reg_fcs)
+    branches: dict[str, list[int]] = {}
     found = set()
     for name in names:
         parts = name.split(".")
-        branch = parts[:2] == ["pts_bbox_head", "cls_branches"] and parts[3] == last
-        dense = parts[:2] == ["pts_bbox_head", "monocular"] and parts[2] in ("classes", "embed")
-        if branch or dense:
+        if parts[:2] == ["pts_bbox_head", "cls_branches"]:
+            branches.setdefault(".".join(parts[:3]), []).append(int(parts[3]))
+        elif parts[:2] == ["pts_bbox_head", "monocular"] and parts[2] in ("classes", "embed"):
             found.add(name)
+    for branch, layers in branches.items():  # the last layer of a branch
+        found |= {f"{branch}.{max(layers)}.{part}" for part in ("weight", "bias")}
     return found
 
 

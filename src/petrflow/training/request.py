@@ -72,6 +72,8 @@ class Request:
         ``results/{run}/state`` and ``results/{run}/train``.
     weights : Path, optional
         ``.pdparams`` to start from.
+    partial_weights : bool
+        Take weights that hold less than nine tenths of the model's entries.
     """
 
     run: str
@@ -83,6 +85,7 @@ class Request:
     state_dir: Path
     out_dir: Path
     weights: Path | None = None
+    partial_weights: bool = False
     settings: Settings = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
