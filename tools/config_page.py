@@ -29,7 +29,12 @@ SECTIONS = {
 
 def render(schema: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
-    lines = ["# The config, key by key", "", "Made from `src/petrflow/config/schemas/config.yaml` by `make generate`.", ""]
+    lines = [
+        "# The config, key by key",
+        "",
+        "Made from `src/petrflow/config/schemas/config.yaml` by `make generate`.",
+        "",
+    ]
     lines += [f"{schema['description']}", "", *_table(_rows(schema["properties"], schema, ""))]
     for name, title in SECTIONS.items():
         part = schema["$defs"][name]
