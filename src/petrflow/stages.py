@@ -18,7 +18,7 @@ from petrflow.files import atomic_dir
 from petrflow.files.provenance import Provenance, provenance, stamp
 from petrflow.files.receipts import Order
 from petrflow.machine.device import use_device
-from petrflow.preflight import gate
+from petrflow.preflight.fitness import gate
 
 Inputs = dict[str, "str | Path"]
 

@@ -5,7 +5,7 @@ are made from them, and every part of petrflow that takes settings takes values 
 """
 
 from petrflow.config.models import load_model, model_path, read_model, with_model_defaults
-from petrflow.config.reading import Document, Mistake, dotted, load_yaml, merged, raise_all, read_yaml
+from petrflow.config.reading import Document, KeyPath, Mistake, dotted, load_yaml, merged, raise_all, read_yaml
 from petrflow.config.runs import (
     RUNTIME_KEYS,
     config_mistakes,
@@ -25,6 +25,7 @@ from petrflow.config.sentences import nearest, nearest_file
 __all__ = [
     "RUNTIME_KEYS",
     "Document",
+    "KeyPath",
     "Mistake",
     "config_mistakes",
     "dotted",

@@ -180,6 +180,8 @@ def test_every_key_has_a_description(name: str) -> None:
 
 
 def test_a_schema_with_an_unknown_keyword_or_a_reference_to_nowhere_is_refused() -> None:
+    for name in ("config", "model"):
+        assert load_yaml(REPOSITORY / "src" / "petrflow" / "config" / "schemas" / f"{name}.yaml") == schema_of(name)
     assert not list(schema_faults(SCHEMA)) and not list(schema_faults(schema_of("model")))
     # What YAML makes of a description with a comma and without quotes.
     assert "with `do_eval`" in next(

@@ -59,7 +59,11 @@ def test_a_lock_file_that_cannot_be_opened_is_an_error_and_not_a_wait(tmp_path, 
         raise CannotWrite("Permission denied")
 
     monkeypatch.setattr(gpu, "lock", refuse)
-    with StopRequest() as stop, pytest.raises(CannotWrite), gpu.own_gpu("gpu:0", Settings.from_schedule({}), stop, tmp_path):
+    with (
+        StopRequest() as stop,
+        pytest.raises(CannotWrite),
+        gpu.own_gpu("gpu:0", Settings.from_schedule({}), stop, tmp_path),
+    ):
         pass
 
 

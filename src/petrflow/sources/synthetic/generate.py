@@ -9,10 +9,12 @@ from typing import Any
 from tqdm import tqdm
 
 from petrflow import config, files
+from petrflow.config import nearest
 from petrflow.errors import PetrflowError
 from petrflow.machine.hardware import cores
 from petrflow.nuscenes.names import TABLE_NAMES
 from petrflow.nuscenes.root import COMPLETE, SPLITS
+from petrflow.nuscenes.splits import official_splits
 from petrflow.nuscenes.writer import fixed_tables
 from petrflow.sources.ownership import new_root, write_receipt
 from petrflow.sources.synthetic.pool import run_scenes
@@ -22,7 +24,6 @@ from petrflow.sources.synthetic.rig import CAMERA_NAMES, LIDAR_NAME
 _NAME_ORDER = (
     "scene-0061", "scene-0103", "scene-0553", "scene-0655", "scene-0916", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100",
 )  # fmt: skip
-_MINI_VAL = ("scene-0103", "scene-0916")
 
 
 def scene_names(count: int) -> list[str]:
@@ -31,19 +32,9 @@ def scene_names(count: int) -> list[str]:
     return sorted(names)
 
 
-def _official_splits(splits: dict[str, Any]) -> dict[str, list[str]]:
-    """Scene names by the devkit's split names. Mini's are known here, because importing the devkit takes longer than drawing a scene."""
-    mini = {"mini_train": [name for name in _NAME_ORDER if name not in _MINI_VAL], "mini_val": list(_MINI_VAL)}
-    if all(not isinstance(value, str) or value in mini for value in splits.values()):
-        return mini
-    from nuscenes.utils.splits import create_splits_scenes
-
-    return create_splits_scenes()
-
-
 def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str]]:
     """Which of the scenes train and which validate: {"train": [...], "val": [...]}."""
-    known = _official_splits(splits or {})
+    known = official_splits()
     wanted = config.with_defaults("synthetic", {"splits": splits})["splits"]
     chosen: dict[str, list[str]] = {}
     for part in ("val", "train"):
@@ -51,7 +42,7 @@ def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str
         if isinstance(value, str):
             if value not in known:
                 raise PetrflowError(
-                    f"The {part} split {value!r} is not one of the devkit's: {', '.join(sorted(known))}; or give a list of scene names."
+                    f"splits.{part}: there is no split {value!r}{nearest(value, known)}; or give a list of scene names."
                 )
             listed = [name for name in names if name in known[value]]
             if part == "train":  # scenes that no official split knows are there to learn from
@@ -65,11 +56,11 @@ def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str
             for name in listed:
                 if name not in names:
                     raise PetrflowError(
-                        f"The {part} split names {name!r}, which this synthetic set does not have; it has {', '.join(names[:12])}."
+                        f"splits.{part}: this synthetic set has no scene {name!r}{nearest(str(name), names)}."
                     )
         if not listed:
             raise PetrflowError(
-                f"The {part} split {value!r} holds none of this synthetic set's scenes: {', '.join(names[:12])}."
+                f"splits.{part}: {value!r} holds none of this synthetic set's {len(names)} scenes, {', '.join(names[:12])}."
             )
         chosen[part] = listed
     return {"train": chosen["train"], "val": chosen["val"]}

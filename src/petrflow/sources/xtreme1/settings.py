@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from petrflow.config import settings
+from petrflow.config import nearest_file, settings
 from petrflow.errors import PetrflowError
 
 _UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -48,24 +48,14 @@ class Settings:
 def parse_settings(dataset: Mapping[str, Any]) -> Settings:
     """Check a config entry against the schema, fill in defaults, and see that the files it names are there."""
     entry = settings("xtreme1", {"kind": "xtreme1", **dataset})
-    source = Path(entry["source"])
-    if not source.exists():
-        raise PetrflowError(
-            f"`source: {source}` does not exist. Give the path of the Xtreme1 export, a folder or a zip."
-        )
-    timestamps = entry["timestamps"]
-    if timestamps not in (None, "names", "none") and not Path(timestamps).is_file():
-        raise PetrflowError(
-            f"`timestamps: {timestamps}` is no file. It may be `names`, `none`, or the path of a CSV with columns name,timestamp."
-        )
-    for key, kind, there in (("poses", "file", Path.is_file), ("media_root", "folder", Path.is_dir)):
-        if entry[key] is not None and not there(Path(entry[key])):
-            raise PetrflowError(f"`{key}: {entry[key]}` is no {kind}.")
+    mistakes = [f"{'.'.join(map(str, path))}: {says}" for path, says in missing_files(entry)]
+    if mistakes:
+        raise PetrflowError("\n".join(mistakes))
     units = entry["length_unit"]
     return Settings(
         **{field.name: entry[field.name] for field in fields(Settings)}
         | {
-            "source": source,
+            "source": Path(entry["source"]),
             "media_root": None if entry["media_root"] is None else Path(entry["media_root"]),
             "poses": None if entry["poses"] is None else Path(entry["poses"]),
             "cameras": entry["cameras"] or None,
@@ -76,3 +66,28 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
             },
         }
     )
+
+
+def missing_files(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield key and sentence for each file or folder that an entry, with its defaults, names and that is not there."""
+    source, timestamps = Path(entry["source"]), entry["timestamps"]
+    if not source.exists():
+        yield (
+            ("source",),
+            f"{source} does not exist{nearest_file(source)}. Give the path of the Xtreme1 export, a folder or a zip.",
+        )
+    if timestamps not in (None, "names", "none") and not Path(timestamps).is_file():
+        yield (
+            ("timestamps",),
+            f"{timestamps} is no file. It may be `names`, `none`, or the path of a CSV with columns name,timestamp.",
+        )
+    for key, kind, there in (("poses", "file", Path.is_file), ("media_root", "folder", Path.is_dir)):
+        if entry[key] is not None and not there(Path(entry[key])):
+            yield (key,), f"{entry[key]} is no {kind}{nearest_file(Path(entry[key]))}."
+    for part in ("train", "val"):
+        listed = entry["splits"].get(part)
+        if isinstance(listed, str) and not Path(listed).expanduser().is_file():
+            yield (
+                ("splits", part),
+                f"{listed} is no file. Give a text file with one frame a line, or a list of scene names.",
+            )
