@@ -6,7 +6,6 @@ read, so that duplicates, names that are no text, and lines are known.
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -195,21 +194,11 @@ def _text(path: Path, document: Document) -> str:
     except OSError as error:
         _whole(document, path, f"cannot be read: {error.strerror}.")
         return ""
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if raw.startswith(mark):
-            try:
-                return raw.decode(encoding)
-            except UnicodeDecodeError:
-                break
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        _whole(document, path, f"line {line} is not UTF-8 text (GBK, perhaps): save the file as UTF-8.")
+        _whole(document, path, f"line {line} is not UTF-8 text (GBK or UTF-16, perhaps): save the file as UTF-8.")
         return ""
 
 
@@ -307,10 +296,8 @@ class _Reader:
         try:
             value = self._loader.construct_object(node)
         except yaml.constructor.ConstructorError as error:
-            if not str(node.tag).startswith("tag:yaml.org"):
-                self._note(path, node, f"the tag {node.tag} is not understood; leave it out.")
-                return None
-            raise error
+            problem = f"the tag {node.tag} is not understood; leave it out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
         except ValueError:
             return node.value
         return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -172,7 +172,7 @@ def object_schema(
     """Schemas of a mapping's named keys and of its other keys, with references, forms and the choice by ``kind`` resolved."""
     properties: dict[str, Any] = {}
     others: Mapping[str, Any] = {}
-    for form in _forms(schema, root):
+    for form in _meant(value, _forms(schema, root)):
         properties |= form.get("properties", {})
         extra = form.get("additionalProperties", {})
         others = extra if isinstance(extra, Mapping) and extra else others
@@ -181,6 +181,13 @@ def object_schema(
             if all(value.get(key) == rule["const"] for key, rule in condition.items()):
                 properties |= object_schema(value, branch["then"], root)[0]
     return properties, others
+
+
+def _meant(value: Mapping[str, Any], forms: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a choice of forms, those whose required keys are there; all of them when a mistake leaves none."""
+    given = list(forms)
+    fitting = [form for form in given if set(form.get("required", ())) <= set(value)]
+    return fitting if any("properties" in form for form in fitting) else given
 
 
 # ------------------------------------------------------------------------------------------------------------------ check
@@ -275,8 +282,9 @@ def _says(error: Any) -> Iterator[tuple[KeyPath, str]]:
     elif rule == "required":
         for key in (key for key in wanted if key not in value):
             yield path, f"the key {key!r} is missing."
-    elif rule in ("not", "pattern") and "propertyNames" in error.absolute_schema_path:
-        yield (*path, str(value)), _name_says(rule, value)
+    elif "propertyNames" in error.absolute_schema_path:
+        says = _sentence(rule, wanted, value, schema, error.message) if rule == "enum" else _name_says(rule, value)
+        yield (*path, str(value)), says
     else:
         yield path, _sentence(rule, wanted, value, schema, error.message)
 

@@ -34,7 +34,8 @@ def nearest_file(path: Path) -> str:
         names = [entry.name for entry in parent.iterdir()]
     except OSError:
         return ""
-    close = [name for name in names if name.casefold() == path.name.casefold()] or difflib.get_close_matches(
-        path.name, names, 1
-    )
+    stems = {Path(name).stem.casefold(): name for name in names if Path(name).suffix == path.suffix}
+    close = [name for name in names if name.casefold() == path.name.casefold()]
+    close += [stems[stem] for stem in difflib.get_close_matches(path.stem.casefold(), stems, 1)]
+    close += difflib.get_close_matches(path.name, names, 1, cutoff=0.8)
     return f"; did you mean {parent / close[0]}" if close else ""

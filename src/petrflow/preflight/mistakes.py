@@ -6,7 +6,7 @@ for; weights on this disk are held against the model by names and shapes. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from petrflow.config import (
     raise_all,
     read_model,
     weights_run,
+    with_defaults,
     with_model_defaults,
 )
 from petrflow.config.network import entries
@@ -28,7 +29,7 @@ from petrflow.errors import PetrflowError
 from petrflow.fetch.download import public
 from petrflow.fetch.transfer import scheme_of
 from petrflow.files import fingerprint
-from petrflow.sources.needs import Knowledge, look
+from petrflow.sources.needs import KINDS, Knowledge, look
 from petrflow.weights.fit import fit, misfit
 from petrflow.weights.pdparams import names_and_shapes
 
@@ -61,41 +62,57 @@ def read_all(
 
 
 class _Pass:
-    """Adds to a document the mistakes that its files on this disk have; parts that are broken already are passed over."""
+    """Adds to a document the mistakes that its files on this disk have.
+
+    Of an entry in which the schema found mistakes, the keys that are right are looked at: the others stand at their defaults, and nothing
+    is said of them a second time.
+    """
 
     def __init__(self, document: Document, folders: list[Path]) -> None:
         self.document = document
         self.folders = folders
-        self.broken = {mistake.path[:2] for mistake in document.mistakes}
+        self.broken = {mistake.path[:3] for mistake in document.mistakes}
         self.known: dict[str, Knowledge] = {}
         self.models: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
-        datasets, runs = self._group("datasets"), self._group("runs")
+        datasets = {name: entry for name, entry in self._group("datasets") if entry.get("kind") in KINDS}
+        runs = dict(self._group("runs"))
         for name, dataset in datasets.items():
-            self.known[name] = look(dataset, Path("data") / name)
-            for path, says in self.known[name].mistakes:
-                self.document.add(("datasets", name, *path), says)
-        for name, run in runs.items():
+            if self._is_sound("datasets", name, "kind") and ("source" in dataset or dataset["kind"] == "synthetic"):
+                self.known[name] = look(with_defaults(dataset["kind"], dataset), Path("data") / name)
+                for path, says in self.known[name].mistakes:
+                    self._add(("datasets", name, *path), says)
+        whole = {name: with_defaults("run", run) for name, run in runs.items()}
+        for name, run in whole.items():
             self._model(name, run)
-        for name, run in runs.items():
+        for name, run in whole.items():
             self._weights(name, run)
             self._data(name, run)
 
-    def _group(self, group: str) -> dict[str, Any]:
-        """Entries of a group in which the schema found no mistake."""
+    def _group(self, group: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Entries of a group, without the keys that the schema refuses."""
         entries_of = self.document.values.get(group)
-        if not isinstance(entries_of, Mapping):
-            return {}
-        return {name: entry for name, entry in entries_of.items() if (group, name) not in self.broken}
+        for name, entry in entries_of.items() if isinstance(entries_of, Mapping) else ():
+            if isinstance(entry, Mapping):
+                yield name, {key: value for key, value in entry.items() if self._is_sound(group, name, key)}
+
+    def _is_sound(self, *path: str | int) -> bool:
+        return path not in self.broken
+
+    def _add(self, path: KeyPath, says: str) -> None:
+        if self._is_sound(*path[:3]):
+            self.document.add(path, says)
 
     # -- models
 
     def _model(self, name: str, run: Mapping[str, Any]) -> None:
+        if "model" not in run:
+            return
         try:
             path = model_path(run["model"], self.folders)
         except PetrflowError as error:
-            self.document.add(("runs", name, "model"), str(error))
+            self._add(("runs", name, "model"), str(error))
             return
         model = read_model(path)
         self.document.mistakes += model.mistakes
@@ -107,7 +124,7 @@ class _Pass:
     def _weights(self, name: str, run: Mapping[str, Any]) -> None:
         weights, here = run["weights"], ("runs", name, "weights")
         other = weights_run(weights)
-        if weights is None:
+        if weights is None or not self._is_sound(*here):
             return
         if other in self.document.values["runs"]:
             if name in self.models and other in self.models:
@@ -122,7 +139,7 @@ class _Pass:
         if isinstance(weights, Mapping):
             self._fetched(here, name, run)
         elif scheme_of(weights):
-            self.document.add(here, f"is a link: write {{url: {weights.partition('?')[0]}}}.")
+            self._add(here, f"is a link: write {{url: {weights.partition('?')[0]}}}.")
         else:
             self._file(here, name, run, Path(weights))
 
@@ -132,7 +149,7 @@ class _Pass:
         links = [urls] if isinstance(urls, str) else urls
         local = [Path(link.removeprefix("file://")) for link in links if scheme_of(link) == "file"]
         if local and len(local) == len(links) and not any(path.is_file() for path in local):
-            self.document.add((*here, "url"), f"{links[0]} leads to no file{nearest_file(local[0])}.")
+            self._add((*here, "url"), f"{links[0]} leads to no file{nearest_file(local[0])}.")
         path = fetched_weights(run["weights"])
         if path.is_file():
             self._file(here, name, run, path)
@@ -141,7 +158,7 @@ class _Pass:
         if path.is_dir():
             inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in WEIGHTS_ENDINGS)
             hint = f"; name the file in it, {path / inside[0]}" if inside else ", which holds no weights"
-            self.document.add(here, f"{path} is a folder{hint}.")
+            self._add(here, f"{path} is a folder{hint}.")
             return
         if not path.exists():
             self.document.add(
@@ -153,7 +170,7 @@ class _Pass:
         try:
             given = names_and_shapes(path)
         except (PetrflowError, OSError) as error:
-            self.document.add(here, str(error))
+            self._add(here, str(error))
             return
         self._compare(here, run, given, name, str(path))
 
@@ -166,27 +183,25 @@ class _Pass:
         network = entries(model)
         why = misfit(fit(network, given, model["fresh"]), network, given)
         if why is not None:
-            self.document.add(here, f"{where}: these weights {why}")
+            self._add(here, f"{where}: these weights {why}")
 
     # -- data
 
     def _data(self, name: str, run: Mapping[str, Any]) -> None:
         """Hold what a run asks of its data set against what is known of it."""
-        known = self.known.get(run["dataset"])
+        known = self.known.get(str(run.get("dataset")))
         if known is None or known.scenes is None or known.samples is None:
             return
         scene = run["demo"]["scene"]
         if scene is not None and scene not in known.scenes["val"]:
             where = "is a training scene" if scene in known.scenes["train"] else "is none of the data set's"
-            self.document.add(
-                ("runs", name, "demo", "scene"), f"{scene!r} {where}{nearest(scene, known.scenes['val'])}."
-            )
+            self._add(("runs", name, "demo", "scene"), f"{scene!r} {where}{nearest(scene, known.scenes['val'])}.")
         schedule = run["schedule"]
         whole = schedule["batch_size"] * schedule["devices"]
         samples = known.samples["train"]
         if samples and whole > samples:
             each = f" on each of {schedule['devices']} devices" if schedule["devices"] > 1 else ""
-            self.document.add(
+            self._add(
                 ("runs", name, "schedule", "batch_size"),
                 f"is {schedule['batch_size']}{each}, and the training split of {run['dataset']!r} has {samples} samples; "
                 f"use at most {max(1, samples // schedule['devices'])}.",

@@ -42,6 +42,9 @@ DATASET_SAMPLES = {"v1.0-mini": 323, "v1.0-trainval": 28130}
 # Bytes of a synthetic picture a pixel, and of everything else a keyframe has.
 _PICTURE_SHARE, _KEYFRAME_BYTES = 0.25, 200_000
 
+KINDS = ("synthetic", "nuscenes", "xtreme1")
+"""Kinds of data sets, each with a door of its own."""
+
 Complaint = tuple[tuple[str | int, ...], str]
 
 

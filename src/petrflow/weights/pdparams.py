@@ -142,8 +142,9 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             f"{path} does not exist: check the path, or run the step that fetches or writes it."
         ) from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
+        why = str(error).removeprefix("Error while deserializing header: ")
         raise PetrflowError(
-            f"{path} is not a complete safetensors file ({error}): get it from its publisher again."
+            f"{path} is not a complete safetensors file ({why}): get it from its publisher again."
         ) from error
 
 

@@ -45,7 +45,7 @@ def said(path: Path, text: str | bytes) -> str:
         ("datasets\n", None, "holds no keys"),
         ("datasets：\n", None, "line 1 has a full-width '：'"),
         (GOOD.encode() + "# 测试".encode("gbk"), 5, "is not UTF-8 text"),
-        (b"\xff\xfe\x00", 1, "is not UTF-8 text"),
+        (GOOD.encode("utf-16"), 1, "is not UTF-8 text"),
         ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
             f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(8)), None, "too many values"),
     ],
@@ -59,7 +59,7 @@ def test_a_fault_of_the_text_is_one_sentence_with_its_line(
         assert f"config.yaml, line {line}" in message or f"line {line} is not UTF-8" in message, message
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_marks_of_the_encoding_anchors_and_merged_groups_are_understood(tmp_path: Path, encoding: str) -> None:
     text = (
         "common: &common {dataset: streets, model: petrv2_tiny, schedule: &short {epochs: 2}}\n"
@@ -125,3 +125,18 @@ def test_json_with_tabs_is_read_and_places_are_known(tmp_path: Path) -> None:
     path.write_text('{\n\t"datasets": {"a": {"kind": "synthetic"}},\n\t"datasets": {}\n}\n')
     document = read_yaml(path)
     assert "line 3" in str(document.mistakes[0]) and "second time" in str(document.mistakes[0])
+
+
+def test_files_on_snakemakes_command_line_are_read_before_snakemake_does(tmp_path: Path) -> None:
+    from snakemake_logger_plugin_petrflow import config_files, unreadable
+
+    assert list(config_files(["-n", "--configfile", "a.yaml", "b.yaml", "--cores", "1"])) == ["a.yaml", "b.yaml"]
+    assert list(config_files(["--configfiles=a.yaml", "all"])) == ["a.yaml"]
+    good, twice, broken = (tmp_path / name for name in ("good.yaml", "twice.yaml", "broken.yaml"))
+    good.write_text(GOOD)
+    twice.write_text(GOOD + "runs: {}\n")
+    broken.write_text("a: [\n")
+    assert not unreadable(["--configfile", str(good), str(twice)])  # what YAML can read, the Snakefile judges
+    said_of = unreadable(["--configfile", str(broken), str(tmp_path / "none.yaml"), "all"])
+    assert "put targets before it" in unreadable(["--configfile", str(good), "train_all"])[0]
+    assert len(said_of) == 3 and "not valid YAML" in said_of[0] and "there is no such file" in said_of[1]
