@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError
 
 KeyPath = tuple[str | int, ...]
 
@@ -99,7 +99,7 @@ def raise_all(mistakes: Iterable[Mistake]) -> None:
     """Raise one error with all mistakes, one a line; do nothing when there are none."""
     sentences = list(dict.fromkeys(str(mistake) for mistake in mistakes))
     if sentences:
-        raise PetrflowError("\n".join(sentences))
+        raise InputError("\n".join(sentences))
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
 
     Raises
     ------
-    PetrflowError
+    InputError
         One sentence for each mistake, with the line.
     """
     document = read_yaml(path)
