@@ -75,12 +75,12 @@ def test_marks_of_the_encoding_anchors_and_merged_groups_are_understood(tmp_path
 def test_all_mistakes_are_told_together_each_with_its_line(tmp_path: Path) -> None:
     text = (
         GOOD.replace("kind: synthetic", "kind: synthetic, scenes: 9000")
-        + "  second:\n    datset: streets\n    model: m\n"
+        + "  second:\n    datasett: streets\n    model: m\n"
     )
     lines = said(tmp_path / "config.yaml", text).splitlines()
     assert len(lines) == 3, lines
     assert "line 2: datasets.streets.scenes: must be at most 8000" in lines[0]
-    assert any("line 6: runs.second.datset: unknown key; did you mean 'dataset'" in line for line in lines)
+    assert any("line 6: runs.second.datasett: unknown key; did you mean 'dataset'" in line for line in lines)
     assert any("runs.second: the key 'dataset' is missing" in line for line in lines)
 
 
