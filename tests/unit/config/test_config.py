@@ -122,6 +122,7 @@ def test_runtime_keys_are_those_that_training_leaves_out_of_its_fingerprint(tmp_
         "device": "gpu",
         "share_gpu": True,
         "slow_factor": 2.0,
+        "judge": "devkit",
     }
     assert set(other) | {"allow_slow_cpu"} == set(RUNTIME_KEYS)
     plain = make_request(tmp_path / "plain").fingerprint_fields()
