@@ -46,9 +46,11 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic nuScenes root (v1.0-mini): three scenes of four keyframes, one of them the validation split. Read only."""
     from petrflow.sources import synthetic
 
-    settings = {"scenes": 3, "keyframes": 4, "image_size": [320, 180], "sweeps": 2, "seed": 7, "workers": 1}
+    settings = {"scenes": 3, "keyframes": 4, "image_size": [320, 180], "sweeps": 2, "seed": 7}
     return _made_once(
-        "synthetic-root", tmp_path_factory, lambda folder: synthetic.generate(folder, settings, progress=False)
+        "synthetic-root",
+        tmp_path_factory,
+        lambda folder: synthetic.generate(folder, settings, progress=False, workers=1),
     )
 
 

@@ -1,4 +1,4 @@
-"""Write docs/config.md from the config's schema: every key with its type, default and description.
+"""Write docs/config.md and docs/model-files.md from their schemas: every key with its type, default and description.
 
 python tools/config_page.py [--check]
 """
@@ -13,9 +13,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from petrflow.config import load_schema
+from petrflow.config import schema_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+MODEL_SECTIONS = {
+    "input": "input",
+    "augmentation": "augmentation",
+    "model": "model",
+    "backbone": "model.backbone",
+    "neck": "model.neck",
+    "head": "model.pts_bbox_head",
+    "transformer": "model.pts_bbox_head.transformer",
+    "attention": "model.pts_bbox_head.transformer.decoder.transformerlayers.attns[]",
+    "positional_encoding": "model.pts_bbox_head.positional_encoding",
+    "bbox_coder": "model.pts_bbox_head.bbox_coder",
+    "loss_cls": "model.pts_bbox_head.loss_cls",
+    "loss_bbox": "model.pts_bbox_head.loss_bbox",
+}
 SECTIONS = {
     "synthetic": "datasets.NAME, kind: synthetic",
     "nuscenes": "datasets.NAME, kind: nuscenes",
@@ -27,13 +41,14 @@ SECTIONS = {
 }
 
 
-def render(schema: Mapping[str, Any]) -> str:
-    """Return the page as Markdown."""
-    lines = ["# The config, key by key", "", "Made from `workflow/schemas/config.schema.yaml` by `make generate`.", ""]
+def render(name: str, title: str, sections: Mapping[str, str]) -> str:
+    """Return the page of one schema as Markdown."""
+    schema = schema_of(name)
+    lines = [f"# {title}", "", f"Made from `src/petrflow/config/schemas/{name}.yaml` by `make generate`.", ""]
     lines += [f"{schema['description']}", "", *_table(_rows(schema["properties"], schema, ""))]
-    for name, title in SECTIONS.items():
-        part = schema["$defs"][name]
-        lines += ["", f"## {title}", "", part["description"], ""]
+    for part_name, heading in sections.items():
+        part = schema["$defs"][part_name]
+        lines += ["", f"## {heading}", "", part["description"], ""]
         lines += _table(_rows(part["properties"], schema, ""))
     return "\n".join(lines) + "\n"
 
@@ -81,6 +96,16 @@ def _kind(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         "boolean": "true or false",
     }
     text = " or ".join(names.get(kind, kind) for kind in kinds)
+    if "prefixItems" in entry:
+        inner = list(dict.fromkeys(_kind(_resolved(item, schema), schema) for item in entry["prefixItems"]))
+        text += (
+            f" of {len(entry['prefixItems'])}: {', '.join(inner)}"
+            if len(inner) == 1
+            else f" of {len(entry['prefixItems'])}"
+        )
+    elif isinstance(entry.get("items"), Mapping):
+        inner_kind = _kind(_resolved(entry["items"], schema), schema)
+        text += f" of {inner_kind}" if inner_kind and inner_kind != "group" else ""
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = ", ".join(f"{sign} {entry[bound]}" for bound, sign in bounds.items() if bound in entry)
     return f"{text}, {limits}" if limits else text
@@ -97,11 +122,17 @@ def _table(rows: Iterator[tuple[str, str, str, str]]) -> list[str]:
 
 def main() -> int:
     """Write the page, or with --check say whether it is out of date."""
-    page = REPOSITORY / "docs" / "config.md"
-    text = render(load_schema(REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"))
-    if "--check" in sys.argv:
-        return int(not page.exists() or page.read_text(encoding="utf-8") != text)
-    page.write_text(text, encoding="utf-8")
+    pages = {
+        "config.md": render("config", "The config, key by key", SECTIONS),
+        "model-files.md": render("model", "Model files, key by key", MODEL_SECTIONS),
+    }
+    for name, text in pages.items():
+        page = REPOSITORY / "docs" / name
+        if "--check" not in sys.argv:
+            page.write_text(text, encoding="utf-8")
+        elif not page.exists() or page.read_text(encoding="utf-8") != text:
+            print(f"docs/{name} is out of date.", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from petrflow.config import load_yaml
+from petrflow.config import load_model
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir
 from petrflow.files.provenance import Provenance, provenance, stamp
 from petrflow.files.receipts import Order
 from petrflow.machine.device import use_device
-from petrflow.preflight import gate
+from petrflow.preflight.fitness import gate
 
 Inputs = dict[str, "str | Path"]
 
@@ -149,6 +149,7 @@ def baseline(
     out_dir: Path,
     schedule: Mapping[str, Any],
     expect: Mapping[str, Any] | None = None,
+    partial_weights: bool = False,
     order: Order | None = None,
 ) -> None:
     """Score weights on a split before any training.
@@ -167,6 +168,8 @@ def baseline(
         Of the run: seed, device and workers are used.
     expect : mapping, optional
         Figures that the weights are known to reach.
+    partial_weights : bool
+        Take weights that hold less than nine tenths of the model's entries.
     """
     import paddle
 
@@ -176,7 +179,7 @@ def baseline(
     from petrflow.model import build_model
     from petrflow.weights.load import load_weights
 
-    model_config = load_yaml(model_file)
+    model_config = load_model(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights or "none"}
@@ -185,7 +188,7 @@ def baseline(
         paddle.seed(schedule["seed"])
         model = build_model(model_config, num_cameras=len(AnnotationStore.open(store_path).camera_names))
         if weights is not None:
-            print(load_weights(model, weights), file=sys.stderr)
+            print(load_weights(model, weights, model_config.get("fresh", ()), partial_weights), file=sys.stderr)
         model.eval()
         metrics = evaluate(
             model,
@@ -227,7 +230,7 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
     from petrflow.training.stopping import EX_TEMPFAIL
 
     if isinstance(request["model_config"], Path):
-        request["model_config"] = load_yaml(request["model_config"])
+        request["model_config"] = load_model(request["model_config"])
     out_dir = Path(request["out_dir"])
     gate(
         request["schedule"],
@@ -235,10 +238,8 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
         out_dir,
         samples=len(AnnotationStore.open(request["train_store"])),
     )
-    schedule = {key: value for key, value in request["schedule"].items() if key != "allow_slow_cpu"}
-    schedule["amp"] = schedule.get("amp") or None
-    Request(**{**request, "schedule": schedule}).write(request_path)
-    code = launch(request_path, schedule.get("devices", 1))
+    Request(**request).write(request_path)
+    code = launch(request_path, request["schedule"]["devices"])
     if code == EX_TEMPFAIL:
         raise KeyboardInterrupt
     if code:
@@ -258,7 +259,7 @@ def export(
     """Export trained weights as a static model and compare it with the eager one on samples of a split."""
     from petrflow.export import static as exporting
 
-    model_config = load_yaml(model_file)
+    model_config = load_model(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights}
@@ -281,7 +282,7 @@ def demo(
     from petrflow.export.exported import ExportedModel
     from petrflow.reports.demo import demo as draw_scene
 
-    model_config = load_yaml(model_file)
+    model_config = load_model(model_file)
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {
@@ -324,4 +325,4 @@ def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:
     """Say in one table what this machine is good for and whether it fits the config."""
     from petrflow.preflight import main
 
-    main(config, {run: load_yaml(Path(path)) for run, path in models.items()})
+    main(config, {run: load_model(Path(path)) for run, path in models.items()})

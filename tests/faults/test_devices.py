@@ -37,7 +37,7 @@ def tiny_request(folder: Path, root: Path, stores: dict[str, Path], **schedule: 
     """Write a request for the tiny PETRv2 with its normalisation frozen, so that a batch may be cut in two."""
     config = copy.deepcopy(yaml.safe_load(CONFIG.read_text()))
     config["model"]["backbone"]["norm_eval"] = True
-    settings = {"epochs": 1, "device": "cpu", **schedule}
+    settings = {"epochs": 1, "save_interval": 1, "device": "cpu", **schedule}
     folder.mkdir(parents=True)
     request = Request(
         "tiny", config, settings, stores["train"], stores["val"], root, folder / "state", folder / "train"

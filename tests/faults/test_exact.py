@@ -17,7 +17,15 @@ CONFIG = Path(__file__).parents[2] / "config" / "models" / "petrv2_tiny.yml"
 
 def request_in(folder: Path, root: Path, stores: dict[str, Path], **schedule: object) -> Path:
     """Write a request for a short training of the tiny PETRv2."""
-    settings = {"epochs": 2, "batch_size": 2, "learning_rate": 4e-4, "log_interval": 1, "device": "cpu", **schedule}
+    settings = {
+        "epochs": 2,
+        "batch_size": 2,
+        "learning_rate": 4e-4,
+        "log_interval": 1,
+        "save_interval": 1,
+        "device": "cpu",
+        **schedule,
+    }
     folder.mkdir()
     request = Request(
         "tiny",

@@ -129,6 +129,7 @@ def make_request(folder: Path, model: dict[str, Any] | None = None, **schedule: 
         "epochs": 3,
         "batch_size": 4,
         "log_interval": 2,
+        "save_interval": 1,
         "device": "cpu",
         "learning_rate": 1e-3,
         "warmup_steps": 2,

@@ -221,6 +221,15 @@ def _identity(archive: Path, stamp: list[int]) -> str:
     return fingerprint([archive.name, *stamp])
 
 
+def bytes_unpacked(destination: Path) -> int:
+    """Bytes that have been unpacked into a folder, by its records and by the journals of archives that are half done."""
+    done = sum(record.bytes for record in read_records(destination))
+    for path in (destination / RECORDS).glob("*.journal.json"):
+        with contextlib.suppress(PetrflowError):
+            done += int(read_json(path).get("bytes", 0))
+    return done
+
+
 def _journal(destination: Path, archive: Path) -> Path:
     return destination / RECORDS / f"{archive.name}.journal.json"
 

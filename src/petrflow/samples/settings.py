@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.errors import PetrflowError
+from petrflow.config import with_model_defaults
 from petrflow.pictures.resample import normalisation_table
 
 
@@ -55,58 +56,34 @@ class InputSettings:
     table: NDArray[np.float32] = field(repr=False, compare=False)
 
     @classmethod
-    def from_model_config(cls, model_config: dict[str, Any]) -> InputSettings:
-        """Read a parsed model file; a missing or malformed key is named."""
-        picture = _section(model_config, "input")
-        scene = model_config.get("augmentation") or {}
-        height, width = (int(value) for value in _numbers(picture, "image_size", 2))
-        divisor = int(picture.get("size_divisor", 32))
-        mean, std = _numbers(picture, "mean", 3), _numbers(picture, "std", 3)
-        resize_limits = _pair(picture, "resize_lim", (0.47, 0.625))
-        if resize_limits[0] <= 0:
-            raise PetrflowError(f"input.resize_lim in the model file is {list(resize_limits)}: both must be above 0.")
-        first, past_last = (int(value) for value in _numbers(picture, "sweep_range", 2, (3, 27)))
-        if not 0 <= first < past_last:
-            raise PetrflowError(
-                f"input.sweep_range in the model file is [{first}, {past_last}]: the first must be at least 0 and below the second."
-            )
+    def from_model_config(cls, model_config: Mapping[str, Any]) -> InputSettings:
+        """Take a checked model file (:func:`petrflow.config.load_model`); its schema has the defaults."""
+        filled = with_model_defaults(model_config)
+        picture, scene = filled["input"], filled["augmentation"]
+        height, width = picture["image_size"]
+        divisor = picture["size_divisor"]
+        mean, std = tuple(picture["mean"]), tuple(picture["std"])
         return cls(
-            class_names=tuple(model_config["class_names"]),
+            class_names=tuple(filled["class_names"]),
             image_size=(height, width),
             padded_size=(-(-height // divisor) * divisor, -(-width // divisor) * divisor),
-            resize_limits=resize_limits,
-            bottom_limits=_pair(picture, "bot_pct_lim", (0.0, 0.0)),
-            image_rotation=_pair(picture, "rot_lim", (0.0, 0.0)),
-            random_flip=bool(picture.get("rand_flip", True)),
+            resize_limits=_pair(picture["resize_lim"]),
+            bottom_limits=_pair(picture["bot_pct_lim"]),
+            image_rotation=_pair(picture["rot_lim"]),
+            random_flip=picture["rand_flip"],
             mean=mean,
             std=std,
-            sweep_range=(first, past_last),
-            point_cloud_range=_numbers(picture, "point_cloud_range", 6),
-            scene_rotation=_pair(scene, "rotation", (-0.3925, 0.3925)),
-            scene_scale=_pair(scene, "scale", (0.95, 1.05)),
-            reverse_angle=bool(scene.get("reverse_angle", True)),
-            augment=bool(scene.get("enabled", True)),
-            fast_decode=bool(picture.get("fast_decode", False)),
+            sweep_range=tuple(picture["sweep_range"]),
+            point_cloud_range=tuple(picture["point_cloud_range"]),
+            scene_rotation=_pair(scene["rotation"]),
+            scene_scale=_pair(scene["scale"]),
+            reverse_angle=scene["reverse_angle"],
+            augment=scene["enabled"],
+            fast_decode=picture["fast_decode"],
             table=normalisation_table(list(mean), list(std)),
         )
 
 
-def _section(model_config: dict[str, Any], name: str) -> dict[str, Any]:
-    section = model_config.get(name)
-    if not isinstance(section, dict):
-        raise PetrflowError(f"The model file has no section {name!r}; config/models holds complete examples.")
-    return section
-
-
-def _numbers(section: dict[str, Any], key: str, count: int, default: Any = None) -> tuple[Any, ...]:
-    value = section.get(key, default)
-    if not isinstance(value, list | tuple) or len(value) != count:
-        raise PetrflowError(f"Key {key!r} in the model file must be a list of {count} numbers, but is {value!r}.")
-    return tuple(value)
-
-
-def _pair(section: dict[str, Any], key: str, default: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(value) for value in _numbers(section, key, 2, default))
-    if low > high:
-        raise PetrflowError(f"Key {key!r} in the model file is [{low}, {high}]: the first must not exceed the second.")
-    return low, high
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)

@@ -1,13 +1,36 @@
-"""What a data set of each kind needs: disk space and samples, by its config."""
+"""What can be known of a data set of each kind before it is made: mistakes, scenes, samples, and the disk space it still needs.
+
+Nothing here fetches, unpacks or reads more than a table of scenes, so that it takes milliseconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petrflow.fetch.archive import is_archive
+from petrflow.config import nearest_file
+from petrflow.errors import PetrflowError
+from petrflow.fetch.archive import bytes_unpacked, is_archive
+from petrflow.fetch.transfer import scheme_of
 from petrflow.files.disk import GIGABYTE
+from petrflow.nuscenes.records import read_table
+from petrflow.nuscenes.root import COMPLETE
+from petrflow.sources.nuscenes import (
+    CACHE,
+    Archive,
+    Folder,
+    Remote,
+    bytes_fetched,
+    check_tables,
+    extraction_folder,
+    find_root,
+    read_source,
+    resolve_splits,
+)
 
 # (version, archives, unpacked): published sizes of what a data set needs on disk.
 DATASET_SIZES = {
@@ -16,31 +39,197 @@ DATASET_SIZES = {
     "v1.0-test": (55 * GIGABYTE, 60 * GIGABYTE),
 }
 DATASET_SAMPLES = {"v1.0-mini": 323, "v1.0-trainval": 28130}
+# Bytes of a synthetic picture a pixel, and of everything else a keyframe has.
+_PICTURE_SHARE, _KEYFRAME_BYTES = 0.25, 200_000
+
+KINDS = ("synthetic", "nuscenes", "xtreme1")
+"""Kinds of data sets, each with a door of its own."""
+
+Complaint = tuple[tuple[str | int, ...], str]
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of a data set before it is made.
+
+    Attributes
+    ----------
+    mistakes : list of (key path inside the data set's entry, sentence)
+    scenes : names of the scenes of each split; None where the tables cannot be read yet
+    samples : keyframes of each split; None where the tables cannot be read yet
+    """
+
+    mistakes: list[Complaint] = field(default_factory=list)
+    scenes: dict[str, list[str]] | None = None
+    samples: dict[str, int] | None = None
+
+
+def look(dataset: Mapping[str, Any], root: Path) -> Knowledge:
+    """Look at a data set's entry, its source, and the root that may be there already.
+
+    Parameters
+    ----------
+    dataset : mapping
+        The checked entry of the configuration.
+    root : Path
+        ``data/{dataset}``.
+    """
+    kinds: dict[str, Callable[[Mapping[str, Any], Path], Knowledge]] = {
+        "synthetic": _look_at_synthetic,
+        "nuscenes": _look_at_nuscenes,
+        "xtreme1": _look_at_xtreme1,
+    }
+    return kinds[dataset["kind"]](dataset, root)
 
 
 def samples_of(dataset: Mapping[str, Any]) -> int:
     """Samples a pass, as far as the config tells before the data set is there."""
-    if dataset.get("kind") == "synthetic":
-        return int(dataset.get("scenes", 10)) * int(dataset.get("keyframes", 12))
-    return DATASET_SAMPLES.get(str(dataset.get("version")), DATASET_SAMPLES["v1.0-mini"])
+    if dataset["kind"] == "synthetic":
+        return int(dataset["scenes"]) * int(dataset["keyframes"])
+    return DATASET_SAMPLES.get(str(dataset["version"]), DATASET_SAMPLES["v1.0-mini"])
 
 
-def disk_need(dataset: Mapping[str, Any], complete: bool) -> int:
-    """Bytes that a data set still needs under `data/`."""
-    if complete:
+def disk_need(dataset: Mapping[str, Any], root: Path) -> int:
+    """Bytes that a data set which is about to be made still needs on the disk of its root.
+
+    What is fetched or unpacked already is not counted again.
+    """
+    kinds: dict[str, Callable[[Mapping[str, Any], Path], int]] = {
+        "synthetic": _synthetic_bytes,
+        "nuscenes": _nuscenes_bytes,
+        "xtreme1": _xtreme1_bytes,
+    }
+    return kinds[dataset["kind"]](dataset, root)
+
+
+def _complaint(error: PetrflowError, default: str) -> Complaint:
+    """A door's sentence as key path and sentence: it begins with the key where it knows one."""
+    key, colon, says = str(error).partition(": ")
+    if colon and key.split(".")[0] in ("source", "splits", "version"):
+        return tuple(key.split(".")), says
+    return (default,), str(error)
+
+
+# ------------------------------------------------------------------------------------------------------------------ synthetic
+
+
+def _look_at_synthetic(dataset: Mapping[str, Any], root: Path) -> Knowledge:
+    from petrflow.sources.synthetic.generate import scene_names, split_scenes
+
+    try:
+        scenes = split_scenes(scene_names(dataset["scenes"]), dataset["splits"])
+    except PetrflowError as error:
+        return Knowledge([_complaint(error, "splits")])
+    return Knowledge([], scenes, {part: len(names) * dataset["keyframes"] for part, names in scenes.items()})
+
+
+def _synthetic_bytes(dataset: Mapping[str, Any], root: Path) -> int:
+    width, height = dataset["image_size"]
+    pictures = 6 * (1 + dataset["sweeps"])
+    return int(samples_of(dataset) * (pictures * width * height * _PICTURE_SHARE + _KEYFRAME_BYTES))
+
+
+# ------------------------------------------------------------------------------------------------------------------ nuscenes
+
+
+def _look_at_nuscenes(dataset: Mapping[str, Any], root: Path) -> Knowledge:
+    items, mistakes = _items(dataset, root)
+    folders = [item.path for item in items if isinstance(item, Folder)]
+    folder = folders[0] if folders else root if (root / COMPLETE).is_file() else None
+    if folder is None or mistakes:
+        return Knowledge(mistakes)
+    version = str(dataset["version"])
+    try:
+        source = find_root(folder, version)
+        check_tables(source, version)
+        with contextlib.redirect_stderr(io.StringIO()):  # the door says its notes when it runs
+            scenes = resolve_splits(dataset["splits"], source, version)
+    except PetrflowError as error:
+        return Knowledge([_complaint(error, "source")])
+    counts = {str(row["name"]): int(row.get("nbr_samples", 0)) for row in read_table(source, version, "scene")}
+    return Knowledge([], scenes, {part: sum(counts[name] for name in names) for part, names in scenes.items()})
+
+
+def _items(dataset: Mapping[str, Any], root: Path) -> tuple[list[Folder | Archive | Remote], list[Complaint]]:
+    """What a source is made of, and what is wrong with each part; an archive that has been unpacked may be gone."""
+    source = dataset["source"]
+    parts: list[tuple[tuple[str | int, ...], Any]] = [(("source",), source)]
+    if isinstance(source, list):
+        parts = [(("source", index), part) for index, part in enumerate(source)]
+    items: list[Folder | Archive | Remote] = []
+    mistakes: list[Complaint] = []
+    unpacked = (root / COMPLETE).is_file() or bool(dataset.get("remove_archives"))
+    for path, part in parts:
+        gone = isinstance(part, str) and not scheme_of(part) and not Path(part).expanduser().exists()
+        if gone and unpacked and is_archive(Path(part)):
+            continue
+        try:
+            found = read_source(part)
+            items += found
+            mistakes += [(path, says) for says in _local_links(found)]
+        except PetrflowError as error:
+            mistakes.append((path, str(error).removeprefix("source: ")))
+    if not mistakes and len(items) > 1:
+        try:
+            read_source(source)
+        except PetrflowError as error:
+            mistakes.append((("source",), str(error).removeprefix("source: ")))
+    return items, mistakes
+
+
+def _local_links(items: list[Folder | Archive | Remote]) -> Iterator[str]:
+    """Yield a sentence for each ``file:`` link that leads nowhere."""
+    for item in items:
+        links = item.urls if isinstance(item, Remote) else ()
+        missing = [link for link in links if scheme_of(link) == "file" and not _path_of_link(link).is_file()]
+        if missing and len(missing) == len(links):
+            path = _path_of_link(missing[0])
+            yield f"{missing[0]} leads to no file{nearest_file(path)}."
+
+
+def _path_of_link(link: str) -> Path:
+    from urllib.parse import unquote, urlsplit
+
+    return Path(unquote(urlsplit(link).path))
+
+
+def _nuscenes_bytes(dataset: Mapping[str, Any], root: Path) -> int:
+    """Of archives and what comes out of them, what is neither fetched nor unpacked yet; a folder is linked and takes nothing."""
+    items, _ = _items(dataset, root)
+    if not items or any(isinstance(item, Folder) for item in items):
         return 0
-    if dataset.get("kind") == "synthetic":
-        frames = int(dataset.get("scenes", 10)) * int(dataset.get("keyframes", 12))
-        width, height = dataset.get("image_size", (400, 225))
-        return frames * (36 * int(width) * int(height) // 4 + 200_000)
-    source = dataset.get("source")
-    if dataset.get("kind") != "nuscenes" or (isinstance(source, str) and Path(source).expanduser().is_dir()):
-        return 0
-    archives, unpacked = DATASET_SIZES.get(str(dataset.get("version")), (0, 0))
-    parts = source if isinstance(source, list) else [source]
-    local = all(
-        isinstance(part, str) and is_archive(Path(part)) and Path(part).expanduser().is_file() for part in parts
-    )
-    if dataset.get("remove_archives") and archives > 20 * GIGABYTE:
+    archives, unpacked = DATASET_SIZES.get(str(dataset["version"]), (0, 0))
+    cache = root.parent / CACHE
+    local = [item.path for item in items if isinstance(item, Archive)]
+    remote = [item for item in items if isinstance(item, Remote)]
+    if not remote:  # pictures do not shrink in an archive: what comes out is hardly more than what goes in
+        archives, unpacked = 0, max(unpacked, sum(path.stat().st_size for path in local))
+    if dataset["remove_archives"] and archives > 20 * GIGABYTE:
         archives //= 8  # one part at a time
-    return unpacked + (0 if local else archives)
+    done = bytes_unpacked(extraction_folder(items, cache))
+    fetched = sum(bytes_fetched(item, cache) for item in remote)
+    left = max(0, unpacked - done)
+    # An archive that is unpacked need not be fetched again, and may have been removed.
+    return left + max(0, min(archives - fetched, left))
+
+
+# ------------------------------------------------------------------------------------------------------------------ xtreme1
+
+
+def _look_at_xtreme1(dataset: Mapping[str, Any], root: Path) -> Knowledge:
+    from petrflow.sources.xtreme1.classes import category_of
+    from petrflow.sources.xtreme1.settings import missing_files
+
+    mistakes = list(missing_files(dataset))
+    for name in dataset["class_map"] or {}:
+        try:
+            category_of(name, dataset["class_map"])
+        except PetrflowError as error:
+            mistakes.append((("class_map", name), str(error)))
+    return Knowledge(mistakes)
+
+
+def _xtreme1_bytes(dataset: Mapping[str, Any], root: Path) -> int:
+    """A folder is linked; of a zip its unpacked size is not known, and hardly more than its own."""
+    source = Path(dataset["source"])
+    return source.stat().st_size if source.is_file() else 0

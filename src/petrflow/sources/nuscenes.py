@@ -25,6 +25,7 @@ from petrflow.files import disk_errors, fingerprint, patient_lock, read_json, re
 from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy
 from petrflow.nuscenes.root import COMPLETE, RECEIPT, SPLITS
+from petrflow.nuscenes.splits import official_splits
 from petrflow.sources.ownership import claim, made_by_petrflow, new_root, same_place, write_receipt
 
 CACHE = ".cache"
@@ -219,7 +220,7 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
     first = items[0]
     if isinstance(first, Folder):
         return first.path.resolve()
-    target = cache / "extracted" / _extraction_name(items)
+    target = extraction_folder(items, cache)
     for number, item in enumerate(items, 1):
         name = (
             item.path.name if isinstance(item, Archive) else file_name(item.urls[0]) if isinstance(item, Remote) else ""
@@ -231,7 +232,7 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
         if len(items) > 1:
             print(f"Part {number} of {len(items)}: {name}", file=sys.stderr, flush=True)
         if isinstance(item, Remote):
-            archive = cache / "downloads" / fingerprint(_path_of(item))[:8] / name
+            archive = _download(item, cache)
             fetch(
                 list(item.urls),
                 archive,
@@ -243,6 +244,21 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
             archive = item.path  # type: ignore[union-attr]
         extract(archive, target, remove_archive=remove_archives, progress=progress, origin=origin)
     return target.resolve()
+
+
+def extraction_folder(items: Sequence[Folder | Archive | Remote], cache: Path) -> Path:
+    """Where a set of archives is unpacked to."""
+    return cache / "extracted" / _extraction_name(items)
+
+
+def bytes_fetched(item: Remote, cache: Path) -> int:
+    """Bytes of an archive that a fetch has left in the cache so far."""
+    archive = _download(item, cache)
+    return sum(path.stat().st_size for path in (archive, archive.with_name(f"{archive.name}.part")) if path.is_file())
+
+
+def _download(item: Remote, cache: Path) -> Path:
+    return cache / "downloads" / fingerprint(_path_of(item))[:8] / file_name(item.urls[0])
 
 
 def _path_of(item: Remote) -> str:
@@ -359,7 +375,7 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
 def _scenes_by_name(name: str, part: str, scenes: Sequence[str], own: Mapping[str, Any]) -> list[str]:
     if name in scenes:
         return [name]
-    known = {**_official_splits(), **{key: list(value) for key, value in own.items() if isinstance(value, list)}}
+    known = {**official_splits(), **{key: list(value) for key, value in own.items() if isinstance(value, list)}}
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *scenes], 1)
         hint = f"; the nearest name is {near[0]}" if near else ""
@@ -404,12 +420,6 @@ def _own_splits(source: Path, version: str) -> dict[str, Any]:
             f"{path} is no mapping of split names to lists of scene names: correct it, or move it away."
         )
     return content
-
-
-def _official_splits() -> dict[str, list[str]]:
-    from nuscenes.utils.splits import create_splits_scenes
-
-    return {name: list(scenes) for name, scenes in create_splits_scenes().items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------ links

@@ -107,7 +107,9 @@ def petrflow_parts(request: Request) -> Parts:
     paddle.seed(settings.seed)
     model = build_model(request.model_config, num_cameras=len(dataset.store.camera_names))
     if request.weights is not None:
-        log.info("%s", load_weights(model, request.weights))
+        log.info(
+            "%s", load_weights(model, request.weights, request.model_config.get("fresh", ()), request.partial_weights)
+        )
     _warn_about_rate(request)
 
     def evaluate_val(model: Any) -> dict[str, Any] | None:

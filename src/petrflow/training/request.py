@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petrflow.config import RUNTIME_KEYS
+from petrflow.config import shaping, shaping_defaults, with_defaults
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint, read_json, sha256_file, write_json
 
@@ -19,55 +18,38 @@ log = logging.getLogger("petrflow.training")
 LOOP_VERSION = 1
 """Must be raised when the loop computes something else from the same inputs; states of another version are set aside."""
 
-NOT_SHAPING = ("epochs", *RUNTIME_KEYS)
-"""Schedule keys that do not change what is computed, and ``epochs``, which may be extended (docs/training.md)."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """The schedule of a run with its defaults; the config's schema describes each key."""
+    """The schedule of a run, checked and complete; the config's schema says what each key means and its default."""
 
     epochs: int
-    batch_size: int = 1
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.01
-    warmup_steps: int | None = None
-    clip_norm: float = 35.0
-    log_interval: int = 10
-    save_interval: int = 1
-    checkpoint_minutes: float = 5.0
-    do_eval: bool = True
-    seed: int = 0
-    num_workers: int = 0
-    amp: str | None = None
-    amp_dtype: str = "bfloat16"
-    device: str = "auto"
-    devices: int = 1
-    share_gpu: bool = False
-    nan_limit: int = 10
-    slow_factor: float = 20.0
-    judge: str = "petrflow"
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int | None
+    clip_norm: float
+    log_interval: int
+    save_interval: int
+    checkpoint_minutes: float
+    do_eval: bool
+    seed: int
+    num_workers: int
+    amp: str | None
+    amp_dtype: str
+    device: str
+    devices: int
+    share_gpu: bool
+    nan_limit: int
+    slow_factor: float
+    judge: str
 
     @classmethod
     def from_schedule(cls, schedule: Mapping[str, Any]) -> Settings:
-        """Check the keys of a schedule and fill in the defaults."""
-        known = [entry.name for entry in dataclasses.fields(cls)]
-        for key in schedule:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise PetrflowError(f"schedule.{key}: no such key; {hint}")
-        if "epochs" not in schedule:
-            raise PetrflowError("schedule.epochs is missing: say how many epochs to train")
-        settings = cls(**{**schedule, "amp": schedule.get("amp") or None})
-        for key in ("epochs", "batch_size", "log_interval", "save_interval", "devices"):
-            if getattr(settings, key) < 1:
-                raise PetrflowError(f"schedule.{key} is {getattr(settings, key)}; it must be at least 1")
-        if settings.amp not in (None, "O1", "O2"):
-            raise PetrflowError(f"schedule.amp is {settings.amp!r}; it is O1, O2 or null")
-        if settings.amp_dtype not in ("bfloat16", "float16"):
-            raise PetrflowError(f"schedule.amp_dtype is {settings.amp_dtype!r}; it is bfloat16 or float16")
-        return settings
+        """Take a checked schedule and fill in the schema's defaults."""
+        filled = with_defaults("schedule", schedule)
+        values = {entry.name: filled[entry.name] for entry in dataclasses.fields(cls)}
+        return cls(**{**values, "amp": filled["amp"] or None})
 
 
 @dataclass(frozen=True)
@@ -90,6 +72,8 @@ class Request:
         ``results/{run}/state`` and ``results/{run}/train``.
     weights : Path, optional
         ``.pdparams`` to start from.
+    partial_weights : bool
+        Take weights that hold less than nine tenths of the model's entries.
     """
 
     run: str
@@ -101,6 +85,7 @@ class Request:
     state_dir: Path
     out_dir: Path
     weights: Path | None = None
+    partial_weights: bool = False
     settings: Settings = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -131,24 +116,25 @@ class Request:
             fields["val annotations"] = sha256_file(self.val_store)
         if self.settings.devices > 1:
             fields["running statistics"] = "averaged over processes"  # version 1 of the loop kept the first process's
-        for key, value in sorted(self.model_config.items()):
+        for key, value in shaping("model", self.model_config).items():
             fields[f"model file: {key}"] = fingerprint(value)
-        for key, value in sorted(dataclasses.asdict(self.settings).items()):
-            if key not in NOT_SHAPING:
-                fields[f"schedule: {key}"] = str(
-                    float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-                )
+        for key, value in shaping("schedule", dataclasses.asdict(self.settings)).items():
+            if key != "epochs":  # it may be raised later (docs/training.md)
+                fields[f"schedule: {key}"] = str(value)
         return fields
 
 
 def changed_fields(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Return one phrase for each field that differs, with both values where they are short."""
+    defaults = shaping_defaults("schedule")
 
-    def show(value: str | None) -> str:
-        return "nothing" if value is None else value if len(value) < 40 else value[:8] + "…"
+    def show(key: str, value: str | None) -> str:
+        if value is None:
+            return str(defaults.get(key.removeprefix("schedule: "), "nothing"))
+        return value if len(value) < 40 else value[:8] + "…"
 
     return [
-        f"{key} ({show(old.get(key))} -> {show(new.get(key))})"
+        f"{key} ({show(key, old.get(key))} -> {show(key, new.get(key))})"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]

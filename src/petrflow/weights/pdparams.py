@@ -21,8 +21,10 @@ _NO_PICKLE = "is not a complete pickle"
 # ------------------------------------------------------------------------------------------------------------------ reading
 
 
-def load_pickle(path: Path) -> Any:
+def load_pickle(path: Path, shapes_only: bool = False) -> Any:
     """Read a pickle of numpy arrays (numbers, booleans, text), scalars and plain containers; anything else raises and does nothing.
+
+    With ``shapes_only``, large arrays come as zeros that take no memory, and their bytes are passed over.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def load_pickle(path: Path) -> Any:
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
-            return read_plain(handle, size)
+            return read_plain(handle, size, shapes_only)
     except FileNotFoundError as error:
         raise PetrflowError(
             f"{path} does not exist: check the path, or run the step that fetches or writes it."
@@ -68,8 +70,10 @@ def _what_it_is(path: Path, size: int) -> str:
     return _NO_PICKLE
 
 
-def load_pdparams(path: Path) -> dict[str, np.ndarray]:
+def load_pdparams(path: Path, shapes_only: bool = False) -> dict[str, np.ndarray]:
     """Weights from a `.pdparams` file, as any Paddle since 2.0 writes it, or from safetensors under any name.
+
+    With ``shapes_only``, a pickle's large arrays come as zeros that take no memory.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def load_pdparams(path: Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if path.suffix == ".safetensors" or _looks_like_safetensors(path):
         return _load_safetensors(path)
-    content = load_pickle(path)
+    content = load_pickle(path, shapes_only)
     if not isinstance(content, dict):
         raise PetrflowError(
             f"{path} holds a {type(content).__name__}, not weights by name: name a .pdparams file of a state_dict."
@@ -108,6 +112,40 @@ def load_pdparams(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: the pieces of {name} do not fit together ({error}): fetch the file again."
             ) from error
     return weights
+
+
+def names_and_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each entry of a weights file by name, without reading its numbers.
+
+    Raises
+    ------
+    PetrflowError
+        The file is missing, damaged, or no weights by name.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise PetrflowError(f"{path} is a folder, not a weights file.")
+    if path.suffix == ".safetensors" or _looks_like_safetensors(path):
+        return _safetensors_shapes(path)
+    return {name: tuple(value.shape) for name, value in load_pdparams(path, shapes_only=True).items()}
+
+
+def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes from the header, and a look at whether the file holds as many bytes as that says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:  # it compares the file's size with the header
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PetrflowError(
+            f"{path} does not exist: check the path, or run the step that fetches or writes it."
+        ) from error
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        why = str(error).removeprefix("Error while deserializing header: ")
+        raise PetrflowError(
+            f"{path} is not a complete safetensors file ({why}): get it from its publisher again."
+        ) from error
 
 
 def _looks_like_safetensors(path: Path) -> bool:

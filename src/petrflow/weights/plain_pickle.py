@@ -97,9 +97,9 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def __init__(self, file: Bounded):
         super().__init__(file, encoding="latin1")  # type: ignore[arg-type]
-        self._budget = (
-            file.size + 1024
-        )  # bytes that arrays may hold in all: a short file must not unfold into a large memory
+        # Bytes that arrays may hold in all: a short file must not unfold into a large memory. Protocol 2 writes bytes as text, which
+        # counts twice, as the bytes made of it and as the array's.
+        self._budget = 2 * file.size + 1024
         self._pending: set[_Pending] = set()
         self._uncalled = (
             0  # builders that were pushed less those that were called: none may stay behind in what is read
@@ -179,6 +179,10 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         shape = _check_shape(shape)
         if not isinstance(dtype, np.dtype):
             raise Refused("an array without a type")
+        if isinstance(data, Gap):
+            if math.prod(shape) * dtype.itemsize != len(data):
+                raise Refused(f"an array of shape {shape} and type {dtype} in {len(data)} bytes")
+            return np.broadcast_to(np.zeros((), dtype), shape)
         if isinstance(data, str):  # Python 2 wrote bytes as text
             data = data.encode("latin1")
         if not isinstance(data, (bytes, bytearray)):
@@ -291,7 +295,8 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def load_bytearray8(self) -> None:
         (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
+        data = self.read(length)
+        self.append(data if isinstance(data, Gap) else bytearray(data))
 
     def load_refused(self) -> None:
         raise Refused("an instruction that plain data does not need")
@@ -347,17 +352,34 @@ def _index(line: bytes) -> int:
     return index
 
 
+class Gap:
+    """Bytes of a file that were passed over; all that is known of them is how many they are."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
 class Bounded:
     """A file that never promises more bytes than it has: a length field of a terabyte fails before memory is taken for it."""
 
-    def __init__(self, handle: BinaryIO, size: int):
+    def __init__(self, handle: BinaryIO, size: int, gap_from: int | None = None):
         self._handle = handle
+        self._gap_from = gap_from
         self.size = self._left = size
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int) -> Any:
+        """Return bytes; or a :class:`Gap` where so many are wanted that they can only be an array's."""
         if not 0 <= count <= self._left:
             raise EOFError(f"{count} bytes wanted, {self._left} left")
         self._left -= count
+        if self._gap_from is not None and count >= self._gap_from:
+            self._handle.seek(count, 1)
+            return Gap(count)
         return self._handle.read(count)
 
     def readline(self) -> bytes:
@@ -369,6 +391,22 @@ class Bounded:
 PlainUnpickler.dispatch = _dispatch()
 
 
-def read_plain(handle: BinaryIO, size: int) -> Any:
-    """Read one pickle of `size` bytes; Refused when it asks for more than plain data, anything at all when it is broken."""
+# A frame of a pickle, which is read at once, is hardly larger; arrays of this size are what takes time.
+_GAP_BYTES = 1 << 20
+
+
+def read_plain(handle: BinaryIO, size: int, shapes_only: bool = False) -> Any:
+    """Read one pickle of `size` bytes; Refused when it asks for more than plain data, anything at all when it is broken.
+
+    With `shapes_only`, bytes of large arrays are passed over and the arrays come as zeros that take no memory.
+    """
+    if shapes_only:
+        try:
+            return PlainUnpickler(Bounded(handle, size, _GAP_BYTES)).plain_load()
+        except Refused:
+            raise
+        except (
+            Exception
+        ):  # the bytes were more than an array's after all, or the file is broken: read whole, it says which
+            handle.seek(0)
     return PlainUnpickler(Bounded(handle, size)).plain_load()

@@ -24,15 +24,17 @@ from nuscenes.utils.geometry_utils import BoxVisibility, points_in_box, view_poi
 from nuscenes.utils.splits import mini_train, mini_val
 from pyquaternion import Quaternion
 
+from petrflow.config import with_defaults
 from petrflow.errors import PetrflowError
 from petrflow.files import sweep_stale
-from petrflow.sources.synthetic import DEFAULTS, generate
+from petrflow.sources.synthetic import generate
 from petrflow.sources.synthetic.generate import scene_names, split_scenes
 from petrflow.sources.synthetic.rig import CAMERA_NAMES
 from petrflow.sources.synthetic.scene import SceneSettings, Simulation
 from petrflow.sources.synthetic.sensors.camera import Renderer, View
 
 pytestmark = pytest.mark.xdist_group("synthetic")
+DEFAULTS = with_defaults("synthetic", {})
 SETTINGS = {"scenes": 2, "keyframes": 4, "image_size": [320, 180], "sweeps": 1, "seed": 3}
 CLASS_RANGE = dict.fromkeys(("car", "truck", "bus", "trailer", "construction_vehicle"), 50.0)
 CLASS_RANGE |= dict.fromkeys(("pedestrian", "motorcycle", "bicycle"), 40.0) | dict.fromkeys(
@@ -43,7 +45,7 @@ CLASS_RANGE |= dict.fromkeys(("pedestrian", "motorcycle", "bicycle"), 40.0) | di
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("synthetic") / "set"
-    generate(path, {**SETTINGS, "workers": 2}, progress=False)
+    generate(path, SETTINGS, progress=False, workers=2)
     return path
 
 
@@ -359,12 +361,12 @@ def test_the_map_marks_the_road_under_the_vehicle(nusc):
 def test_the_same_seed_gives_the_same_bytes_with_one_worker_or_two(root, tmp_path):
     first = _digest(root)  # made by two
     assert len(first) > 100
-    generate(tmp_path / "one", {**SETTINGS, "workers": 1}, progress=False)
+    generate(tmp_path / "one", SETTINGS, progress=False, workers=1)
     assert _digest(tmp_path / "one") == first
 
 
 def test_another_seed_gives_another_world_with_the_same_names(root, tmp_path):
-    generate(tmp_path / "other", {**SETTINGS, "seed": 4, "keyframes": 1, "workers": 1}, progress=False)
+    generate(tmp_path / "other", {**SETTINGS, "seed": 4, "keyframes": 1}, progress=False, workers=1)
     names = [
         {s["name"] for s in json.loads((r / "v1.0-mini" / "scene.json").read_text())}
         for r in (root, tmp_path / "other")
@@ -450,12 +452,12 @@ def test_one_keyframe_no_sweeps_and_an_empty_street_are_still_a_data_set(tmp_pat
 
 def test_a_kill_in_the_middle_leaves_the_old_set_whole_and_no_process_behind(tmp_path):
     target = tmp_path / "set"
-    small = {"scenes": 2, "keyframes": 1, "sweeps": 0, "image_size": [64, 36], "workers": 1}
-    generate(target, small, progress=False)
+    small = {"scenes": 2, "keyframes": 1, "sweeps": 0, "image_size": [64, 36]}
+    generate(target, small, progress=False, workers=1)
     before = _digest(target)
     code = (
         "import sys; from pathlib import Path; from petrflow.sources.synthetic import generate;"
-        "generate(Path(sys.argv[1]), {'scenes': 4, 'keyframes': 30, 'workers': 2}, progress=False)"
+        "generate(Path(sys.argv[1]), {'scenes': 4, 'keyframes': 30}, progress=False, workers=2)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], start_new_session=True)
     deadline = time.time() + 60
@@ -474,7 +476,7 @@ def test_a_kill_in_the_middle_leaves_the_old_set_whole_and_no_process_behind(tmp
     else:
         pytest.fail("worker processes outlived their killed parent")
     sweep_stale(tmp_path)  # as the next process that writes there does
-    generate(target, {**small, "seed": 1}, progress=False)
+    generate(target, {**small, "seed": 1}, progress=False, workers=1)
     assert _digest(target) != before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
 

@@ -122,7 +122,7 @@ def test_the_project_its_scripts_and_the_preflight_name_the_same_pythons() -> No
     assert project["requires-python"] == ">=3.11,<3.14"
     assert "for version in 3.11 3.12 3.13;" in (REPOSITORY / "tools/pythons.sh").read_text()
     assert "3.11 | 3.12 | 3.13)" in (REPOSITORY / "tools/set_up.sh").read_text()
-    assert "Python 3.11, 3.12 or 3.13" in (REPOSITORY / "src/petrflow/preflight.py").read_text()
+    assert "Python 3.11, 3.12 or 3.13" in (REPOSITORY / "src/petrflow/preflight/fitness.py").read_text()
 
 
 def test_the_image_copies_what_is_there_runs_without_rights_and_sets_up_as_make_does() -> None:

@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.models import small_model_config
+from petrflow.config import with_model_defaults
+from petrflow.config.network import entries
+from tests.helpers.models import read_model_config, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
 from petrflow.model import build_model
+from petrflow.weights.fit import fit, misfit
 from petrflow.weights.halve import halve, main
 from petrflow.weights.load import load_weights
-from petrflow.weights.pdparams import save_pdparams
+from petrflow.weights.pdparams import names_and_shapes, save_pdparams
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +33,22 @@ def _weights(model: Any) -> dict[str, np.ndarray]:
     return {name: value.numpy() + 1 for name, value in model.state_dict().items()}
 
 
-def test_fitting_weights_load_whole(model: Any) -> None:
-    weights = _weights(model)
+CODE_WEIGHTS = "pts_bbox_head.code_weights"
+
+
+def test_fitting_weights_load_whole_but_for_the_constants_of_the_model_file(model: Any) -> None:
+    weights, before = _weights(model), model.state_dict()[CODE_WEIGHTS].numpy()
     report = load_weights(model, weights)
-    assert report.matched == tuple(model.state_dict())
+    assert report.matched == tuple(name for name in model.state_dict() if name != CODE_WEIGHTS)
     assert (report.missing, report.unexpected, report.wrong_shape) == ((), (), ())
+    assert report.constants == (CODE_WEIGHTS,) and report.share == 1.0
     for name, value in model.state_dict().items():
-        np.testing.assert_array_equal(value.numpy(), weights[name])
+        np.testing.assert_array_equal(value.numpy(), before if name == CODE_WEIGHTS else weights[name])
 
 
 def test_missing_unexpected_and_misshapen_entries_are_named(model: Any) -> None:
     weights = _weights(model)
-    names = list(weights)
+    names = [name for name in weights if name != CODE_WEIGHTS]
     del weights[names[0]]
     weights[names[1]] = np.zeros((1, 2, 3), "float32")
     weights["stranger"] = np.zeros(3, "float32")
@@ -49,6 +58,61 @@ def test_missing_unexpected_and_misshapen_entries_are_named(model: Any) -> None:
     assert report.unexpected == ("stranger",)
     assert len(report.matched) == len(names) - 2
     assert names[0] in str(report) and "stranger" in str(report)
+
+
+def test_weights_that_hold_less_than_nine_tenths_of_the_model_are_refused_unless_they_may_be_partial(
+    model: Any,
+) -> None:
+    weights = {name: value for name, value in _weights(model).items() if not name.startswith("neck.")}
+    share = 1 - sum(name.startswith("neck.") for name in model.state_dict()) / len(model.state_dict())
+    assert 0.9 < share < 1
+    assert load_weights(model, weights).missing
+    backbone = {name: value for name, value in weights.items() if name.startswith("backbone.")}
+    with pytest.raises(
+        PetrflowError,
+        match=r"hold \d+ % of the model's \d+ entries.*not found: pts_bbox_head.input_proj.weight.*partial_weights",
+    ):
+        load_weights(model, backbone)
+    assert len(load_weights(model, backbone, partial=True).matched) == len(backbone)
+    assert len(load_weights(model, backbone, fresh=["pts_bbox_head", "neck"]).matched) == len(backbone)
+
+
+def test_entries_of_another_shape_are_named_with_both_shapes(model: Any) -> None:
+    weights = {name: np.zeros((1, *value.shape), "float32") for name, value in _weights(model).items()}
+    weights["neck.fpn_convs.0.conv.bias"] = np.zeros(32, "float32")
+    with pytest.raises(PetrflowError, match=r"of another shape: .*\[1, 32, 32, 1, 1\], not \[32, 32, 1, 1\]"):
+        load_weights(model, weights)
+
+
+def test_class_heads_of_other_classes_stay_random_and_count_for_nothing(model: Any) -> None:
+    config = small_model_config()
+    config["class_names"] = config["class_names"][:3]
+    head = config["model"]["pts_bbox_head"]
+    head["num_classes"] = head["bbox_coder"]["num_classes"] = 3
+    report = load_weights(build_model(config), _weights(model))
+    assert report.share == 1.0
+    assert set(report.wrong_shape) == {
+        f"pts_bbox_head.cls_branches.{layer}.6.{part}" for layer in range(2) for part in ("weight", "bias")
+    }
+
+
+def test_what_the_model_file_calls_fresh_is_not_loaded(model: Any) -> None:
+    other = build_model(small_model_config())
+    before = other.state_dict()["neck.fpn_convs.0.conv.weight"].numpy()
+    report = load_weights(other, _weights(model), fresh=["neck"])
+    assert all(name.startswith("neck.") for name in report.fresh) and len(report.fresh) == 6
+    np.testing.assert_array_equal(other.state_dict()["neck.fpn_convs.0.conv.weight"].numpy(), before)
+
+
+def test_weights_of_the_tiny_model_are_refused_by_the_published_one_from_names_alone() -> None:
+    tiny, published = (
+        entries(with_model_defaults(read_model_config(name)))
+        for name in ("petrv2_tiny", "petrv2_vovnet_gridmask_p4_800x320")
+    )
+    shipped = names_and_shapes(REPOSITORY / "resources" / "weights" / "petrv2_tiny" / "model.safetensors")
+    assert misfit(fit(tiny, shipped), tiny, shipped) is None
+    why = misfit(fit(published, shipped), published, shipped)
+    assert why is not None and "not found" in why
 
 
 def test_weights_of_another_model_are_refused(model: Any) -> None:
@@ -65,7 +129,7 @@ def test_half_precision_is_widened(model: Any) -> None:
 def test_files_of_paddle_load(model: Any, tmp_path: Path) -> None:
     paddle.save(model.state_dict(), str(tmp_path / "model.pdparams"))
     report = load_weights(build_model(small_model_config()), tmp_path / "model.pdparams")
-    assert len(report.matched) == len(model.state_dict())
+    assert len(report.matched) == len(model.state_dict()) - 1
 
 
 def test_a_missing_file_is_named(model: Any, tmp_path: Path) -> None:
@@ -82,7 +146,8 @@ def test_halved_weights_are_half_the_size_and_load_to_the_nearest_half(model: An
     other = build_model(small_model_config())
     assert load_weights(other, tmp_path / "half.safetensors").unexpected == ("counter",)
     for name, value in other.state_dict().items():
-        np.testing.assert_array_equal(value.numpy(), weights[name].astype("float16").astype("float32"))
+        if name != CODE_WEIGHTS:
+            np.testing.assert_array_equal(value.numpy(), weights[name].astype("float16").astype("float32"))
 
 
 @pytest.mark.parametrize("value", [7e4, np.nan, -np.inf])

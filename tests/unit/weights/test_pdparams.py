@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from petrflow.errors import PetrflowError
-from petrflow.weights.pdparams import load_pdparams, load_pickle, save_pdparams, save_safetensors
+from petrflow.weights.pdparams import load_pdparams, load_pickle, names_and_shapes, save_pdparams, save_safetensors
 from petrflow.weights.plain_pickle import read_plain
 
 PLAIN = {
@@ -219,7 +219,7 @@ def test_a_refusal_names_what_was_asked_for_and_the_remedy(tmp_path: Path) -> No
 def test_a_file_cut_anywhere_is_an_error_and_never_fewer_weights(tmp_path: Path, part: float) -> None:
     save_pdparams(tmp_path / "whole.pdparams", {f"w{i}": np.arange(100.0) for i in range(10)})
     whole = (tmp_path / "whole.pdparams").read_bytes()
-    with pytest.raises(PetrflowError, match="fetch it again"):
+    with pytest.raises(PetrflowError, match="get it from its publisher again"):
         load_pdparams(write(tmp_path / "cut.pdparams", whole[: int(len(whole) * part)]))
 
 
@@ -348,3 +348,44 @@ def test_numpys_older_name_stands_in_the_file_because_old_readers_know_no_other(
     save_pdparams(tmp_path / "model.pdparams", {"w": np.ones(2, np.float32)})
     assert b"numpy._core" not in (tmp_path / "model.pdparams").read_bytes()
     assert pickle.loads((tmp_path / "model.pdparams").read_bytes())["w"].tolist() == [1.0, 1.0]
+
+
+# ------------------------------------------------------------------------------------------------------------------ shapes alone
+
+
+WITH_LARGE = {
+    "large": np.zeros((600, 700), "float32"),
+    "small": np.zeros(3, "float32"),
+    "half": np.zeros((2, 1 << 20), "float16"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_shapes_are_those_of_the_whole_file_and_large_arrays_take_no_memory(tmp_path: Path, protocol: int) -> None:
+    path = write(tmp_path / "model.pdparams", pickle.dumps(WITH_LARGE, protocol))
+    assert names_and_shapes(path) == {name: value.shape for name, value in WITH_LARGE.items()}
+    if protocol > 2:  # protocol 2 writes bytes as text, which is read whole
+        assert load_pdparams(path, shapes_only=True)["large"].strides == (0, 0)
+    save_pdparams(path, WITH_LARGE)
+    assert names_and_shapes(path) == {name: value.shape for name, value in WITH_LARGE.items()}
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
+@pytest.mark.parametrize("suffix", ["pdparams", "safetensors"])
+def test_a_damaged_file_is_one_sentence_when_only_shapes_are_asked_for(
+    tmp_path: Path, part: float, suffix: str
+) -> None:
+    path = tmp_path / f"model.{suffix}"
+    (save_pdparams if suffix == "pdparams" else save_safetensors)(path, WITH_LARGE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(PetrflowError, match=r"is not a complete \w+.*get it from its publisher again"):
+        names_and_shapes(path)
+    with pytest.raises(PetrflowError, match="get it from its publisher again"):
+        load_pdparams(path)
+
+
+def test_shapes_of_a_hostile_pickle_are_refused_as_its_arrays_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.pdparams", pickle.dumps({"w": np.zeros(3), "x": print}))
+    with pytest.raises(PetrflowError, match="nothing of it was run"):
+        names_and_shapes(path)

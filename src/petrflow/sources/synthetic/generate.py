@@ -8,75 +8,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from petrflow import files
+from petrflow import config, files
+from petrflow.config import nearest
 from petrflow.errors import PetrflowError
 from petrflow.machine.hardware import cores
 from petrflow.nuscenes.names import TABLE_NAMES
 from petrflow.nuscenes.root import COMPLETE, SPLITS
+from petrflow.nuscenes.splits import official_splits
 from petrflow.nuscenes.writer import fixed_tables
 from petrflow.sources.ownership import new_root, write_receipt
 from petrflow.sources.synthetic.pool import run_scenes
 from petrflow.sources.synthetic.rig import CAMERA_NAMES, LIDAR_NAME
 
-DEFAULTS: dict[str, Any] = {
-    "scenes": 10,
-    "keyframes": 10,
-    "image_size": [400, 225],
-    "seed": 0,
-    "density": 1.0,
-    "sweeps": 5,
-    "max_range": 55.0,
-    "jpeg_quality": 75,
-    "version": "v1.0-mini",
-    "splits": {"train": "mini_train", "val": "mini_val"},
-    "workers": None,
-}
-_OTHER_KEYS = {"kind"}  # the door's name, which the config keeps beside the settings
 # Train and val alternate at the start, so that a set of a few scenes still has both.
 _NAME_ORDER = (
     "scene-0061", "scene-0103", "scene-0553", "scene-0655", "scene-0916", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100",
 )  # fmt: skip
-_MINI_VAL = ("scene-0103", "scene-0916")
-
-
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with defaults filled in, or a sentence about the first that is wrong."""
-    for key in sorted(set(settings) - set(DEFAULTS) - _OTHER_KEYS):
-        raise PetrflowError(f"The synthetic data set has no setting {key!r}; it has: {', '.join(sorted(DEFAULTS))}.")
-    merged = {**DEFAULTS, **{key: value for key, value in settings.items() if key in DEFAULTS}}
-    merged["sweeps"] = (
-        {True: 5, False: 0}.get(merged["sweeps"], merged["sweeps"])
-        if isinstance(merged["sweeps"], bool)
-        else merged["sweeps"]
-    )
-    for key, low, high in (
-        ("scenes", 2, 8000),
-        ("keyframes", 1, 400),
-        ("sweeps", 0, 24),
-        ("jpeg_quality", 30, 100),
-        ("seed", 0, 2**31),
-    ):
-        value = merged[key]
-        if not isinstance(value, int) or not low <= value <= high:
-            raise PetrflowError(
-                f"The synthetic setting {key!r} is {value!r}; give a whole number from {low} to {high}."
-            )
-    for key, least, most in (("density", 0.0, 4.0), ("max_range", 5.0, 100.0)):
-        value = merged[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise PetrflowError(
-                f"The synthetic setting {key!r} is {value!r}; give a number from {least:g} to {most:g}."
-            )
-    size = merged["image_size"]
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or not all(isinstance(v, int) and 32 <= v <= 4096 for v in size)
-    ):
-        raise PetrflowError(
-            f"The synthetic setting 'image_size' is {size!r}; give [width, height] in pixels, each from 32 to 4096."
-        )
-    return merged
 
 
 def scene_names(count: int) -> list[str]:
@@ -85,27 +32,17 @@ def scene_names(count: int) -> list[str]:
     return sorted(names)
 
 
-def _official_splits(splits: dict[str, Any]) -> dict[str, list[str]]:
-    """Scene names by the devkit's split names. Mini's are known here, because importing the devkit takes longer than drawing a scene."""
-    mini = {"mini_train": [name for name in _NAME_ORDER if name not in _MINI_VAL], "mini_val": list(_MINI_VAL)}
-    if all(not isinstance(value, str) or value in mini for value in splits.values()):
-        return mini
-    from nuscenes.utils.splits import create_splits_scenes
-
-    return create_splits_scenes()
-
-
 def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str]]:
     """Which of the scenes train and which validate: {"train": [...], "val": [...]}."""
-    known = _official_splits(splits or {})
-    wanted = {**DEFAULTS["splits"], **(splits or {})}
+    known = official_splits()
+    wanted = config.with_defaults("synthetic", {"splits": splits})["splits"]
     chosen: dict[str, list[str]] = {}
     for part in ("val", "train"):
         value = wanted[part]
         if isinstance(value, str):
             if value not in known:
                 raise PetrflowError(
-                    f"The {part} split {value!r} is not one of the devkit's: {', '.join(sorted(known))}; or give a list of scene names."
+                    f"splits.{part}: there is no split {value!r}{nearest(value, known)}; or give a list of scene names."
                 )
             listed = [name for name in names if name in known[value]]
             if part == "train":  # scenes that no official split knows are there to learn from
@@ -119,11 +56,11 @@ def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str
             for name in listed:
                 if name not in names:
                     raise PetrflowError(
-                        f"The {part} split names {name!r}, which this synthetic set does not have; it has {', '.join(names[:12])}."
+                        f"splits.{part}: this synthetic set has no scene {name!r}{nearest(str(name), names)}."
                     )
         if not listed:
             raise PetrflowError(
-                f"The {part} split {value!r} holds none of this synthetic set's scenes: {', '.join(names[:12])}."
+                f"splits.{part}: {value!r} holds none of this synthetic set's {len(names)} scenes, {', '.join(names[:12])}."
             )
         chosen[part] = listed
     return {"train": chosen["train"], "val": chosen["val"]}
@@ -158,7 +95,7 @@ def prepare(
     about
         `results/{dataset}/root/`.
     """
-    receipt = generate(root, dict(dataset), progress, about)
+    receipt = generate(root, dataset, progress, about)
     write_receipt(about, receipt)
     return receipt
 
@@ -170,21 +107,27 @@ def source_mark(dataset: Mapping[str, Any], about: Path | None = None) -> str:
 
 
 def generate(
-    root: Path, settings: dict[str, Any] | None = None, progress: bool = True, about: Path | None = None
+    root: Path,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    about: Path | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Write a synthetic nuScenes root at `root` and return its receipt.
 
-    `settings` are described in `petrflow.sources.synthetic`. The folder appears whole or not at all. One that petrflow did not make is
+    `settings` are the keys of a `kind: synthetic` data set (docs/config.md), `workers` the number of processes, one a CPU core without it;
+    the bytes do not depend on it. The folder appears whole or not at all. One that petrflow did not make is
     never replaced.
     """
-    merged = _checked(dict(settings or {}))
+    merged = config.settings("synthetic", {"kind": "synthetic", **(settings or {})})
+    del merged["kind"]
     names = scene_names(merged["scenes"])
     splits = split_scenes(names, merged["splits"])
     scene_settings = {
         key: merged[key] for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality")
     }
     scene_settings["image_size"] = tuple(merged["image_size"])
-    workers = min(merged["workers"] or cores(), len(names))
+    workers = min(workers or cores(), len(names))
     with new_root(Path(root), kind="synthetic", version=merged["version"], about=about) as folder:
         rows = _make_all(names, scene_settings, folder, workers, progress)
         tables = fixed_tables(CAMERA_NAMES, LIDAR_NAME)
@@ -210,9 +153,7 @@ def generate(
             },
             "has_velocity": merged["keyframes"] > 1,
             "has_attributes": True,
-            "fingerprint": files.fingerprint(
-                {"tables": hashes, "settings": {k: v for k, v in merged.items() if k != "workers"}}
-            ),
+            "fingerprint": files.fingerprint({"tables": hashes, "settings": merged}),
         }
         files.write_json(folder / COMPLETE, complete)
     return complete

@@ -592,7 +592,7 @@ def test_a_folder_without_frames_and_a_source_that_is_not_there_are_named(tmp_pa
         prepare({"source": str(tmp_path / "empty")}, tmp_path / "root")
     with pytest.raises(PetrflowError, match="does not exist"):
         prepare({"source": str(tmp_path / "nowhere")}, tmp_path / "root")
-    with pytest.raises(PetrflowError, match=r"knows no key 'sauce'"):
+    with pytest.raises(PetrflowError, match=r"sauce: unknown key; did you mean 'source'"):
         prepare({"source": str(tmp_path), "sauce": 1}, tmp_path / "root")
 
 

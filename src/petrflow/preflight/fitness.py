@@ -9,10 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from petrflow.config import with_defaults, with_model_defaults
+from petrflow.config.network import parameter_count
 from petrflow.errors import PetrflowError
 from petrflow.files import human_bytes
 from petrflow.files.disk import GIGABYTE
@@ -26,11 +28,15 @@ from petrflow.machine.device import (
     refuse_slow_cpu,
 )
 from petrflow.machine.hardware import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
+from petrflow.nuscenes.root import COMPLETE, RECEIPT
 from petrflow.sources.needs import disk_need, samples_of
 
 # Linux drivers from which on CUDA's minor-version compatibility holds.
 OLDEST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
-RESULTS_BYTES = 5 * GIGABYTE
+# Bytes under results/ a number of the model: checkpoints of weights and the optimizer's two moments, best and last model, two exports.
+BYTES_A_PARAMETER = 50
+# Bytes of a run's tables, curves, pictures and video.
+RUN_BYTES = 200_000_000
 ADVISED_GPU_BYTES = 15 * GIGABYTE
 
 
@@ -44,27 +50,77 @@ class Row:
     remedy: str = ""
 
 
-# ------------------------------------------------------------------------------------------------------------------ judgement
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run asks of the machine.
+
+    Attributes
+    ----------
+    schedule, model : the run's schedule and model file, with defaults
+    samples : samples a pass
+    """
+
+    schedule: Mapping[str, Any]
+    model: Mapping[str, Any]
+    samples: int
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the model holds."""
+        return parameter_count(self.model)
 
 
-def judge(
-    config: Mapping[str, Any], models: Mapping[str, Any], paddle: PaddleAnswer, smi: SmiAnswer, machine: Machine
-) -> list[Row]:
-    """Judge a machine for a configuration.
+@dataclass(frozen=True)
+class Plan:
+    """What is about to happen on this machine: runs by name, and the data sets that are about to be made."""
+
+    runs: Mapping[str, RunPlan]
+    making: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def plan_of(config: Mapping[str, Any], models: Mapping[str, Any], making: Iterable[str] | None = None) -> Plan:
+    """Make the plan of a configuration.
 
     Parameters
     ----------
-    config : the checked configuration
-    models : run -> parsed model file
+    config : mapping
+        The checked configuration with the runs that are about to start.
+    models : mapping
+        Run -> checked model file.
+    making : names of data sets, optional
+        Those that are about to be made; without it, those that are not there yet.
+    """
+    datasets = config["datasets"]
+    names = [name for name in datasets if not _is_made(name)] if making is None else list(making)
+    runs = {
+        name: RunPlan(entry["schedule"], with_model_defaults(models[name]), samples_of(datasets[entry["dataset"]]))
+        for name, entry in config["runs"].items()
+    }
+    return Plan(runs, {name: datasets[name] for name in names})
+
+
+def _is_made(dataset: str) -> bool:
+    return Path("data", dataset, COMPLETE).is_file() or Path("results", dataset, "root", RECEIPT).is_file()
+
+
+# ------------------------------------------------------------------------------------------------------------------ judgement
+
+
+def judge(plan: Plan, paddle: PaddleAnswer, smi: SmiAnswer, machine: Machine) -> list[Row]:
+    """Judge a machine for a plan.
+
+    Parameters
+    ----------
+    plan : what is about to happen on it
     paddle, smi, machine : recorded or fresh answers
     """
     return [
         _python_row(machine),
         _paddle_row(paddle),
-        *_gpu_rows(config, paddle, smi),
-        *_run_rows(config, models, paddle, machine),
-        *_host_rows(config, models, machine),
-        *_disk_rows(config, machine),
+        *_gpu_rows(plan, paddle, smi),
+        *_run_rows(plan, paddle, machine),
+        *_host_rows(plan, machine),
+        *_disk_rows(plan, machine),
         _clock_row(machine),
     ]
 
@@ -89,13 +145,13 @@ def _paddle_row(paddle: PaddleAnswer) -> Row:
     return Row("Paddle", f"{paddle.version}, {build}", "note" if warning else "ok", warning)
 
 
-def _wants_gpu(config: Mapping[str, Any]) -> str:
-    devices = {entry.get("schedule", {}).get("device", "auto") for entry in config.get("runs", {}).values()}
+def _wants_gpu(plan: Plan) -> str:
+    devices = {run.schedule["device"] for run in plan.runs.values()}
     return "gpu" if "gpu" in devices else "auto" if "auto" in devices else "cpu"
 
 
-def _gpu_rows(config: Mapping[str, Any], paddle: PaddleAnswer, smi: SmiAnswer) -> list[Row]:
-    wanted = _wants_gpu(config)
+def _gpu_rows(plan: Plan, paddle: PaddleAnswer, smi: SmiAnswer) -> list[Row]:
+    wanted = _wants_gpu(plan)
     if not smi.gpus:
         return [Row("GPU", "none", "wrong" if wanted == "gpu" else "ok" if wanted == "cpu" else "note", smi.problem)]
     rows = [_driver_row(paddle, smi)]
@@ -145,73 +201,40 @@ def _driver_row(paddle: PaddleAnswer, smi: SmiAnswer) -> Row:
     return Row("Driver", driver)
 
 
-def parameters_of(model: Mapping[str, Any]) -> int:
-    """Rough number of weights of a model file, by its backbone: enough to tell the published model from a small one."""
-    return 85_170_000 if "V-99" in str(model) else 10_000_000
-
-
-def _run_rows(
-    config: Mapping[str, Any], models: Mapping[str, Any], paddle: PaddleAnswer, machine: Machine
-) -> list[Row]:
+def _run_rows(plan: Plan, paddle: PaddleAnswer, machine: Machine) -> list[Row]:
     rows = []
     problem = gpu_problem(paddle)
-    for name, entry in config.get("runs", {}).items():
-        schedule = entry.get("schedule", {})
-        requested = schedule.get("device", "auto")
+    for name, run in plan.runs.items():
+        requested = run.schedule["device"]
         if requested == "gpu" and problem:
             rows.append(Row(f"run {name}", "device: gpu", "wrong", f"{problem} Or set `device: cpu`."))
             continue
         device = "cpu" if requested == "cpu" or (requested == "auto" and problem) else "gpu"
-        parameters = parameters_of(models.get(name, {}))
-        samples = int(entry.get("samples") or samples_of(config.get("datasets", {}).get(entry.get("dataset"), {})))
-        image_size = (models.get(name, {}).get("input") or {}).get("image_size", (320, 800))
+        height, width = run.model["input"]["image_size"]
         try:
             refuse_slow_cpu(
-                device, requested, parameters=parameters, epochs=int(schedule.get("epochs", 24)), samples=samples,
-                image_size=(int(image_size[0]), int(image_size[1])), cores=machine.cores, allow=bool(schedule.get("allow_slow_cpu")),
+                device, requested, parameters=run.parameters, epochs=run.schedule["epochs"], samples=run.samples,
+                image_size=(height, width), cores=machine.cores, allow=run.schedule["allow_slow_cpu"],
             )  # fmt: skip
         except PetrflowError as error:
             rows.append(Row(f"run {name}", f"device: {requested}, on the CPU", "wrong", str(error)))
             continue
-        slow = device == "cpu" and parameters >= LARGE_MODEL_PARAMETERS
-        rows.append(
-            Row(
-                f"run {name}",
-                f"device: {requested}, on the {device.upper()}",
-                "note" if slow else "ok",
-                "a large model on a CPU" if slow else "",
-            )
-        )
+        slow = device == "cpu" and run.parameters >= LARGE_MODEL_PARAMETERS
+        found = f"device: {requested}, on the {device.upper()}"
+        rows.append(Row(f"run {name}", found, "note" if slow else "ok", "a large model on a CPU" if slow else ""))
     return rows
 
 
-def _host_rows(config: Mapping[str, Any], models: Mapping[str, Any], machine: Machine) -> list[Row]:
-    workers = max(
-        (int(entry.get("schedule", {}).get("num_workers", 0)) for entry in config.get("runs", {}).values()), default=0
-    )
-    rows = [
-        Row(
-            "CPU",
-            f"{machine.cores} cores",
-            "note" if workers > machine.cores else "ok",
-            _workers_remedy(workers, machine.cores),
-        )
-    ]
+def _host_rows(plan: Plan, machine: Machine) -> list[Row]:
+    workers = max((run.schedule["num_workers"] for run in plan.runs.values()), default=0)
+    remedy = _workers_remedy(workers, machine.cores)
+    rows = [Row("CPU", f"{machine.cores} cores", "note" if remedy else "ok", remedy)]
     memory = min(machine.memory_total, machine.memory_limit or machine.memory_total)
     limited = " (the container's limit)" if memory < machine.memory_total else ""
-    small = memory < 6 * GIGABYTE
-    rows.append(
-        Row(
-            "Memory",
-            human_bytes(memory) + limited,
-            "note" if small else "ok",
-            "6 GB or more are advised: lower batch_size and num_workers." if small else "",
-        )
-    )
+    small = "6 GB or more are advised: lower batch_size and num_workers." if memory < 6 * GIGABYTE else ""
+    rows.append(Row("Memory", human_bytes(memory) + limited, "note" if small else "ok", small))
     if machine.shared_memory is not None:
-        needed = max(
-            (_shared_bytes(entry, models.get(name, {})) for name, entry in config.get("runs", {}).items()), default=0
-        )
+        needed = max((_shared_bytes(run) for run in plan.runs.values()), default=0)
         short = machine.shared_memory < needed
         remedy = f"loader workers may need {human_bytes(needed)}: start the container with `--shm-size={max(1, round(needed * 2 / 2**30))}g`, or set num_workers: 0."
         rows.append(
@@ -226,44 +249,26 @@ def _workers_remedy(workers: int, cores: int) -> str:
     )
 
 
-def _shared_bytes(entry: Mapping[str, Any], model: Mapping[str, Any]) -> int:
+def _shared_bytes(run: RunPlan) -> int:
     """Bytes of batches that workers may hold ready: two a worker, 12 float32 images a sample."""
-    schedule = entry.get("schedule", {})
-    height, width = (model.get("input") or {}).get("image_size", (320, 800))
-    return (
-        int(schedule.get("num_workers", 0))
-        * 2
-        * int(schedule.get("batch_size", 1))
-        * 12
-        * 3
-        * int(height)
-        * int(width)
-        * 4
-    )
+    height, width = run.model["input"]["image_size"]
+    return int(run.schedule["num_workers"] * 2 * run.schedule["batch_size"] * 12 * 3 * height * width * 4)
 
 
-def _disk_rows(config: Mapping[str, Any], machine: Machine) -> list[Row]:
+def _disk_rows(plan: Plan, machine: Machine) -> list[Row]:
+    """One row a folder: what the data sets that are about to be made still need, and what the runs leave."""
     rows = []
     for folder, free in machine.free.items():
         if Path(folder).name == "data":
-            needs = {
-                name: disk_need(entry, Path(folder, name, ".complete.json").is_file())
-                for name, entry in config.get("datasets", {}).items()
-            }
-            needed = sum(needs.values())
-            what = ", ".join(f"{name} {human_bytes(need)}" for name, need in needs.items() if need)
+            needs = {name: disk_need(entry, Path(folder, name)) for name, entry in plan.making.items()}
         else:
-            needed, what = RESULTS_BYTES * max(1, len(config.get("runs", {}))), "checkpoints and reports"
+            needs = {name: run.parameters * BYTES_A_PARAMETER + RUN_BYTES for name, run in plan.runs.items()}
+        needed = sum(needs.values())
+        what = ", ".join(f"{name} {human_bytes(need)}" for name, need in needs.items() if need)
         short = free < needed
         remedy = f"about {human_bytes(needed)} are needed ({what}): free {human_bytes(needed - free)}, or put {Path(folder).name}/ on a larger disk (a link will do)."
-        rows.append(
-            Row(
-                f"Disk {folder}",
-                f"{human_bytes(free)} free, {human_bytes(needed)} needed",
-                "wrong" if short and what and needed else "ok",
-                remedy if short else "",
-            )
-        )
+        found = f"{human_bytes(free)} free, {human_bytes(needed)} needed"
+        rows.append(Row(f"Disk {folder}", found, "wrong" if short else "ok", remedy if short else ""))
     return rows
 
 
@@ -295,11 +300,9 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def preflight(
-    config: Mapping[str, Any], models: Mapping[str, Any], folders: Iterable[Path] = (Path("data"), Path("results"))
-) -> list[Row]:
-    """Ask this machine and judge it for a configuration."""
-    return judge(config, models, ask_paddle(), ask_nvidia_smi(), ask_machine(folders))
+def preflight(plan: Plan, folders: Iterable[Path] = (Path("data"), Path("results"))) -> list[Row]:
+    """Ask this machine and judge it for a plan."""
+    return judge(plan, ask_paddle(), ask_nvidia_smi(), ask_machine(folders))
 
 
 def require(rows: Iterable[Row]) -> None:
@@ -309,9 +312,9 @@ def require(rows: Iterable[Row]) -> None:
         raise PetrflowError("This machine cannot do what the config asks for:\n" + table(wrong))
 
 
-def main(config: Mapping[str, Any], models: Mapping[str, Any]) -> None:
-    """Print the table; raise when something is wrong."""
-    rows = preflight(config, models)
+def main(config: Mapping[str, Any], models: Mapping[str, Any], making: Iterable[str] | None = None) -> None:
+    """Print the table for what :func:`plan_of` makes of a configuration; raise when something is wrong."""
+    rows = preflight(plan_of(config, models, making))
     print(table(rows), file=sys.stderr, flush=True)
     require(rows)
 
@@ -334,8 +337,9 @@ def gate(
     PetrflowError
         the machine cannot do it, or `auto` would start weeks of work on a CPU
     """
-    if schedule.get("device") != "gpu" and parameters_of(model_config) < LARGE_MODEL_PARAMETERS:
+    run = RunPlan(with_defaults("schedule", schedule), with_model_defaults(model_config), samples or 0)
+    if run.schedule["device"] != "gpu" and run.parameters < LARGE_MODEL_PARAMETERS:
         return
-    plan = {**schedule, "allow_slow_cpu": samples is None or bool(schedule.get("allow_slow_cpu"))}
-    rows = preflight({"runs": {"here": {"schedule": plan, "samples": samples}}}, {"here": model_config}, [results])
-    require(rows)
+    if samples is None:
+        run = replace(run, schedule={**run.schedule, "allow_slow_cpu": True})
+    require(preflight(Plan({"here": run}), [results]))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from petrflow.config import settings, validate
 from petrflow.errors import PetrflowError
+from petrflow.fetch.download import file_name
+from petrflow.files import fingerprint
 from petrflow.machine import hardware as machine_module
 from petrflow.machine.device import (
     PaddleAnswer,
@@ -23,11 +26,13 @@ from petrflow.machine.device import (
     select_device,
 )
 from petrflow.machine.hardware import Machine, SmiAnswer, ask_machine, ask_nvidia_smi, parse_nvidia_smi
-from petrflow.preflight import Row, gate, judge, require, table
+from petrflow.preflight.fitness import Plan, Row, gate, judge, plan_of, require, table
 from petrflow.sources.needs import disk_need
+from petrflow.sources.nuscenes import CACHE, Remote, extraction_folder, read_source
+from tests.helpers.models import read_model_config, small_model_config
 
 RECORDED: dict[str, dict[str, Any]] = yaml.safe_load(
-    (Path(__file__).parent / "recorded" / "nvidia_smi.yaml").read_text()
+    (Path(__file__).parents[1] / "recorded" / "nvidia_smi.yaml").read_text()
 )
 GB = 10**9
 CPU_BUILD = PaddleAnswer("3.3.1")
@@ -36,29 +41,22 @@ CUDA_126 = PaddleAnswer("3.3.1", "12.6", 1, ("NVIDIA A100-SXM4-80GB",), ((8, 0),
 MACHINE = Machine(
     "3.11.9", 16, 64 * GB, None, 16 * GB, 1_790_000_000.0, 1_780_000_000.0, {"data": 900 * GB, "results": 100 * GB}
 )
-MINI = {
-    "datasets": {"mini": {"kind": "nuscenes", "version": "v1.0-mini", "source": "https://x/v1.0-mini.tgz"}},
-    "runs": {
-        "full": {
-            "dataset": "mini",
-            "model": "big",
-            "schedule": {"epochs": 100, "batch_size": 2, "num_workers": 4, "device": "auto"},
-        }
-    },
-}
-BIG = {
-    "full": {"model": {"backbone": {"type": "VoVNetCP", "spec_name": "V-99-eSE"}}, "input": {"image_size": [320, 800]}}
-}
+BIG = read_model_config("petrv2_vovnet_gridmask_p4_800x320")
+SMALL = small_model_config()
+MINI = {"kind": "nuscenes", "version": "v1.0-mini", "source": "https://x/v1.0-mini.tgz"}
 
 
 def smi(name: str) -> SmiAnswer:
     return parse_nvidia_smi(**RECORDED[name])
 
 
-def config(**schedule: Any) -> dict[str, Any]:
-    changed = copy.deepcopy(MINI)
-    changed["runs"]["full"]["schedule"].update(schedule)  # type: ignore[index]
-    return changed
+def plan(model: dict[str, Any] = BIG, **schedule: Any) -> Plan:
+    """A run of the published model on v1.0-mini, which is not there yet."""
+    settings = {"epochs": 100, "batch_size": 2, "num_workers": 4, **schedule}
+    config = validate(
+        {"datasets": {"mini": MINI}, "runs": {"full": {"dataset": "mini", "model": "big", "schedule": settings}}}
+    )
+    return plan_of(config, {"full": model}, making=["mini"])
 
 
 def row(rows: list[Row], subject: str) -> Row:
@@ -108,7 +106,7 @@ def test_a_lost_gpu_beside_a_good_one_is_reported_and_the_good_one_kept() -> Non
     answer = smi("one_of_two_lost")
     assert len(answer.gpus) == 1
     assert "fell off the bus" in answer.problem
-    rows = judge(config(), BIG, CUDA_126, answer, MACHINE)
+    rows = judge(plan(), CUDA_126, answer, MACHINE)
     assert row(rows, "GPU").verdict == "wrong"
 
 
@@ -234,7 +232,7 @@ def test_versions_that_cannot_work_are_refused_and_untested_ones_are_named() -> 
 
 
 def test_a_fit_machine_has_nothing_wrong() -> None:
-    rows = judge(config(device="gpu"), BIG, CUDA_126, smi("eight_a100"), MACHINE)
+    rows = judge(plan(device="gpu"), CUDA_126, smi("eight_a100"), MACHINE)
     assert {entry.verdict for entry in rows} == {"ok"}
     assert len([entry for entry in rows if entry.subject.startswith("GPU")]) == 8
     require(rows)
@@ -246,7 +244,7 @@ def test_a_fit_machine_has_nothing_wrong() -> None:
 
 @pytest.mark.parametrize("name", [name for name in RECORDED if not parse_nvidia_smi(**RECORDED[name]).gpus])
 def test_gpu_asked_for_and_none_there_is_wrong_with_the_remedy(name: str) -> None:
-    rows = judge(config(device="gpu"), BIG, PaddleAnswer("3.3.1", "12.6"), smi(name), MACHINE)
+    rows = judge(plan(device="gpu"), PaddleAnswer("3.3.1", "12.6"), smi(name), MACHINE)
     assert row(rows, "GPU").verdict == "wrong"
     assert row(rows, "run full").verdict == "wrong"
     with pytest.raises(PetrflowError, match="cannot do what the config asks for"):
@@ -254,11 +252,11 @@ def test_gpu_asked_for_and_none_there_is_wrong_with_the_remedy(name: str) -> Non
 
 
 def test_auto_without_a_gpu_refuses_the_full_model_and_takes_it_when_told_to() -> None:
-    rows = judge(config(), BIG, CPU_BUILD, SmiAnswer(problem="nvidia-smi is not installed"), MACHINE)
+    rows = judge(plan(), CPU_BUILD, SmiAnswer(problem="nvidia-smi is not installed"), MACHINE)
     assert row(rows, "GPU").verdict == "note"
     assert row(rows, "run full").verdict == "wrong"
-    assert row(judge(config(allow_slow_cpu=True), BIG, CPU_BUILD, SmiAnswer(), MACHINE), "run full").verdict == "note"
-    assert row(judge(config(), {"full": {}}, CPU_BUILD, SmiAnswer(), MACHINE), "run full").verdict == "ok"
+    assert row(judge(plan(allow_slow_cpu=True), CPU_BUILD, SmiAnswer(), MACHINE), "run full").verdict == "note"
+    assert row(judge(plan(SMALL), CPU_BUILD, SmiAnswer(), MACHINE), "run full").verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -275,14 +273,14 @@ def test_auto_without_a_gpu_refuses_the_full_model_and_takes_it_when_told_to() -
     ],
 )
 def test_each_card_is_judged_by_driver_kernels_and_memory(name: str, subject: str, verdict: str, says: str) -> None:
-    found = row(judge(config(), BIG, CUDA_126, smi(name), MACHINE), subject)
+    found = row(judge(plan(), CUDA_126, smi(name), MACHINE), subject)
     assert found.verdict == verdict
     assert says in found.remedy
 
 
 def test_a_small_host_is_told_what_is_small() -> None:
     small = Machine("3.11.2", 2, 16 * GB, 4 * GB, 64 << 20, 0.0, 1_780_000_000.0, {"data": 3 * GB, "results": 1 * GB})
-    rows = judge(config(), BIG, CUDA_126, smi("h200"), small)
+    rows = judge(plan(), CUDA_126, smi("h200"), small)
     assert "num_workers is 4" in row(rows, "CPU").remedy
     assert "the container's limit" in row(rows, "Memory").found
     assert "--shm-size=" in row(rows, "/dev/shm").remedy
@@ -292,15 +290,69 @@ def test_a_small_host_is_told_what_is_small() -> None:
     assert "timedatectl" in row(rows, "Clock").remedy
 
 
+def nuscenes(source: Any, **entries: Any) -> dict[str, Any]:
+    return settings("nuscenes", {"kind": "nuscenes", "version": "v1.0-trainval", "source": source, **entries})
+
+
 def test_disk_needs_follow_the_source(tmp_path: Path) -> None:
-    remote = {"kind": "nuscenes", "version": "v1.0-trainval", "source": {"file": "urls.txt"}}
-    assert disk_need(remote, complete=False) == 650 * GB
-    assert disk_need({**remote, "remove_archives": True}, complete=False) < 400 * GB
-    assert disk_need({**remote, "source": str(tmp_path)}, complete=False) == 0
-    assert disk_need(remote, complete=True) == 0
+    root = tmp_path / "data" / "trainval"
+    urls = tmp_path / "urls.txt"
+    urls.write_text("https://x/v1.0-trainval01_blobs.tgz\n")
+    remote = nuscenes({"file": str(urls)})
+    assert disk_need(remote, root) == 650 * GB
+    assert disk_need({**remote, "remove_archives": True}, root) < 400 * GB
+    assert disk_need({**remote, "source": str(tmp_path)}, root) == 0
     (tmp_path / "v1.0-trainval_meta.tgz").write_text("")
-    assert disk_need({**remote, "source": [str(tmp_path / "v1.0-trainval_meta.tgz")]}, complete=False) == 350 * GB
-    assert 10 * 10**6 < disk_need({"kind": "synthetic"}, complete=False) < 300 * 10**6
+    assert disk_need(nuscenes([str(tmp_path / "v1.0-trainval_meta.tgz")]), root) == 350 * GB
+    synthetic = settings("synthetic", {"kind": "synthetic"})
+    assert 10 * 10**6 < disk_need(synthetic, root) < 300 * 10**6
+    assert disk_need(settings("synthetic", {"kind": "synthetic", "sweeps": 0}), root) < disk_need(synthetic, root) / 2
+
+
+def test_what_is_fetched_or_unpacked_already_is_not_needed_again(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "trainval"
+    remote = nuscenes("https://x/trainval.tgz")
+    (item,) = read_source(remote["source"])
+    assert isinstance(item, Remote)
+    target = extraction_folder([item], root.parent / CACHE)
+    archive = next(iter(_written(item, root.parent / CACHE, 0)))
+    with archive.open("wb") as file:  # a sparse file: it says how long it is and takes no space
+        file.truncate(200 * GB)
+    assert disk_need(remote, root) == (100 + 350) * GB
+    records = target / ".petrflow-archives"
+    records.mkdir(parents=True)
+    journal = records / "trainval.tgz.journal.json"
+    journal.write_text(f'{{"identity": "x", "members": 3, "bytes": {340 * GB}}}')
+    assert disk_need(remote, root) == (10 + 10) * GB
+    journal.write_text(f'{{"identity": "x", "members": 3, "bytes": {351 * GB}}}')
+    assert disk_need(remote, root) == 0
+
+
+def _written(item: Remote, cache: Path, size: int) -> Iterator[Path]:
+    """Where a fetch of an item leaves what it has so far."""
+    name = file_name(item.urls[0])
+    part = cache / "downloads" / fingerprint("trainval.tgz")[:8] / f"{name}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x" * size)
+    yield part
+
+
+def test_only_data_sets_that_are_about_to_be_made_need_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = validate(
+        {
+            "datasets": {"mini": MINI, "streets": {"kind": "synthetic"}},
+            "runs": {"small": {"dataset": "streets", "model": "small"}},
+        }
+    )
+    full = Machine("3.11.2", 2, 16 * GB, None, None, 2.0, 1.0, {"data": GB, "results": GB})
+    answers = (CPU_BUILD, SmiAnswer(), full)
+    assert row(judge(plan_of(config, {"small": SMALL}), *answers), "Disk data").verdict == "wrong"
+    assert row(judge(plan_of(config, {"small": SMALL}, making=["streets"]), *answers), "Disk data").verdict == "ok"
+    assert row(judge(plan_of(config, {"small": SMALL}, making=[]), *answers), "Disk data").found.endswith("0 B needed")
+    (tmp_path / "results" / "mini" / "root").mkdir(parents=True)
+    (tmp_path / "results" / "mini" / "root" / "receipt.json").write_text("{}")
+    assert row(judge(plan_of(config, {"small": SMALL}), *answers), "Disk data").verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +361,7 @@ def test_disk_needs_follow_the_source(tmp_path: Path) -> None:
 )
 def test_the_supported_pythons_are_ok_and_others_wrong(python: str, verdict: str) -> None:
     machine = Machine(python, 1, GB, None, None, 2.0, 1.0)
-    assert row(judge(config(), BIG, CPU_BUILD, SmiAnswer(), machine), "Python").verdict == verdict
+    assert row(judge(plan(), CPU_BUILD, SmiAnswer(), machine), "Python").verdict == verdict
 
 
 def test_this_machine_can_be_asked() -> None:
@@ -328,13 +380,13 @@ def test_the_gate_before_expensive_stages_asks_only_where_there_is_something_to_
         asked.append(1)
         return CPU_BUILD
 
-    monkeypatch.setattr("petrflow.preflight.ask_paddle", ask)
-    schedule = MINI["runs"]["full"]["schedule"]  # type: ignore[index]
-    gate(schedule, {}, tmp_path, samples=323)
+    monkeypatch.setattr("petrflow.preflight.fitness.ask_paddle", ask)
+    schedule = {"epochs": 100, "batch_size": 2, "num_workers": 4, "device": "auto"}
+    gate(schedule, SMALL, tmp_path, samples=323)
     assert not asked
     with pytest.raises(PetrflowError, match="would take roughly"):
-        gate(schedule, BIG["full"], tmp_path, samples=323)
-    gate(schedule, BIG["full"], tmp_path)  # an evaluation is slow, but it ends
-    gate({**schedule, "device": "cpu"}, BIG["full"], tmp_path, samples=323)
+        gate(schedule, BIG, tmp_path, samples=323)
+    gate(schedule, BIG, tmp_path)  # an evaluation is slow, but it ends
+    gate({**schedule, "device": "cpu"}, BIG, tmp_path, samples=323)
     with pytest.raises(PetrflowError, match="is the CPU build"):
-        gate({**schedule, "device": "gpu"}, {}, tmp_path)
+        gate({**schedule, "device": "gpu"}, SMALL, tmp_path)

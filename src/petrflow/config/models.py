@@ -1,0 +1,225 @@
+"""Model files: found by name, checked against their schema, and checked for what must agree inside one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from petrflow.config.network import image_channels
+from petrflow.config.reading import Document, KeyPath, raise_all, read_yaml
+from petrflow.config.schema import check, fill, schema_of
+from petrflow.config.sentences import nearest, nearest_file
+from petrflow.errors import PetrflowError
+
+_HEAD = ("model", "pts_bbox_head")
+_DECODER = (*_HEAD, "transformer", "decoder")
+_LAYER = (*_DECODER, "transformerlayers")
+
+
+def model_path(name: str, folders: Iterable[Path]) -> Path:
+    """Where a run's model file is: a path as it stands, or a name looked up in folders.
+
+    Raises
+    ------
+    PetrflowError
+        With the nearest name when there is none.
+    """
+    if name.endswith((".yml", ".yaml")):
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        raise PetrflowError(f"the model file {name} does not exist{nearest_file(path)}.")
+    known: list[str] = []
+    for folder in folders:
+        if (folder / f"{name}.yml").is_file():
+            return folder / f"{name}.yml"
+        known += sorted(path.stem for path in folder.glob("*.yml"))
+    raise PetrflowError(f"there is no model {name!r} in config/models/{nearest(name, known)}.")
+
+
+def read_model(path: Path) -> Document:
+    """Read a model file with every mistake in it; values are as written, without defaults."""
+    document = read_yaml(path)
+    if document.mistakes and not document.values:
+        return document
+    before = len(document.mistakes)
+    filled = check(document, schema_of("model"))
+    if len(document.mistakes) == before:
+        for key, says in disagreements(filled):
+            document.add(key, says)
+    return document
+
+
+def load_model(path: Path) -> dict[str, Any]:
+    """Read and check a model file; what it leaves out stays left out, so that a new key with a default changes no fingerprint.
+
+    Raises
+    ------
+    PetrflowError
+        One sentence for each mistake.
+    """
+    document = read_model(path)
+    raise_all(document.mistakes)
+    return document.values
+
+
+def with_model_defaults(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a model file's values with the schema's defaults filled in."""
+    schema = schema_of("model")
+    filled: dict[str, Any] = fill(model_config, schema, schema)
+    return filled
+
+
+def disagreements(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield key and sentence for everything in a model file, defaults filled in, that must agree and does not."""
+    yield from _classes(model)
+    yield from _pictures(model)
+    yield from _channels(model)
+    yield from _layers(model)
+    yield from _dense_head(model)
+
+
+def _classes(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    count = len(model["class_names"])
+    for path in ((*_HEAD, "num_classes"), (*_HEAD, "bbox_coder", "num_classes")):
+        if _at(model, path) != count:
+            yield path, f"is {_at(model, path)}, and class_names holds {count} names; make them equal."
+
+
+def _pictures(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    picture, backbone = model["input"], model["model"]["backbone"]
+    for key in ("resize_lim", "bot_pct_lim", "rot_lim"):
+        low, high = picture[key]
+        if low > high:
+            yield ("input", key), f"is [{low}, {high}]: the smaller number comes first."
+    if picture["resize_lim"][0] <= 0:
+        yield ("input", "resize_lim"), f"is {picture['resize_lim']}: both must be above 0."
+    if picture["sweep_range"][0] >= picture["sweep_range"][1]:
+        yield ("input", "sweep_range"), f"is {picture['sweep_range']}: the first must be below the second."
+    if min(picture["std"]) <= 0:
+        yield ("input", "std"), f"is {picture['std']}: all must be above 0."
+    stride = max(_STRIDES[name] for name in backbone["out_features"])
+    divisor = picture["size_divisor"]
+    padded = [-(-side // divisor) * divisor for side in picture["image_size"]]
+    if any(side % stride for side in padded):
+        yield (
+            ("input", "size_divisor"),
+            f"pads image_size {picture['image_size']} to {padded}, which is no multiple of {stride}, the stride of the backbone's last output; "
+            f"use {stride}.",
+        )
+    own, coder = picture["point_cloud_range"], (*_HEAD, "bbox_coder", "point_cloud_range")
+    if [float(x) for x in own] != [float(x) for x in _at(model, coder)]:
+        yield coder, f"is {_at(model, coder)}, and input.point_cloud_range is {own}; make them equal."
+    for path in (("input", "point_cloud_range"), (*_HEAD, "position_range")):
+        low, high = _at(model, path)[:3], _at(model, path)[3:]
+        if any(a >= b for a, b in zip(low, high, strict=True)):
+            yield path, f"is {_at(model, path)}: x, y, z of the smallest corner come first, then those of the largest."
+
+
+_STRIDES = {"stem": 4, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 32}
+
+
+def _channels(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    backbone, neck, head = (model["model"][part] for part in ("backbone", "neck", "pts_bbox_head"))
+    if ("spec" in backbone) == ("spec_name" in backbone):
+        yield ("model", "backbone"), "needs one of spec_name and spec."
+        return
+    channels = image_channels(backbone)
+    stem = backbone.get("spec", {}).get("stem")
+    if stem is not None and len(stem) == 2:
+        yield ("model", "backbone", "spec", "stem"), "has one or three channel counts, not two."
+        return
+    if list(neck["in_channels"]) != channels:
+        yield (
+            ("model", "neck", "in_channels"),
+            f"is {neck['in_channels']}, and the backbone's {', '.join(backbone['out_features'])} have {channels} channels; make them equal.",
+        )
+    if neck["num_outs"] != len(neck["in_channels"]):
+        yield (
+            ("model", "neck", "num_outs"),
+            f"is {neck['num_outs']}, and in_channels holds {len(neck['in_channels'])}; make them equal.",
+        )
+    if head["in_channels"] != neck["out_channels"]:
+        yield (
+            (*_HEAD, "in_channels"),
+            f"is {head['in_channels']}, and model.neck.out_channels is {neck['out_channels']}; make them equal.",
+        )
+    width = head["embed_dims"]
+    if 2 * head["positional_encoding"]["num_feats"] != width:
+        path = (*_HEAD, "positional_encoding", "num_feats")
+        yield path, f"is {_at(model, path)}, and must be half of embed_dims, which is {width}."
+    wanted = "embed_dims" if head["transformer"]["type"] == "PETRDNTransformer" else "decoder_embed_dims"
+    other = "decoder_embed_dims" if wanted == "embed_dims" else "embed_dims"
+    if wanted not in head["transformer"]:
+        yield (*_HEAD, "transformer"), f"the key {wanted!r} is missing, which {head['transformer']['type']} needs."
+    if other in head["transformer"]:
+        yield (*_HEAD, "transformer", other), f"{head['transformer']['type']} knows {wanted!r} and not this key."
+    layer = _at(model, _LAYER)
+    paths: list[KeyPath] = [
+        (*_LAYER, "attns", 0, "embed_dims"),
+        (*_LAYER, "attns", 1, "embed_dims"),
+        (*_HEAD, "transformer", wanted),
+    ]
+    for place in paths:
+        if _at(model, place, width) != width:
+            yield place, f"is {_at(model, place)}, and the head's embed_dims is {width}; make them equal."
+    feed_forward = layer.get("ffn_cfgs", {}).get("embed_dims", 256)
+    if feed_forward != width:
+        yield (
+            (*_LAYER, "ffn_cfgs", "embed_dims"),
+            f"is {feed_forward}, and the head's embed_dims is {width}; make them equal.",
+        )
+
+
+def _layers(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    head, decoder, layer = model["model"]["pts_bbox_head"], _at(model, _DECODER), _at(model, _LAYER)
+    if head["num_pred"] != decoder["num_layers"]:
+        yield (
+            (*_HEAD, "num_pred"),
+            f"is {head['num_pred']}, and transformer.decoder.num_layers is {decoder['num_layers']}; make them equal.",
+        )
+    for index, attention in enumerate(layer["attns"]):
+        if attention["embed_dims"] % attention["num_heads"]:
+            yield (
+                (*_LAYER, "attns", index, "num_heads"),
+                f"is {attention['num_heads']}, which does not divide {attention['embed_dims']}.",
+            )
+    order = layer["operation_order"]
+    if (order.count("self_attn"), order.count("cross_attn"), order.count("ffn"), order.count("norm")) != (1, 1, 1, 3):
+        yield (*_LAYER, "operation_order"), "holds self_attn, cross_attn and ffn once and norm three times."
+    if head["with_denoise"] != (head["transformer"]["type"] == "PETRDNTransformer"):
+        yield (
+            (*_HEAD, "transformer", "type"),
+            "is PETRDNTransformer with with_denoise: true and PETRTransformer without; make them agree.",
+        )
+    if head["with_multi"] and sum(head["group_reg_dims"]) != 10:
+        yield (*_HEAD, "group_reg_dims"), f"is {head['group_reg_dims']}, whose sum must be 10."
+
+
+def _dense_head(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    head = model["model"]["pts_bbox_head"]
+    if not head["monocular"]:
+        for key in ("proposals", "keys", "point_prior"):
+            if head[key]:
+                yield (*_HEAD, key), "needs monocular above 0: it is about what that head sees."
+    if head["proposals"] >= head["num_query"]:
+        yield (
+            (*_HEAD, "proposals"),
+            f"is {head['proposals']}: num_query, {head['num_query']}, must be more, some reference points are learned.",
+        )
+    heads = _at(model, (*_LAYER, "attns", 1, "num_heads"))
+    if head["point_prior"] and len(head["point_prior"]) != heads:
+        yield (
+            (*_HEAD, "point_prior"),
+            f"holds {len(head['point_prior'])} strengths, and the cross attention has {heads} heads; give one each.",
+        )
+
+
+def _at(values: Any, path: KeyPath, default: Any = None) -> Any:
+    for key in path:
+        try:
+            values = values[key]  # type: ignore[index]
+        except (KeyError, IndexError):
+            return default
+    return values

@@ -1,0 +1,41 @@
+"""The words in which mistakes are told: nearest names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def nearest(name: str, known: Iterable[str], listed: bool = True) -> str:
+    """``; did you mean 'X'``, or ``; known are …`` when nothing is near and ``listed`` says so.
+
+    Names that differ by case only count as nearest.
+    """
+    choices = sorted(set(known))
+    by_case = [choice for choice in choices if choice.casefold() == name.casefold()]
+    close = by_case or difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}"
+    if not listed or not choices:
+        return ""
+    shown = ", ".join(choices[:20])
+    return f"; known are {shown}" + (", …" if len(choices) > 20 else "")
+
+
+def nearest_file(path: Path) -> str:
+    """``; did you mean X`` for a path that does not exist: the nearest name in its folder, or the first folder that is missing."""
+    parent = path.parent
+    if not parent.is_dir():
+        while not parent.parent.is_dir() and parent != parent.parent:
+            parent = parent.parent
+        return f" (the folder {parent} does not exist either)"
+    try:
+        names = [entry.name for entry in parent.iterdir()]
+    except OSError:
+        return ""
+    stems = {Path(name).stem.casefold(): name for name in names if Path(name).suffix == path.suffix}
+    close = [name for name in names if name.casefold() == path.name.casefold()]
+    close += [stems[stem] for stem in difflib.get_close_matches(path.stem.casefold(), stems, 1)]
+    close += difflib.get_close_matches(path.name, names, 1, cutoff=0.8)
+    return f"; did you mean {parent / close[0]}" if close else ""

@@ -1,0 +1,248 @@
+"""One pass over everything a person wrote, before anything is deleted, fetched or trained: all mistakes together.
+
+The configuration and the model files are checked against their schemas; what they name (sources, splits, scenes, weights) is looked
+for; weights on this disk are held against the model by names and shapes. Nothing is written, and it takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from petrflow.config import (
+    Document,
+    KeyPath,
+    Mistake,
+    load_config,
+    model_path,
+    nearest,
+    nearest_file,
+    raise_all,
+    read_model,
+    weights_run,
+    with_defaults,
+    with_model_defaults,
+)
+from petrflow.config.network import entries
+from petrflow.errors import PetrflowError
+from petrflow.fetch.download import public
+from petrflow.fetch.transfer import scheme_of
+from petrflow.files import fingerprint
+from petrflow.sources.needs import KINDS, Knowledge, look
+from petrflow.weights.fit import fit, misfit
+from petrflow.weights.pdparams import names_and_shapes
+
+WEIGHTS_ENDINGS = (".pdparams", ".safetensors")
+
+
+def read_all(
+    files: Iterable[Path | str],
+    overrides: Mapping[str, Any] | None = None,
+    models: Iterable[Path] = (Path("config/models"),),
+) -> Document:
+    """Read a configuration and look for mistakes in it and in all it names.
+
+    Parameters
+    ----------
+    files, overrides
+        As :func:`petrflow.config.load_config` takes them.
+    models : folders
+        Where models are looked up by name.
+
+    Returns
+    -------
+    Document
+        Its ``values`` are checked and complete when it has no mistakes.
+    """
+    document = load_config(files, overrides)
+    _Pass(document, list(models)).run()
+    document.mistakes = list(dict.fromkeys(document.mistakes))
+    return document
+
+
+class _Pass:
+    """Adds to a document the mistakes that its files on this disk have.
+
+    Of an entry in which the schema found mistakes, the keys that are right are looked at: the others stand at their defaults, and nothing
+    is said of them a second time.
+    """
+
+    def __init__(self, document: Document, folders: list[Path]) -> None:
+        self.document = document
+        self.folders = folders
+        self.broken = {mistake.path[:3] for mistake in document.mistakes}
+        self.known: dict[str, Knowledge] = {}
+        self.models: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> None:
+        datasets = {name: entry for name, entry in self._group("datasets") if entry.get("kind") in KINDS}
+        runs = dict(self._group("runs"))
+        for name, dataset in datasets.items():
+            if self._is_sound("datasets", name, "kind") and ("source" in dataset or dataset["kind"] == "synthetic"):
+                self.known[name] = look(with_defaults(dataset["kind"], dataset), Path("data") / name)
+                for path, says in self.known[name].mistakes:
+                    self._add(("datasets", name, *path), says)
+        whole = {name: with_defaults("run", run) for name, run in runs.items()}
+        for name, run in whole.items():
+            self._model(name, run)
+        for name, run in whole.items():
+            self._weights(name, run)
+            self._data(name, run)
+
+    def _group(self, group: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Entries of a group, without the keys that the schema refuses."""
+        entries_of = self.document.values.get(group)
+        for name, entry in entries_of.items() if isinstance(entries_of, Mapping) else ():
+            if isinstance(entry, Mapping):
+                yield name, {key: value for key, value in entry.items() if self._is_sound(group, name, key)}
+
+    def _is_sound(self, *path: str | int) -> bool:
+        return path not in self.broken
+
+    def _add(self, path: KeyPath, says: str) -> None:
+        if self._is_sound(*path[:3]):
+            self.document.add(path, says)
+
+    # -- models
+
+    def _model(self, name: str, run: Mapping[str, Any]) -> None:
+        if "model" not in run:
+            return
+        try:
+            path = model_path(run["model"], self.folders)
+        except PetrflowError as error:
+            self._add(("runs", name, "model"), str(error))
+            return
+        model = read_model(path)
+        self.document.mistakes += model.mistakes
+        if not model.mistakes:
+            self.models[name] = model.values
+
+    # -- weights
+
+    def _weights(self, name: str, run: Mapping[str, Any]) -> None:
+        weights, here = run["weights"], ("runs", name, "weights")
+        other = weights_run(weights)
+        if weights is None or not self._is_sound(*here):
+            return
+        if other in self.document.values["runs"]:
+            if name in self.models and other in self.models:
+                self._compare(
+                    here,
+                    run,
+                    entries(with_model_defaults(self.models[str(other)])),
+                    name,
+                    f"the model of run {other!r}",
+                )
+            return
+        if isinstance(weights, Mapping):
+            self._fetched(here, name, run)
+        elif scheme_of(weights):
+            self._add(here, f"is a link: write {{url: {weights.partition('?')[0]}}}.")
+        else:
+            self._file(here, name, run, Path(weights))
+
+    def _fetched(self, here: KeyPath, name: str, run: Mapping[str, Any]) -> None:
+        """Weights that are fetched: a ``file:`` link must lead somewhere; what has been fetched is looked at."""
+        urls = run["weights"].get("url", [])
+        links = [urls] if isinstance(urls, str) else urls
+        local = [Path(link.removeprefix("file://")) for link in links if scheme_of(link) == "file"]
+        if local and len(local) == len(links) and not any(path.is_file() for path in local):
+            self._add((*here, "url"), f"{links[0]} leads to no file{nearest_file(local[0])}.")
+        path = fetched_weights(run["weights"])
+        if path.is_file():
+            self._file(here, name, run, path)
+
+    def _file(self, here: KeyPath, name: str, run: Mapping[str, Any], path: Path) -> None:
+        if path.is_dir():
+            inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in WEIGHTS_ENDINGS)
+            hint = f"; name the file in it, {path / inside[0]}" if inside else ", which holds no weights"
+            self._add(here, f"{path} is a folder{hint}.")
+            return
+        if not path.exists():
+            self.document.add(
+                here, f"{path} does not exist{nearest_file(path)}. Correct the path, or leave weights null."
+            )
+            return
+        if name not in self.models:
+            return
+        try:
+            given = names_and_shapes(path)
+        except (PetrflowError, OSError) as error:
+            self._add(here, str(error))
+            return
+        self._compare(here, run, given, name, str(path))
+
+    def _compare(
+        self, here: KeyPath, run: Mapping[str, Any], given: Mapping[str, tuple[int, ...]], name: str, where: str
+    ) -> None:
+        if run["partial_weights"]:
+            return
+        model = with_model_defaults(self.models[name])
+        network = entries(model)
+        why = misfit(fit(network, given, model["fresh"]), network, given)
+        if why is not None:
+            self._add(here, f"{where}: these weights {why}")
+
+    # -- data
+
+    def _data(self, name: str, run: Mapping[str, Any]) -> None:
+        """Hold what a run asks of its data set against what is known of it."""
+        known = self.known.get(str(run.get("dataset")))
+        if known is None or known.scenes is None or known.samples is None:
+            return
+        scene = run["demo"]["scene"]
+        if scene is not None and scene not in known.scenes["val"]:
+            where = "is a training scene" if scene in known.scenes["train"] else "is none of the data set's"
+            self._add(("runs", name, "demo", "scene"), f"{scene!r} {where}{nearest(scene, known.scenes['val'])}.")
+        schedule = run["schedule"]
+        whole = schedule["batch_size"] * schedule["devices"]
+        samples = known.samples["train"]
+        if samples and whole > samples:
+            each = f" on each of {schedule['devices']} devices" if schedule["devices"] > 1 else ""
+            self._add(
+                ("runs", name, "schedule", "batch_size"),
+                f"is {schedule['batch_size']}{each}, and the training split of {run['dataset']!r} has {samples} samples; "
+                f"use at most {max(1, samples // schedule['devices'])}.",
+            )
+
+
+def fetched_weights(weights: Mapping[str, Any]) -> Path:
+    """Where weights of a link are fetched to."""
+    return Path("data/weights") / fingerprint(public(weights))[:12] / "model.pdparams"
+
+
+def require_fit(
+    path: Path, config: Mapping[str, Any], weights: Mapping[str, Any], models: Iterable[Path] = (Path("config/models"),)
+) -> None:
+    """Raise when weights that were just fetched do not belong to the models of the runs that name them.
+
+    Parameters
+    ----------
+    path : Path
+        The weights file.
+    config : mapping
+        The checked configuration.
+    weights : mapping
+        The runs' ``weights``, by which they are found.
+
+    Raises
+    ------
+    PetrflowError
+        One sentence for each run that they do not fit.
+    """
+    document = Document({"runs": {}})
+    check = _Pass(document, list(models))
+    for name, run in config["runs"].items():
+        if public(run["weights"]) == public(weights):
+            check._model(name, run)
+            check._file(("runs", name, "weights"), name, run, path)
+    raise_all(document.mistakes)
+
+
+def report(mistakes: Iterable[Mistake]) -> str:
+    """All mistakes, one a line, under one heading."""
+    lines = [str(mistake) for mistake in mistakes]
+    heading = "There is a mistake" if len(lines) == 1 else f"There are {len(lines)} mistakes"
+    return "\n".join([f"{heading} in what was asked for; nothing was started.", *lines])
