@@ -75,9 +75,9 @@ def report(options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, 
         ("read the submission file", None, theirs and theirs["read"]),
         ("labelled boxes and filters", None, theirs and theirs["filter"]),
         ("to the global frame, filters, matching", ours["match"], None),
-        ("figures; matching and figures", ours["figure"], theirs and theirs["evaluate"]),
-        ("by band, group of scenes and scene", ours["details"], None),
-        ("all but loading the tables", ours["seconds"], theirs and theirs["seconds"]),
+        ("figures of the split alone; matching and figures", ours["figure"], theirs and theirs["evaluate"]),
+        ("figures of the split, by band, group of scenes and scene", ours["details"], None),
+        ("all but loading the tables, all figures", ours["seconds"], theirs and theirs["seconds"]),
         ("write the submission file", ours["write"], None),
     ]
     for name, left, right in rows:
@@ -207,15 +207,16 @@ def petrflow_side(options: argparse.Namespace) -> dict[str, Any]:
     rss_mb = peak_mb()
     numbers = range(len(store))
     keyframes = len(store)
-    write_submission(
-        options.folder / "results_nusc.json", [(numbers, submission_lines(store, numbers, found, class_names))]
-    )
+    if options.store is None:  # what the devkit reads
+        write_submission(
+            options.folder / "results_nusc.json", [(numbers, submission_lines(store, numbers, found, class_names))]
+        )
     return {
         "open": opened,
         "match": matched - start,
         "figure": figured - matched,
         "details": detailed - figured,
-        "seconds": detailed - start,
+        "seconds": matched - start + detailed - figured,
         "write": time.perf_counter() - detailed,
         "rss_mb": rss_mb,
         "keyframes": keyframes,
