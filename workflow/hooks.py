@@ -20,10 +20,11 @@ from plan import RUN_STAGES, Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
 from targets import translate
 
-from petrflow.config import training_settings
+from petrflow.config import load_config, training_settings
 from petrflow.errors import PetrflowError
 from petrflow.files import sweep_stale
 from petrflow.files.receipts import Contents
+from petrflow.preflight import mistakes
 
 CAPTIONS = ("demo", "history", "metrics", "parity", "report")
 """Captions of ``snakemake --report`` in workflow/report."""
@@ -52,18 +53,40 @@ def enter(folder: Path) -> None:
     locks.enter(folder)
 
 
-def plan_stages(config: Mapping[str, Any], schema: Mapping[str, Any], models: Mapping[str, Path], save: bool) -> Plan:
+def read_config(workflow: Any, models: list[Path]) -> dict[str, Any]:
+    """Read and check the configuration; leave with all mistakes together when it, or what it names, has any.
+
+    A job's own process reads the file again and looks no further: the main process has looked at everything.
+
+    Parameters
+    ----------
+    workflow : Workflow
+        Snakemake's.
+    models : list of Path
+        Folders in which models are looked up by name.
+    """
+    files, overrides = workflow.configfiles, workflow.config_settings.config
+    if workflow.is_main_process:
+        document = mistakes.read_all(files, overrides, models)
+    else:
+        document = load_config(files, overrides)
+    if document.mistakes:
+        sys.exit(mistakes.report(document.mistakes))
+    return document.values
+
+
+def plan_stages(config: Mapping[str, Any], models: Mapping[str, Path], save: bool) -> Plan:
     """Make the plan of a configuration's stages.
 
     Parameters
     ----------
-    config, schema, models
+    config, models
         As :class:`plan.Plan` takes them.
     save : bool
         Keep what was learnt of users' files in ``results/``: for the main process, and not for jobs.
     """
     contents = Contents(Path("results/.contents.json"))
-    plan = Plan(config, schema, models, contents)
+    plan = Plan(config, models, contents)
     for stage in plan.all():  # also those that nobody asks for now: their mistakes are said now
         if save and stage.folder.parent.is_dir():
             _put_back(stage.folder)
@@ -168,7 +191,9 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
         sys.exit(sentence)
     runs = runs_to_judge(starting, plan.config["runs"])
     python = _python_of(workflow, jobs[0])
-    if not check_machine({**plan.config, "runs": runs}, models, python):
+    doors = {"synthetic", "nuscenes", "xtreme1"}
+    making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in doors]
+    if not check_machine({**plan.config, "runs": runs}, models, python, making):
         sys.exit("Nothing was started.")
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petrflow.config import RUNTIME_KEYS, load_yaml, training_settings, without_defaults
+from petrflow.config import load_yaml, runtime_keys, training_settings
+from petrflow.config import shaping as what_shapes
 from petrflow.errors import PetrflowError
 from petrflow.files.fingerprints import fingerprint
 from petrflow.files.receipts import (
@@ -30,9 +31,6 @@ from petrflow.files.receipts import (
 SPLITS = ("train", "val")
 RUN_STAGES = ("baseline", "train", "export", "demo")
 """Stages of a run, in the order in which data flows."""
-
-# Keys of a data set that shape nothing of it.
-DATASET_RUNTIME_KEYS = ("doctor", "remove_archives")
 
 # A stage that makes something else from the same inputs, when what it made before must be made again: 1 until it is raised.
 VERSIONS = {"annotate": 1}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
@@ -143,19 +141,14 @@ class Plan:
     ----------
     config : mapping
         The checked configuration, defaults filled in.
-    schema : mapping
-        Its schema.
     models : mapping of run to Path
         Each run's model file.
     contents : Contents
         Knows the contents of users' files.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], schema: Mapping[str, Any], models: Mapping[str, Path], contents: Contents
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], models: Mapping[str, Path], contents: Contents) -> None:
         self.config = config
-        self._schema = schema
         self._models = models
         self._contents = contents
         self._stages: dict[tuple[str, str], Stage] = {}
@@ -244,10 +237,12 @@ class Plan:
                 "train_store": _store(dataset, "train"),
                 "val_store": _store(dataset, "val"),
                 "weights": self.weights_file(run),
+                "partial_weights": entry["partial_weights"],
             }
         common |= {"model_file": self._models[run], "store_path": _store(dataset, "val")}
         if name == "baseline":
-            return {**common, "weights": self.weights_file(run), "expect": entry["expect"]}
+            given = {"weights": self.weights_file(run), "partial_weights": entry["partial_weights"]}
+            return {**common, **given, "expect": entry["expect"]}
         if name == "export":
             return {**common, "weights": folder / "train" / "best_model" / "model.pdparams"}
         return {**common, "exported": folder / "export", "settings": entry["demo"]}
@@ -301,7 +296,7 @@ class Plan:
 
     def _shape_run(self, name: str, run: str) -> Stage:
         entry = self.config["runs"][run]
-        given = without_defaults(entry, self._schema["$defs"]["run"], self._schema)
+        given = what_shapes("run", entry)
         files: tuple[str, ...]
         data = self._data(entry["dataset"])
         folder = Path("results") / run / name
@@ -321,7 +316,7 @@ class Plan:
         settings: dict[str, Any] = {"model file": self._contents.take(self._models[run], "yaml", load_yaml)}
         weights, before = self._weights(run)
         settings |= weights
-        shaping = dict(settings)
+        shaping = {**settings, "model file": what_shapes("model", settings["model file"])}
         if name == "baseline":
             settings["expect"] = entry["expect"]
             shaping["expect"] = given.get("expect", {})
@@ -331,9 +326,7 @@ class Plan:
             files = ("metrics.json", "results_nusc.json", "table.txt")
             return _stage(name, run, folder, files, settings, shaping, [*data, *before])
         settings |= training_settings(entry)
-        shaping["schedule"] = {
-            key: value for key, value in given.get("schedule", {}).items() if key not in RUNTIME_KEYS
-        }
+        shaping["schedule"] = given.get("schedule", {})
         files = ("best_model/model.pdparams", "last_model/model.pdparams", "history.csv", "metrics.json", "visualdl")
         return _stage(name, run, folder, files, settings, shaping, [*data, *before])
 
@@ -380,10 +373,10 @@ class Plan:
 
     def _shape_root(self, kind: str, dataset: str) -> Stage:
         entry = public(self.config["datasets"][dataset])
-        given = without_defaults(entry, self._schema["$defs"]["dataset"], self._schema)
+        passed_over = (*runtime_keys(kind), "kind")
         settings, shaping = (
-            {key: value for key, value in values.items() if key not in (*DATASET_RUNTIME_KEYS, "kind")}
-            for values in (entry, given)
+            {key: value for key, value in values.items() if key not in passed_over}
+            for values in (entry, what_shapes(kind, entry))
         )
         mark = source_mark(self.config["datasets"][dataset], dataset, self._contents)
         if mark is not None:

@@ -54,7 +54,12 @@ def too_many_gpus(jobs: Iterable[Starting], offered: int | None) -> str | None:
     return None
 
 
-def check_machine(config: Mapping[str, Any], models: Mapping[str, Any], python: str = sys.executable) -> bool:
+def check_machine(
+    config: Mapping[str, Any],
+    models: Mapping[str, Any],
+    python: str = sys.executable,
+    making: Iterable[str] | None = None,
+) -> bool:
     """Print what this machine is good for, and say whether it can do what the config asks for.
 
     Parameters
@@ -63,8 +68,11 @@ def check_machine(config: Mapping[str, Any], models: Mapping[str, Any], python: 
         The checked config with the runs that are about to start, and the path of each run's model file.
     python : str
         Interpreter of the environment in which the stages run.
+    making : iterable of str, optional
+        Data sets that are about to be made; without it, those that are not there yet.
     """
-    request = {"config": config, "models": {run: str(path) for run, path in models.items()}}
+    paths = {run: str(models[run]) for run in config["runs"]}
+    request = {"config": config, "models": paths, "making": None if making is None else list(making)}
     return run_module(Path(__file__), request, python) == 0
 
 
@@ -79,12 +87,13 @@ def run_module(script: Path, request: Mapping[str, Any], python: str = sys.execu
 
 def judge(request: Mapping[str, Any]) -> None:
     """Judge this machine for a request; leave the process with a sentence when it cannot do it."""
-    from petrflow.config import load_yaml
+    from petrflow.config import load_model
     from petrflow.errors import PetrflowError
-    from petrflow.preflight import main
+    from petrflow.preflight.fitness import main
 
     try:
-        main(request["config"], {run: load_yaml(Path(path)) for run, path in request["models"].items()})
+        models = {run: load_model(Path(path)) for run, path in request["models"].items()}
+        main(request["config"], models, request["making"])
     except PetrflowError as error:
         sys.exit(str(error))
 

@@ -80,8 +80,10 @@ def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order |
             examine(root, about.parent / "doctor")
 
 
-def weights(source: Mapping[str, Any], path: Path, order: Order | None = None) -> None:
-    """Fetch published weights, check their checksum and that they hold arrays and nothing else.
+def weights(
+    source: Mapping[str, Any], path: Path, config: Mapping[str, Any] | None = None, order: Order | None = None
+) -> None:
+    """Fetch published weights, check their checksum, that they hold arrays and nothing else, and that they belong to the runs' models.
 
     Parameters
     ----------
@@ -89,13 +91,18 @@ def weights(source: Mapping[str, Any], path: Path, order: Order | None = None) -
         ``url`` and, optionally, ``sha256``.
     path : Path
         Where the file goes.
+    config : mapping, optional
+        The checked configuration: the weights are held against the models of the runs that name them.
     """
     from petrflow.fetch.download import fetch
     from petrflow.fetch.transfer import public
+    from petrflow.preflight.mistakes import require_fit
     from petrflow.weights.pdparams import load_pdparams
 
     with provenance(path.with_name("provenance.json"), {}, public(source), order) as record:
         fetch(source, path, check=load_pdparams)
+        if config is not None:
+            require_fit(path, config, source)
         record.record(bytes=path.stat().st_size)
 
 
@@ -323,6 +330,6 @@ def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, 
 
 def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:
     """Say in one table what this machine is good for and whether it fits the config."""
-    from petrflow.preflight import main
+    from petrflow.preflight.fitness import main
 
     main(config, {run: load_model(Path(path)) for run, path in models.items()})

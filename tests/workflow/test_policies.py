@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from petrflow.annotations.layout import FORMAT_VERSION
-from petrflow.config import load_schema, without_defaults
+from petrflow.config import shaping
 from tests.helpers.workflow import REPOSITORY, TWO_RUNS, copy_workflow
 
 
@@ -58,10 +58,8 @@ def test_the_plan_knows_the_form_of_the_annotation_store() -> None:
 
 
 def test_defaults_that_are_spelled_out_are_left_out_at_any_depth() -> None:
-    schema = load_schema(REPOSITORY / "workflow" / "schemas" / "config.schema.yaml")
     entry = {"dataset": "a", "model": "b", "schedule": {"batch_size": 1, "epochs": 3}, "demo": {"scene": None}}
-    kept = without_defaults(entry, schema["$defs"]["run"], schema)
-    assert kept == {"dataset": "a", "model": "b", "schedule": {"epochs": 3}}
+    assert shaping("run", entry) == {"dataset": "a", "model": "b", "schedule": {"epochs": 3.0}}
 
 
 def test_a_folder_with_a_space_and_an_interpreter_in_one_work(tmp_path: Path) -> None:

@@ -19,14 +19,15 @@ if workflow.is_main_process:
 shell.prefix("set -euo pipefail; exec ")
 
 try:
-    SCHEMA = settings.load_schema(Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
-    CONFIG = settings.validate(config, SCHEMA)
+    # Read here and not by Snakemake, which keeps no lines and takes the last of two equal keys.
+    if not workflow.configfiles:
+        workflow.configfiles.append("config/config.yaml")
+    folders = [Path("config/models"), Path(workflow.basedir) / "config/models"]
+    CONFIG = hooks.read_config(workflow, folders)
+    config.clear()
     config.update(CONFIG)  # scripts see the defaults too
-    MODELS = {
-        name: settings.model_path(entry["model"], [Path("config/models"), Path(workflow.basedir) / "config/models"])
-        for name, entry in CONFIG["runs"].items()
-    }
-    PLAN = hooks.plan_stages(CONFIG, SCHEMA, MODELS, save=workflow.is_main_process)
+    MODELS = {name: settings.model_path(entry["model"], folders) for name, entry in CONFIG["runs"].items()}
+    PLAN = hooks.plan_stages(CONFIG, MODELS, save=workflow.is_main_process)
 except PetrflowError as error:
     sys.exit(f"The configuration has a mistake.\n{error}")
 

@@ -8,4 +8,4 @@ with rule_job(snakemake) as order:
     from plan import weights_source
 
     source = weights_source(snakemake.config, snakemake.wildcards.key)
-    stages.weights(source, order=order, **snakemake.params.arguments)
+    stages.weights(source, config=snakemake.config, order=order, **snakemake.params.arguments)

@@ -10,9 +10,15 @@ from petrflow.config.reading import Document, KeyPath, merged, raise_all
 from petrflow.config.schema import check, fill, object_schema, schema_of, section, settle
 from petrflow.config.sentences import nearest
 
-RUNTIME_KEYS = tuple(
-    key for key, entry in schema_of("config")["$defs"]["schedule"]["properties"].items() if entry.get("runtime")
-)
+
+def runtime_keys(name: str) -> tuple[str, ...]:
+    """Keys of a section that say how it is carried out and not what comes of it (``runtime: true`` in the schema)."""
+    schema = section(schema_of("config"), name)
+    properties, _ = object_schema({}, schema, schema)
+    return tuple(key for key, entry in properties.items() if entry.get("runtime"))
+
+
+RUNTIME_KEYS = runtime_keys("schedule")
 """Keys of a schedule that say how it is carried out and not what comes of it (``runtime: true`` in the schema): they retrain nothing."""
 
 

@@ -28,8 +28,7 @@ from petrflow.machine.device import (
     refuse_slow_cpu,
 )
 from petrflow.machine.hardware import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
-from petrflow.nuscenes.root import COMPLETE, RECEIPT
-from petrflow.sources.needs import disk_need, samples_of
+from petrflow.sources.needs import disk_need, is_made, samples_of
 
 # Linux drivers from which on CUDA's minor-version compatibility holds.
 OLDEST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
@@ -91,16 +90,12 @@ def plan_of(config: Mapping[str, Any], models: Mapping[str, Any], making: Iterab
         Those that are about to be made; without it, those that are not there yet.
     """
     datasets = config["datasets"]
-    names = [name for name in datasets if not _is_made(name)] if making is None else list(making)
+    names = [name for name in datasets if not is_made(Path("data", name))] if making is None else list(making)
     runs = {
         name: RunPlan(entry["schedule"], with_model_defaults(models[name]), samples_of(datasets[entry["dataset"]]))
         for name, entry in config["runs"].items()
     }
     return Plan(runs, {name: datasets[name] for name in names})
-
-
-def _is_made(dataset: str) -> bool:
-    return Path("data", dataset, COMPLETE).is_file() or Path("results", dataset, "root", RECEIPT).is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------------ judgement

@@ -18,7 +18,7 @@ from petrflow.fetch.archive import bytes_unpacked, is_archive
 from petrflow.fetch.transfer import scheme_of
 from petrflow.files.disk import GIGABYTE
 from petrflow.nuscenes.records import read_table
-from petrflow.nuscenes.root import COMPLETE
+from petrflow.nuscenes.root import COMPLETE, RECEIPT
 from petrflow.sources.nuscenes import (
     CACHE,
     Archive,
@@ -82,6 +82,16 @@ def look(dataset: Mapping[str, Any], root: Path) -> Knowledge:
     return kinds[dataset["kind"]](dataset, root)
 
 
+def is_made(root: Path) -> bool:
+    """Whether a data set's root is finished; ``root`` is ``data/{dataset}``."""
+    return (root / COMPLETE).is_file() or (root.parent.parent / "results" / root.name / "root" / RECEIPT).is_file()
+
+
+def _stands_alone(root: Path) -> bool:
+    """Whether a root is finished and none of its folders is a link that leads nowhere: its source may be gone, to save space."""
+    return is_made(root) and root.is_dir() and all(path.exists() for path in root.iterdir())
+
+
 def samples_of(dataset: Mapping[str, Any]) -> int:
     """Samples a pass, as far as the config tells before the data set is there."""
     if dataset["kind"] == "synthetic":
@@ -135,7 +145,7 @@ def _synthetic_bytes(dataset: Mapping[str, Any], root: Path) -> int:
 def _look_at_nuscenes(dataset: Mapping[str, Any], root: Path) -> Knowledge:
     items, mistakes = _items(dataset, root)
     folders = [item.path for item in items if isinstance(item, Folder)]
-    folder = folders[0] if folders else root if (root / COMPLETE).is_file() else None
+    folder = folders[0] if folders else root if is_made(root) and root.is_dir() else None
     if folder is None or mistakes:
         return Knowledge(mistakes)
     version = str(dataset["version"])
@@ -158,10 +168,10 @@ def _items(dataset: Mapping[str, Any], root: Path) -> tuple[list[Folder | Archiv
         parts = [(("source", index), part) for index, part in enumerate(source)]
     items: list[Folder | Archive | Remote] = []
     mistakes: list[Complaint] = []
-    unpacked = (root / COMPLETE).is_file() or bool(dataset.get("remove_archives"))
+    whole = _stands_alone(root)
     for path, part in parts:
         gone = isinstance(part, str) and not scheme_of(part) and not Path(part).expanduser().exists()
-        if gone and unpacked and is_archive(Path(part)):
+        if gone and (whole or (dataset.get("remove_archives") and is_archive(Path(part)))):
             continue
         try:
             found = read_source(part)
@@ -221,6 +231,8 @@ def _look_at_xtreme1(dataset: Mapping[str, Any], root: Path) -> Knowledge:
     from petrflow.sources.xtreme1.settings import missing_files
 
     mistakes = list(missing_files(dataset))
+    if _stands_alone(root) and Path(dataset["source"]).suffix == ".zip":
+        mistakes = [(path, says) for path, says in mistakes if path != ("source",)]
     for name in dataset["class_map"] or {}:
         try:
             category_of(name, dataset["class_map"])
