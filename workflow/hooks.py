@@ -156,7 +156,7 @@ def _quote_interpreter() -> None:
 
 def report_inputs(plan: Plan, captions: Mapping[str, Any]) -> list[Any]:
     """Results that are there, marked for ``snakemake --report`` with their caption, category and label."""
-    from snakemake.ioflags import report
+    from snakemake.io import report
 
     found = [
         (plan.stage(name, run).folder / file, caption, run, label)

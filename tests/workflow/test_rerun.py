@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,14 @@ def test_a_fresh_clone_beside_old_results_does_nothing(finished: Path) -> None:
     ):  # as a copy without times would leave them
         os.utime(path, (number, number))
     assert planned(finished) == set()
+
+
+def test_snakemakes_own_report_holds_the_results(finished: Path) -> None:
+    run_snakemake(finished, "--report", "report.zip")
+    with zipfile.ZipFile(finished / "report.zip") as archive:
+        names = [Path(name).name for name in archive.namelist() if "/data/raw/" in name]
+    each = ["demo.mp4", "history.csv", "metrics.json", "metrics.json", "parity.json", "table.txt"]
+    assert sorted(names) == sorted([*each, *each, "index.html"])
 
 
 def test_another_runs_best_model_is_waited_for(finished: Path) -> None:
