@@ -33,7 +33,7 @@ RUN_STAGES = ("baseline", "train", "export", "demo")
 """Stages of a run, in the order in which data flows."""
 
 # A stage that makes something else from the same inputs, when what it made before must be made again: 1 until it is raised.
-VERSIONS = {"annotate": 1}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
+VERSIONS = {"annotate": 2}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
 
 
 @dataclass(frozen=True)
