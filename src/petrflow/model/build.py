@@ -9,7 +9,7 @@ import paddle.utils.unique_name
 import paddle3d.models  # noqa: F401  (fills the registries)
 from paddle3d.apis import manager
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError
 from petrflow.model import attention, head, image_network, petr
 
 COMPONENTS = {
@@ -35,7 +35,7 @@ def build_model(model_config: Mapping[str, Any], num_cameras: int = 6) -> petr.P
         Cameras of one frame, 1 to 12. The weights do not depend on it.
     """
     if not 1 <= num_cameras <= 12:
-        raise PetrflowError(f"num_cameras is {num_cameras}; a model takes 1 to 12 cameras.")
+        raise InputError(f"num_cameras is {num_cameras}; a model takes 1 to 12 cameras.")
     tree = dict(model_config["model"])
     recompute = bool(tree.pop("use_recompute", False))
     tree["backbone"] = {"use_recompute": recompute, **tree["backbone"]}
@@ -63,7 +63,7 @@ def _make(component: Any, arguments: Mapping[str, Any], path: str, name: str) ->
     try:
         return component(**arguments)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
-        raise PetrflowError(f"{path} ({name}): {error}. Correct it in the model file.") from error
+        raise InputError(f"{path} ({name}): {error}. Correct it in the model file.") from error
 
 
 def _component(name: str, path: str) -> Any:
@@ -72,4 +72,4 @@ def _component(name: str, path: str) -> Any:
     for registry in (getattr(manager, registry) for registry in manager.__all__):
         if name in registry.components_dict:
             return registry.components_dict[name]
-    raise PetrflowError(f"{path}.type: no component is called {name!r}. Use one of Paddle3D's names.")
+    raise InputError(f"{path}.type: no component is called {name!r}. Use one of Paddle3D's names.")

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError
 from petrflow.machine.processes import mean_over_devices
 from petrflow.model.dense_targets import FOCAL_PER_METRE, TERMS, CellTargets, Grid
 from petrflow.model.loss import FOCAL_ALPHA, FOCAL_GAMMA
@@ -162,7 +162,7 @@ class DenseHead(nn.Layer):
             When there are fewer cells.
         """
         if count > cells.current:
-            raise PetrflowError(
+            raise InputError(
                 f"proposals is {count}, and the cameras of a frame have {cells.current} cells in all: lower proposals (and num_query), "
                 "or give larger images."
             )

@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 from paddle3d.models.heads.dense_heads import petr_head
 from paddle3d.models.layers.layer_libs import inverse_sigmoid
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError
 from petrflow.model import denoise, loss
 from petrflow.model.dense_head import CellPredictions, DenseHead, Proposals
 from petrflow.model.dense_targets import Grid, cell_targets
@@ -461,7 +461,7 @@ class PetrV2Head(petr_head.PETRHead):
 
 def _refuse_padding(pad_shape: Sequence[int], image_shape: Sequence[int]) -> None:
     if tuple(pad_shape) != tuple(image_shape):
-        raise PetrflowError(
+        raise InputError(
             f"monocular above 0 finds boxes in every cell, and images of {tuple(image_shape)} are padded to {tuple(pad_shape)}: "
             "give an input.image_size of multiples of input.size_divisor."
         )

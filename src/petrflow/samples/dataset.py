@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError
 from petrflow.geometry import boxes_to_petr
 from petrflow.pictures.read import read_image
 from petrflow.pictures.resample import normalise_into, resize_crop
@@ -80,7 +80,7 @@ class PetrDataset:
         store: Any = None,
     ) -> None:
         if store is None and store_path is None:
-            raise PetrflowError("A dataset needs the path of an annotation store.")
+            raise InputError("A dataset needs the path of an annotation store.")
         self.store_path = None if store_path is None else Path(store_path)
         self.root = Path(root)
         self.model_config = model_config
@@ -126,7 +126,7 @@ class PetrDataset:
         kept = np.flatnonzero(np.diff(before))
         if len(kept) == 0:
             where = self.store_path or "The annotation store"
-            raise PetrflowError(
+            raise InputError(
                 f"{where} holds no keyframe with a usable box (one of the model's classes, seen by the lidar or radar, "
                 f"inside the point cloud range {list(self.settings.point_cloud_range)}): there is nothing to train on. "
                 "Check the class map and the splits of the dataset."

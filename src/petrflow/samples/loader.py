@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import InputError
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.pool import Pending, Pool, Slots, WorkerFailure, collate
 from petrflow.samples.types import Batch
@@ -85,7 +85,7 @@ class Loader:
         prefetch: int | None = None,
     ) -> None:
         if batch_size < 1 or num_workers < 0 or not 0 <= rank < world_size:
-            raise PetrflowError(
+            raise InputError(
                 f"Loader needs batch_size >= 1 (got {batch_size}), num_workers >= 0 (got {num_workers}) "
                 f"and 0 <= rank < world_size (got {rank} of {world_size})."
             )
@@ -104,7 +104,7 @@ class Loader:
         self._slots = Slots((batch_size, *dataset.image_shape), self.prefetch + 2)
         self._pool: Pool | None = None
         if len(dataset) == 0 or (drop_last and len(dataset) < batch_size * world_size):
-            raise PetrflowError(
+            raise InputError(
                 f"{len(dataset)} samples make no batch of {batch_size} on each of {world_size} devices. "
                 "Use a smaller batch size or more data."
             )

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import MachineError, PetrflowError
 from petrflow.machine.hardware import child_environment
 from petrflow.machine.mkl import THREADS
 from petrflow.pictures.resample import warm_up
@@ -183,7 +183,7 @@ class Pool:
         tokens = [self._dataset.token(index) for _, _, index in worker.tasks.values()]
         self.close()
         if process is None:
-            raise PetrflowError(
+            raise MachineError(
                 f"The loader's workers could not start (exit code {self._process.returncode}); what they printed says why."
             )
         how = "stopped answering" if code is None else f"ended with exit code {code}"
@@ -194,7 +194,7 @@ class Pool:
         )
         loading = f"while loading sample {tokens[0]}" if tokens else "while idle"
         rest = f" (next in its queue: {', '.join(tokens[1:])})" if len(tokens) > 1 else ""
-        raise PetrflowError(f"A loader worker (process {process}) {how} {loading}{rest}.{hint}")
+        raise MachineError(f"A loader worker (process {process}) {how} {loading}{rest}.{hint}")
 
     def _post_mortem(self, number: int) -> tuple[int | None, int | None]:
         """Return process id and exit code of a worker, as far as the process that started the workers tells them."""

@@ -37,10 +37,15 @@ class Starts:
     def __init__(self, path: Path | None, state: str = "", began: float | None = None) -> None:
         self._path = path
         self._state = state
-        self._began = self._noted = time.monotonic() if began is None else began
+        self._noted = time.monotonic()
+        self._began = self._noted if began is None else began
         self._where: dict[str, Any] = {}
         self.earlier = self._read()
-        self._present: dict[str, Any] = {"began": round(time.time(), 3), "ended": None, "owner": owner_tag()}
+        self._present: dict[str, Any] = {
+            "began": round(time.time() - (self._noted - self._began), 3),
+            "ended": None,
+            "owner": owner_tag(),
+        }
 
     def _read(self) -> list[dict[str, Any]]:
         """Return the record of the starts before; one that says nothing of its end was killed."""
@@ -89,7 +94,12 @@ class Starts:
         self._present.setdefault("from_step", step)
         done = step - self._present["from_step"]
         left = (total - step) * training_seconds / done if done else None
-        self._where = {"step": step, "total": total, "epoch": epoch, "seconds_left": left and round(left)}
+        self._where = {
+            "step": step,
+            "total": total,
+            "epoch": epoch,
+            "seconds_left": None if left is None else round(left),
+        }
         self._present |= {
             "to_step": step,
             "training_seconds": round(training_seconds, 3),

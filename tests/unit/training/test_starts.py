@@ -47,6 +47,7 @@ def test_seconds_steps_and_checkpoints_of_all_starts_are_counted(tmp_path):
     starts = record["starts"]
     assert [start["ended"] for start in starts] == ["failed", "stopped", "done"]
     assert [start["from_step"] for start in starts] == [0, 4, 8]
+    assert all(start["began"] + start["seconds"] <= record["updated"] + 0.1 for start in starts)
     assert starts[-1]["to_step"] == record["step"] == record["total"] == 18
     written = read_json(tmp_path / "train" / "provenance.json")
     assert written["seconds"] >= sum(start["seconds"] for start in starts[:2]) + 10 * 0.02

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import CannotWrite, PetrflowError
 from petrflow.fetch.download import Patience, fetch
 from petrflow.files import fingerprint
 from petrflow.sources.xtreme1.frames import FrameFiles, MediaIndex, Named, load_json, place_media, what
@@ -89,6 +89,8 @@ class Media:
             fetch(
                 str(named.url), path, checksums=path.with_name(f"{path.name}.sum.json"), check=check, patience=self.patience, progress=False
             )  # fmt: skip
+        except CannotWrite:  # not the link's fault
+            raise
         except PetrflowError as error:
             raise PetrflowError(
                 f"{named.where}: the {what(slot)} could not be fetched. Links of an export live for five days: export again and name the new "

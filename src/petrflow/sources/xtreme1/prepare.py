@@ -101,7 +101,7 @@ def _opened(source: Path, place: Path) -> Iterator[Path]:
             yield folder
         except PetrflowError as error:
             # People know the archive, not where it was unpacked.
-            raise PetrflowError(
+            raise type(error)(
                 str(error).replace(f"{folder}/", f"{source}: ").replace(str(folder), str(source))
             ) from error
         remove(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from petrflow.errors import PetrflowError
+from petrflow.errors import CannotWrite, PetrflowError
 from petrflow.sources.xtreme1 import camera_names
 from petrflow.sources.xtreme1.camera_names import folder_of
 from petrflow.sources.xtreme1.frames import Document, FrameFiles, camera_of_folder, find_frames, natural_key
@@ -158,6 +158,8 @@ class Export:
                 try:
                     media.bring([frame], self.names)
                     self.cameras[frame.label], self.pictures[frame.label] = reader.read(frame)
+                except CannotWrite:  # a full disk is no fault of the frame
+                    raise
                 except PetrflowError as error:
                     dropped.append(str(error))
                     continue
