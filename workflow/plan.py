@@ -467,22 +467,6 @@ def source_mark(settings: Mapping[str, Any], dataset: str, contents: Contents) -
     if not all(path.exists() for path in local):
         origin = made_from(Path("results") / dataset / "root" / "provenance.json")
         return None if origin is None else origin["settings"].get("content of source")
-    return fingerprint([_content_of_source(path, str(settings["version"]), contents) for path in local])
+    from petrflow.sources.found import content_of_source
 
-
-def _content_of_source(path: Path, version: str, contents: Contents) -> Any:
-    """Tables by their bytes; an archive by its size and its ends, as it may be hundreds of gigabytes."""
-    if path.is_file():
-        return [path.name, contents.take(path, "ends", _ends)]
-    folders = [path / version, *sorted(path.glob(f"*/{version}")), path]
-    tables = next((found for folder in folders if (found := sorted(folder.glob("*.json")))), [])
-    return {table.name: contents.sha256(table) for table in tables}
-
-
-def _ends(path: Path, length: int = 1 << 20) -> str:
-    """Fingerprint of a file's size, first and last bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        first = handle.read(length)
-        handle.seek(max(0, size - length))
-        return fingerprint([size, first, handle.read(length)])
+    return fingerprint([content_of_source(path, str(settings["version"]), contents) for path in local])

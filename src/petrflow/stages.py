@@ -48,10 +48,10 @@ def synthetic(settings: Mapping[str, Any], root: Path, about: Path, order: Order
     root, about : Path
         ``data/{dataset}``, and the folder of what petrflow knows about it, ``results/{dataset}/root``.
     """
-    from petrflow.sources.synthetic.generate import generate
+    from petrflow.sources.synthetic.generate import prepare
 
     with provenance(about / "provenance.json", {}, dict(settings), order):
-        generate(root, dict(settings), about=about)
+        prepare(settings, root, about)
 
 
 def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:

@@ -9,10 +9,8 @@ A source that already stands at `data/{dataset}` is used there, and nothing is w
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,12 @@ from petrflow.fetch.transfer import scheme_of
 from petrflow.files import disk_errors, fingerprint, patient_lock, read_json, remove, sha256_file, write_json
 from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy
-from petrflow.nuscenes.root import COMPLETE, RECEIPT, SPLITS
+from petrflow.nuscenes.root import COMPLETE, SPLITS
 from petrflow.nuscenes.splits import official_splits
-from petrflow.sources.ownership import claim, made_by_petrflow, new_root, same_place, write_receipt
+from petrflow.sources.found import find_root, tables_of
+from petrflow.sources.ownership import claim, new_root, same_place, write_receipt
 
 CACHE = ".cache"
-# Bytes at each end of an archive that its mark is made from.
-_MARK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def prepare(
             claim(root, _read_by_links(source, version), about)
         splits = resolve_splits(dataset.get("splits") or {}, source, version)
         facts = verify(source, version, sorted({*splits["train"], *splits["val"]}), source, progress=progress)
-        hashes = {path.name: sha256_file(path) for path in _tables_of(source, version)}
+        hashes = {path.name: sha256_file(path) for path in tables_of(source, version)}
         named = {**_own_splits(source, version), "petrflow_train": splits["train"], "petrflow_val": splits["val"]}
         receipt = {
             "kind": "nuscenes",
@@ -112,7 +109,6 @@ def prepare(
             "splits": splits,
             **facts,
             "fingerprint": fingerprint({"tables": hashes, "splits": named}),
-            "source_mark": source_mark(dataset, hash_file=lambda path: hashes.get(path.name) or sha256_file(path)),
         }
         if in_place:
             if about is not None:
@@ -126,48 +122,6 @@ def prepare(
                 remove(Path(about) / SPLITS)
         write_receipt(about, receipt)
     return receipt
-
-
-def source_mark(
-    dataset: Mapping[str, Any], about: Path | None = None, hash_file: Callable[[Path], str] = sha256_file
-) -> str:
-    """Return a text that changes when the tables or archives of a data set change.
-
-    Parameters
-    ----------
-    dataset
-        The config's entry.
-    about
-        `results/{dataset}/root/`. A source that cannot be read any more, such as an archive that was removed once it was unpacked,
-        has the mark that the receipt there noted.
-    hash_file
-        Takes a table's SHA-256; a caller that remembers them by size, time and inode makes this cheap.
-    """
-    try:
-        items = read_source(dataset["source"])
-        first = items[0]
-        if isinstance(first, Folder):
-            version = str(dataset.get("version", "v1.0-mini"))
-            tables = _tables_of(find_root(first.path, version), version)
-            own = [path.with_name(SPLITS) for path in tables[:1] if path.with_name(SPLITS).is_file()]
-            return fingerprint({path.name: hash_file(path) for path in [*tables, *own]})
-        return fingerprint([_mark_of(item) for item in items])
-    except (PetrflowError, OSError):
-        receipt = Path(about) / RECEIPT if about is not None else None
-        if receipt is not None and receipt.is_file():
-            return str(read_json(receipt).get("source_mark", "missing"))
-        return "missing"
-
-
-def _mark_of(item: Folder | Archive | Remote) -> list[Any]:
-    """What tells one archive from another: a link's address, or size and both ends of a file, where formats keep checksums."""
-    if isinstance(item, Remote):
-        return ["url", item.sha256 or _path_of(item)]
-    size = item.path.stat().st_size
-    with item.path.open("rb") as handle:
-        head = handle.read(_MARK_BYTES)
-        handle.seek(max(0, size - _MARK_BYTES))
-        return ["archive", item.path.name, size, hashlib.sha256(head + handle.read()).hexdigest()]
 
 
 # ------------------------------------------------------------------------------------------------------------------ sources
@@ -285,51 +239,6 @@ def _extraction_name(items: Sequence[Folder | Archive | Remote]) -> str:
     return f"{stem}-{fingerprint(identity)[:8]}"
 
 
-def find_root(folder: Path, version: str) -> Path:
-    """Return the nuScenes root at, around or one level below a folder: where `{version}/scene.json` is.
-
-    Roots that petrflow made count below a folder only if there is no other: `source: data` means the user's data in there.
-    """
-    if folder.name == version and _is_file(folder / "scene.json"):
-        return folder.parent
-    if _is_file(folder / version / "scene.json"):
-        return folder
-    below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    found = [entry for entry in below if _is_file(entry / version / "scene.json")]
-    found = [entry for place, entry in enumerate(found) if not any(same_place(entry, one) for one in found[:place])]
-    if len(found) > 1:
-        found = [entry for entry in found if not made_by_petrflow(entry.resolve(), entry.name)] or found
-    if len(found) > 1:
-        names = ", ".join(entry.name for entry in found)
-        raise PetrflowError(f"{folder} holds several roots with {version} ({names}): name one of them as `source`.")
-    if found:
-        return found[0]
-    versions = sorted(
-        {
-            path.name
-            for candidate in (folder, *below)
-            for path in (candidate.iterdir() if os.access(candidate, os.R_OK | os.X_OK) else ())
-            if _is_file(path / "scene.json")
-        }
-    )
-    if versions:
-        raise PetrflowError(
-            f"{folder} holds {', '.join(versions)}, not {version}: set the data set's `version` to {versions[0]}, or name the right source."
-        )
-    raise PetrflowError(
-        f"{folder} is no nuScenes root: it has no {version}/scene.json. It should hold {version}/, samples/ and sweeps/; of several archives, the "
-        f"tables are in {'v1.0-mini.tgz' if version == 'v1.0-mini' else version + '_meta.tgz'}."
-    )
-
-
-def _is_file(path: Path) -> bool:
-    """As `path.is_file()`; a folder that may not be entered holds no file."""
-    try:
-        return path.is_file()
-    except PermissionError:
-        return False
-
-
 def check_tables(source: Path, version: str) -> None:
     """Raise when a table is missing that petrflow reads."""
     missing = [name for name in NEEDED_TABLES if not (source / version / f"{name}.json").is_file()]
@@ -425,10 +334,6 @@ def _own_splits(source: Path, version: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------ links
 
 
-def _tables_of(source: Path, version: str) -> list[Path]:
-    return sorted(path for path in (source / version).glob("*.json") if path.name != SPLITS)
-
-
 def _read_by_links(source: Path, version: str) -> list[Path]:
     """The folders of a source that a root's links lead into."""
     return [source / name for name in (version, *MEDIA_FOLDERS) if (source / name).exists()]
@@ -441,6 +346,6 @@ def _link(source: Path, version: str, splits: Mapping[str, Any], root: Path) -> 
             if (source / name).is_dir():
                 (root / name).symlink_to((source / name).resolve())
         (root / version).mkdir()
-        for table in _tables_of(source, version):
+        for table in tables_of(source, version):
             (root / version / table.name).symlink_to(table.resolve())
     write_json(root / version / SPLITS, splits)

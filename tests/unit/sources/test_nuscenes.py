@@ -20,10 +20,12 @@ from petrflow.annotations import AnnotationStore, annotate
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import Record
 from petrflow.files import read_json
+from petrflow.files.receipts import Contents
 from petrflow.nuscenes.names import NEEDED_TABLES
 from petrflow.nuscenes.records import read_table
 from petrflow.nuscenes.root import describe_root
-from petrflow.sources.nuscenes import prepare, read_source, resolve_splits, source_mark
+from petrflow.sources.found import content_of_source
+from petrflow.sources.nuscenes import prepare, read_source, resolve_splits
 from petrflow.sources.verification import holding_archives
 from tests.helpers.misbehaving_server import MisbehavingServer
 from tests.helpers.trees import state_of
@@ -340,30 +342,35 @@ def test_the_users_data_and_not_petrflows_own_roots_are_meant_by_a_folder_around
 # ------------------------------------------------------------------------------------------------------------------ marks
 
 
+def mark(source: Path, contents: Contents | None = None) -> Any:
+    return content_of_source(source, "v1.0-mini", contents or Contents(source.parent / "no-cache.json"))
+
+
 def test_the_mark_changes_with_the_tables_and_not_with_their_times(broken: Path, tmp_path: Path) -> None:
-    dataset = {"kind": "nuscenes", "version": "v1.0-mini", "source": str(broken), "splits": SCENES}
-    about = tmp_path / "about"
-    noted = door(str(broken), tmp_path / "set", about=about)["source_mark"]
-    assert source_mark(dataset, about) == noted
-    os.utime(broken / "v1.0-mini" / "sample_annotation.json", (1, 1))
-    assert source_mark(dataset, about) == noted
+    before = mark(broken)
+    assert mark(broken / "v1.0-mini") == mark(broken.parent) == before
     path = broken / "v1.0-mini" / "sample_annotation.json"
+    os.utime(path, (1, 1))
+    assert mark(broken) == before
     path.write_text(path.read_text().replace("0.5", "0.6", 1))
-    assert source_mark(dataset, about) != noted
-    assert source_mark({**dataset, "source": str(tmp_path / "unmounted")}, about) == noted
-    assert source_mark({**dataset, "source": str(tmp_path / "unmounted")}) == "missing"
+    assert mark(broken) != before
+
+
+def test_the_mark_is_the_users_data_beside_petrflows_own_roots(broken: Path, tmp_path: Path) -> None:
+    before = mark(tmp_path)
+    door(str(tmp_path), tmp_path / "a")
+    assert mark(tmp_path) == before
 
 
 def test_the_mark_of_an_archive_changes_with_its_content(archives: list[Path], tmp_path: Path) -> None:
     copy = Path(shutil.copy(archives[0], tmp_path / "meta.tgz"))
-    dataset = {"kind": "nuscenes", "source": [str(copy)]}
-    before = source_mark(dataset)
+    before = mark(copy)
     os.utime(copy, (1, 1))
-    assert source_mark(dataset) == before
+    assert mark(copy) == before
     content = bytearray(copy.read_bytes())
     content[-8] ^= 1
     copy.write_bytes(bytes(content))
-    assert source_mark(dataset) != before
+    assert mark(copy) != before
 
 
 def test_the_archive_that_should_have_held_a_file_is_found_by_its_log_or_by_nuscenes_names() -> None:

@@ -6,6 +6,6 @@ between them, ten detection classes that stand, park, walk and drive, with attri
 the keys of a `kind: synthetic` data set (docs/config.md).
 """
 
-from petrflow.sources.synthetic.generate import generate, prepare, source_mark
+from petrflow.sources.synthetic.generate import generate, prepare
 
-__all__ = ["generate", "prepare", "source_mark"]
+__all__ = ["generate", "prepare"]

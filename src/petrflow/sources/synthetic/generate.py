@@ -100,12 +100,6 @@ def prepare(
     return receipt
 
 
-def source_mark(dataset: Mapping[str, Any], about: Path | None = None) -> str:
-    """Return a text that changes when the data set's source does: there is none, its settings say everything."""
-    del dataset, about
-    return ""
-
-
 def generate(
     root: Path,
     settings: Mapping[str, Any] | None = None,
