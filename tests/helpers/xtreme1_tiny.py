@@ -63,7 +63,7 @@ def write_tiny(
             time = START + number * 1_000_000_000 + index * step
             frame = name(time)
             for which, images in enumerate(folders):
-                shade = np.full((SIZE[1], SIZE[0], 3), 40 + 10 * which + index, dtype=np.uint8)
+                shade = np.full((SIZE[1], SIZE[0], 3), 40 + 10 * which + index % 150, dtype=np.uint8)
                 _path(folder / scene / images / f"{frame}.jpg").write_bytes(b"")
                 Image.fromarray(shade).save(folder / scene / images / f"{frame}.jpg")
             cameras = [camera(which) for which in range(len(folders))]

@@ -217,6 +217,7 @@ def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameF
         return frames.setdefault(name, FrameFiles(scene, name))
 
     named: dict[str, list[Path]] = {"data": [], "result": []}
+    unread: dict[str, Counter[str]] = {kind: Counter() for kind in ("camera_image", "lidar_point_cloud")}
     for child in _folders(folder):
         kind, camera, cloud = _canonical(child.name), camera_of_folder(child.name), _cloud_of_folder(child.name)
         if kind not in _LEAVES:
@@ -236,6 +237,11 @@ def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameF
                 configs[name] = path
             elif kind in named and ending == ".json":
                 named[kind].append(path)
+            elif kind in unread:
+                unread[kind][ending] += 1
+    for kind, endings in unread.items():
+        for ending, count in sorted(endings.items()):
+            notes.append(f"{count} files ending in {ending or 'nothing'} in {folder}'s {kind} folders are not read.")
     if max(clouds.values(), default=0):
         notes.append(
             f"{folder} has several lidars: boxes are taken to be in the frame of the last one, which Xtreme1 shows."

@@ -1,7 +1,7 @@
 """Has an export changed? Its content decides, not the times of its files, and no file is read twice for it.
 
 What is known of each file stands in `data/.cache/xtreme1/NAME/sources.json`: size, time and inode, and a digest. A file with all three
-as they were has the digest that it had. JSON goes by its content without what changes with every export: signatures of links, the time
+as they were has the digest that it had; where all files are as they were, `mark.json` beside it has the answer. JSON goes by its content without what changes with every export: signatures of links, the time
 of the export. Media goes by name and size until a file is replaced; then the digests that the import took tell a repaired image from a
 copied one.
 """
@@ -40,30 +40,36 @@ def source_mark(dataset: Mapping[str, Any], root: Path) -> str:
     if not source.exists():
         noted = read_json(root / "import.json") if (root / "import.json").exists() else {}
         return str(noted.get("source_mark", "missing"))
-    known = _known(root)
-    entries: list[Any] = []
-    files: dict[str, dict[str, Any]] = {}
     places = list(_places(dataset, source))
-    for number, place in enumerate(places):
-        found = {name: _entry(path, stamp, known.get(str(path))) for name, path, stamp in _files(place)}
-        files |= {str(place / name if name else place): entry for name, entry in found.items()}
-        entries.append(
-            [number, sorted(zip(_plain(list(found)), (_mark_of(entry) for entry in found.values()), strict=True))]
-        )
+    found = [sorted(_files(place)) for place in places]
+    stamps = hashlib.sha256(repr([[(name, *stamp) for name, stamp in files] for files in found]).encode()).hexdigest()
+    noted = _read(root, "mark.json")
+    if noted.get("stamps") == stamps:
+        return str(noted["mark"])
+    known = _read(root, "sources.json")
+    entries: list[Any] = []
+    remembered: dict[str, dict[str, Any]] = {}
+    for number, (place, files) in enumerate(zip(places, found, strict=True)):
+        paths = [place / name if name else place for name, _ in files]
+        own = [_entry(path, stamp, known.get(str(path))) for path, (_, stamp) in zip(paths, files, strict=True)]
+        entries.append([number, sorted(zip(_plain([name for name, _ in files]), map(_mark_of, own), strict=True))])
+        remembered |= {str(path): entry for path, entry in zip(paths, own, strict=True)}
+    mark = fingerprint(entries)
     # What lies in the user's own folder is left as it is, whoever looks.
-    overlap = any(is_inside(root, place) or is_inside(place, root) or same_place(root, place) for place in places)
-    if files != known and not overlap:
-        _remember(root, files)
-    return fingerprint(entries)
+    if not any(is_inside(root, place) or is_inside(place, root) or same_place(root, place) for place in places):
+        _remember(root, "sources.json", remembered)
+        _remember(root, "mark.json", {"stamps": stamps, "mark": mark})
+    return mark
 
 
 def remember_digests(root: Path, digests: Mapping[Path, str]) -> None:
     """Note the SHA-256 of media files that an import read."""
-    known = _known(root)
+    known = _read(root, "sources.json")
     for path, digest in digests.items():
         if str(path) in known:
             known[str(path)]["sha256"] = digest
-    _remember(root, known)
+    if known:
+        _remember(root, "sources.json", known)
 
 
 def cache_of(root: Path) -> Path:
@@ -85,10 +91,10 @@ def _places(dataset: Mapping[str, Any], source: Path) -> Iterator[Path]:
             yield path
 
 
-def _files(place: Path) -> Iterator[tuple[str, Path, list[int]]]:
-    """Name below a place ('' for the place itself), path and stamp of every file, links followed."""
+def _files(place: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name below a place ('' for the place itself) and stamp of every file, links followed."""
     if place.is_file():
-        yield "", place, _stamp(place.stat())
+        yield "", _stamp(place.stat())
         return
     seen: set[tuple[int, int]] = set()
     pending = [(place, "")]
@@ -105,7 +111,7 @@ def _files(place: Path) -> Iterator[tuple[str, Path, list[int]]]:
                 if entry.is_dir():
                     pending.append((folder / entry.name, f"{name}{entry.name}/"))
                 elif entry.is_file():
-                    yield name + entry.name, folder / entry.name, _stamp(entry.stat())
+                    yield name + entry.name, _stamp(entry.stat())
 
 
 def _stamp(status: os.stat_result) -> list[int]:
@@ -171,15 +177,15 @@ def _digest_of_zip(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------------------------ memory
 
 
-def _known(root: Path) -> dict[str, dict[str, Any]]:
-    path = cache_of(root) / "sources.json"
+def _read(root: Path, name: str) -> dict[str, Any]:
+    path = cache_of(root) / name
     try:
         return dict(read_json(path)) if path.is_file() else {}
     except (PetrflowError, TypeError, ValueError):
         return {}
 
 
-def _remember(root: Path, files: Mapping[str, Any]) -> None:
+def _remember(root: Path, name: str, content: Mapping[str, Any]) -> None:
     # A disk that cannot be written to makes the next look slower, and no different.
     with contextlib.suppress(OSError, PetrflowError):
-        write_json(cache_of(root) / "sources.json", files)
+        write_json(cache_of(root) / name, content)

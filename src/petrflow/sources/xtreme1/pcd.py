@@ -71,8 +71,11 @@ def check_cloud(path: Path | None) -> None:
     """Raise for a PCD file whose header is broken or promises more bytes than the file has; None, for no cloud, is fine."""
     if path is None:
         return
-    with path.open("rb") as handle:
-        raw = handle.read(_HEADER_LIMIT)
+    try:
+        with path.open("rb") as handle:
+            raw = handle.read(_HEADER_LIMIT)
+    except OSError as error:
+        raise _broken(path, f"cannot be read ({error.strerror})") from error
     header, start = _read_header(path, raw)
     dtype, count = _row_type(path, header), _point_count(path, header)
     size = path.stat().st_size - start

@@ -74,7 +74,7 @@ def missing_files(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, .
     if not source.exists():
         yield (
             ("source",),
-            f"{source} does not exist{nearest_file(source)}. Give the path of the Xtreme1 export, a folder or a zip.",
+            f"{source} does not exist{nearest_file(source)}. Give the path of the Xtreme1 export: a folder, a zip or a JSON file.",
         )
     if timestamps not in (None, "names", "none") and not Path(timestamps).is_file():
         yield (

@@ -106,10 +106,17 @@ def read_poses(path: Path, frames: Sequence[FrameFiles], others: Sequence[FrameF
     return {frame.label: _pose(path, frame, _row_of(rows, frame, path, "poses")) for frame in frames}
 
 
+def _listed(value: Any, parts: str) -> list[Any]:
+    """A list as it is, `{x, y, z}` in order."""
+    return [value[part] for part in parts] if isinstance(value, Mapping) else list(value)
+
+
 def _pose(path: Path, frame: FrameFiles, row: Mapping[str, Any]) -> np.ndarray:
     try:
         if "translation" in row:
-            values = [float(value) for value in (*row["translation"], *row["rotation"])]
+            values = [
+                float(value) for value in (*_listed(row["translation"], "xyz"), *_listed(row["rotation"], "wxyz"))
+            ]
         else:
             values = [float(str(row[column]).replace(",", ".")) for column in _POSE_COLUMNS]
     except (KeyError, TypeError, ValueError):

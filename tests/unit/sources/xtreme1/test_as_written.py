@@ -99,6 +99,29 @@ def test_one_calibration_for_a_scene_is_taken_for_all_its_frames(tmp_path: Path)
     assert prepare({"source": str(source)}, tmp_path / "root")["counts"]["keyframes"] == 6
 
 
+def test_files_of_a_kind_that_is_not_read_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_tiny(tmp_path / "e", scenes=["one"])
+    for name in ("a", "b"):
+        (source / "one" / "lidar_point_cloud_0").mkdir(exist_ok=True)
+        (source / "one" / "lidar_point_cloud_0" / f"{name}.bin").write_bytes(b"points")
+    prepare({"source": str(source)}, tmp_path / "root")
+    assert "2 files ending in .bin" in capsys.readouterr().err
+
+
+def test_poses_of_named_parts_are_those_of_lists(tmp_path: Path) -> None:
+    source = write_tiny(tmp_path / "e", scenes=["one"])
+    named, listed = {}, {}
+    for index in range(3):
+        frame = str(START + index * 500_000)
+        listed[frame] = {"translation": [index, 2, 3], "rotation": [0.6, 0, 0, 0.8]}
+        named[frame] = {"translation": {"x": index, "y": 2, "z": 3}, "rotation": {"x": 0, "y": 0, "z": 0.8, "w": 0.6}}
+    for name, poses in (("named", named), ("listed", listed)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(poses))
+        prepare({"source": str(source), "poses": str(tmp_path / f"{name}.json")}, tmp_path / name)
+    assert table(tmp_path / "named", "ego_pose") == table(tmp_path / "listed", "ego_pose")
+    assert len({row["translation"][0] for row in table(tmp_path / "named", "ego_pose")}) == 3
+
+
 def test_names_of_any_length_and_names_that_differ_in_case_or_punctuation_are_kept_apart(tmp_path: Path) -> None:
     names = iter(["停" * 70 + "1", "停" * 70 + "2", "x" * 240, "a#1", "a 1", "A+1"])
     source = write_tiny(tmp_path / "e", scenes=["s" * 200, "道" * 60], name=lambda _time: next(names))

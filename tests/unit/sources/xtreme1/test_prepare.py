@@ -583,7 +583,7 @@ def test_a_zip_is_read_like_a_folder_and_leaves_nothing_behind(small: Path, tmp_
     (tmp_path / "data").mkdir()
     prepare({"source": str(tmp_path / "good.zip")}, tmp_path / "data" / "root")
     kept = [path for path in (tmp_path / "data").rglob("*") if tmp_path / "data" / "root" not in (path, *path.parents)]
-    assert sorted(path.name for path in kept if path.is_file()) == [".root.lock", "sources.json"]
+    assert sorted(path.name for path in kept if path.is_file()) == [".root.lock", "mark.json", "sources.json"]
 
 
 def test_a_folder_without_frames_and_a_source_that_is_not_there_are_named(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_killed_import_of_a_zip_goes_on_and_leaves_nothing(tmp_path: Path, mon
         files = [name for name in packed.namelist() if not name.endswith("/")]
     assert 0 < len(written) < len(files)
     left = [path for path in (tmp_path / "data").rglob("*") if root not in (path, *path.parents) and path.is_file()]
-    assert sorted(path.name for path in left) == [".lot.lock", "sources.json"]
+    assert sorted(path.name for path in left) == [".lot.lock", "mark.json", "sources.json"]
 
 
 def test_another_zip_under_the_same_name_takes_nothing_from_the_first(tmp_path: Path) -> None:
