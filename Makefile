@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := run
 SHELL := /bin/bash
 
-# Empty: the first Python that tools/pythons.sh finds, or one that uv downloads.
+# Empty: the Python of .venv, the first that tools/pythons.sh finds, or one that uv downloads.
 PYTHON ?=
 BOOTSTRAP := .bootstrap
 UV ?= $(BOOTSTRAP)/bin/uv

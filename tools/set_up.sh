@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv, the locked environment, from nothing: a Python that fits, uv beside the project, then every locked package.
 #
-# PYTHON       the interpreter to use; empty: the first that tools/pythons.sh finds, or one that uv downloads
+# PYTHON       the interpreter to use; empty: that of .venv, the first that tools/pythons.sh finds, or one that uv downloads
 # UV           the uv to use, .bootstrap/bin/uv by default; it is installed there when it is missing
 # UV_VERSION   the version of uv to install
 # Arguments go to `uv sync`.
@@ -50,7 +50,12 @@ if [ -n "$PYTHON" ]; then
         *) say "$NEEDS, and $PYTHON is Python $(version_of "$PYTHON"). $REMEDY"; exit 1 ;;
     esac
 else
-    PYTHON=${FOUND%%$'\n'*}
+    # The Python that .venv was made with stays, so that naming one once is enough.
+    PYTHON=$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2> /dev/null) || PYTHON=""
+    case "$(version_of "$PYTHON")" in
+        3.11 | 3.12 | 3.13) ;;
+        *) PYTHON=${FOUND%%$'\n'*} ;;
+    esac
 fi
 
 [ -x "$UV" ] || install_uv

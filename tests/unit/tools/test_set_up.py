@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -27,7 +28,9 @@ def python(path: Path, version: str) -> Path:
 
 def run(tool: str, home: Path, path: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"HOME": str(home), "PATH": path, **variables}
-    command = ["/bin/bash", str(REPOSITORY / "tools" / tool)]
+    # In a project of their own: the .venv of this one must not count.
+    shutil.copytree(REPOSITORY / "tools", home / "project" / "tools", dirs_exist_ok=True)
+    command = ["/bin/bash", str(home / "project" / "tools" / tool)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -58,6 +61,16 @@ def test_each_version_is_listed_once_from_path_pyenv_and_uv_in_order(bare: Path,
     uv = python(tmp_path / ".local/share/uv/python/cpython-3.11.9-linux-x86_64-gnu/bin/python3.11", "3.11")
     found = run("pythons.sh", tmp_path, f"{tmp_path / 'bin'}:{bare}").stdout.split()
     assert found == [str(uv), str(pyenv), str(plain)]
+
+
+def test_the_python_of_the_environment_stays_until_another_is_named(bare: Path, tmp_path: Path) -> None:
+    first, used = (python(tmp_path / f"bin/python{version}", version) for version in ("3.11", "3.13"))
+    script(tmp_path / "project/.venv/bin/python", f"echo {used}")
+    uv = script(tmp_path / "uv", f'echo "$@" > {tmp_path / "calls"}')
+    for named, taken in [("", used), (str(first), first)]:
+        done = run("set_up.sh", tmp_path, f"{tmp_path / 'bin'}:{bare}", UV=str(uv), PYTHON=named)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "calls").read_text().split()[-1] == str(taken)
 
 
 def test_without_a_home_folder_path_is_searched(bare: Path, tmp_path: Path) -> None:
