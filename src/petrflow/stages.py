@@ -317,7 +317,7 @@ def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, 
     from petrflow.reports.page import write_report
 
     with provenance(path.with_name("provenance.json"), {}, None, order):
-        write_report({name: Path("results") / name for name in runs}, path, runs, notes)
+        write_report(path.parent.parent, {"runs": runs}, path, notes)
 
 
 def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:

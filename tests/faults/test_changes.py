@@ -91,7 +91,9 @@ def test_going_back_to_the_old_input_finds_the_old_state(trainings, calm, tmp_pa
 def test_a_setting_that_shapes_nothing_keeps_the_state(key, trainings, calm, tmp_path):
     make_request(tmp_path, **EAGER)
     trainings.run(tmp_path, {"at": "step", "count": 5})
-    other = {"checkpoint_minutes": 30.0, "num_workers": 2, "share_gpu": True, "slow_factor": 50.0, "judge": "devkit"}[key]
+    other = {"checkpoint_minutes": 30.0, "num_workers": 2, "share_gpu": True, "slow_factor": 50.0, "judge": "devkit"}[
+        key
+    ]
     make_request(tmp_path, **{**EAGER, key: other})
     assert trainings.run(tmp_path) == 0
     assert "Going on from epoch" in (tmp_path / "log.txt").read_text()
