@@ -258,7 +258,7 @@ def _notes(run: Run) -> list[Markup]:
         expected = figures.get("expect")
         if expected and not expected["met"]:
             notes.append(words.both("note_expected", when=words.pair(when), text=" ".join(expected["explanations"])))
-    notes += [escape(note) for note in run.notes]
+    notes += [escape(note) for note in run.notes if not (run.failure and note.endswith(run.failure["sentence"]))]
     notes += [words.both("note_unreadable", text=problem) for problem in run.problems]
     return notes
 

@@ -76,7 +76,7 @@ def test_a_failed_run_stands_there_with_its_sentence(tmp_path: Path) -> None:
         {"state": "failed", "stage": "train", "sentence": "No space on <disk>.", "log": "logs/x.log"},
     )
     page = _page(tmp_path)
-    assert "Failed in train: No space on &lt;disk&gt;." in page and "logs/x.log" in page
+    assert "train failed: No space on &lt;disk&gt;." in page and "logs/x.log" in page
 
 
 def test_a_failure_that_the_workflow_notes_is_the_verdict_and_other_notes_stand_below(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_failure_that_the_workflow_notes_is_the_verdict_and_other_notes_stand_
     notes = {"run": ["export failed: The model <cannot> be written.", "train was made with batch_size 4"]}
     write_report(tmp_path, CONFIG, tmp_path / "report" / "index.html", notes)
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "Failed in export: The model &lt;cannot&gt; be written." in page and "logs/run/export.log" in page
+    assert "export failed: The model &lt;cannot&gt; be written." in page and "logs/run/export.log" in page
     assert (
         "train was made with batch_size 4" in page and _cell(page, run="run", metric="mAP", which="after") == "0.3000"
     )
