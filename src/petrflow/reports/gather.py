@@ -118,12 +118,12 @@ class Run:
                 return {"stage": stage, "sentence": sentence, "log": f"logs/{self.name}/{stage}.log"}
         status = self.status
         state = str(status.get("state") or status.get("status") or "").lower()
-        sentence = status.get("sentence") or status.get("error") or status.get("message")
-        if state not in ("failed", "error") or not sentence:
+        told = status.get("sentence") or status.get("error") or status.get("message")
+        if state not in ("failed", "error") or not told:
             return None
         return {
             "stage": str(status.get("stage") or "?"),
-            "sentence": str(sentence),
+            "sentence": str(told),
             "log": str(status.get("log") or ""),
         }
 
