@@ -145,10 +145,11 @@ def _synthetic_bytes(dataset: Mapping[str, Any], root: Path) -> int:
 def _look_at_nuscenes(dataset: Mapping[str, Any], root: Path) -> Knowledge:
     items, mistakes = _items(dataset, root)
     folders = [item.path for item in items if isinstance(item, Folder)]
-    folder = folders[0] if folders else root if is_made(root) and root.is_dir() else None
+    version = str(dataset["version"])
+    made = root if is_made(root) and (root / version / "scene.json").is_file() else None
+    folder = folders[0] if folders else made
     if folder is None or mistakes:
         return Knowledge(mistakes)
-    version = str(dataset["version"])
     try:
         source = find_root(folder, version)
         check_tables(source, version)
