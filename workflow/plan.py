@@ -24,9 +24,14 @@ from petrflow.files.receipts import (
     common_differences,
     differences,
     made_from,
+    noted,
     receipts_of,
     shaped_fingerprint,
 )
+from petrflow.nuscenes.root import mark_of
+
+DOORS = ("synthetic", "nuscenes", "xtreme1")
+"""Stages that end in a nuScenes root: one a kind of data set."""
 
 SPLITS = ("train", "val")
 RUN_STAGES = ("baseline", "train", "export", "demo")
@@ -111,6 +116,8 @@ class Stage:
             return f"{self.stamp} does not say what the results were made from"
         if origin["fingerprint"] != self.fingerprint:
             return "the results in place were made from other settings"
+        if self.name in DOORS and noted(self.stamp, "root") != mark_of(self.folder, self.stamp.parent):
+            return f"{self.folder} was made anew since"
         return ", ".join(common_differences(origin["settings"], self.settings))
 
     def reason(self, runs: Collection[Stage] = ()) -> str:
@@ -275,7 +282,7 @@ class Plan:
 
     def _shape(self, name: str, subject: str) -> Stage:
         results = Path("results") / subject
-        if name in ("synthetic", "nuscenes", "xtreme1"):
+        if name in DOORS:
             return self._shape_root(name, subject)
         if name == "annotate":
             files = tuple(f"{split}.arrow" for split in SPLITS)

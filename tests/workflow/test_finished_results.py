@@ -205,6 +205,21 @@ def test_going_back_to_the_old_settings_after_a_failure_writes_the_page_and_noth
     assert planned(finished) == {"report all runs"}, "the page tells of the failure"
 
 
+def test_a_root_that_was_replaced_by_a_door_that_then_failed_is_not_taken_for_the_old_one(finished: Path) -> None:
+    old = read_config(finished)
+    write_config(finished, {**old, "datasets": {"streets": {**old["datasets"]["streets"], "seed": 1}}})
+    (finished / "fails").write_text("after")
+    said = run_snakemake(finished, "results/streets/annotations/val.arrow", check=False)
+    assert said.returncode != 0
+    (finished / "fails").unlink()
+    write_config(finished, old)
+    assert planned(finished) == set(), "nobody needs the data"
+    assert planned(finished, "data/streets") == {"synthetic streets"}
+    changed = {**old, "runs": {**old["runs"], "third": old["runs"]["first"]}}
+    write_config(finished, changed)
+    assert planned(finished, "results/third/baseline/metrics.json") == {"synthetic streets", "baseline third"}
+
+
 def test_a_stage_that_is_told_to_stop_ends_in_one_sentence(finished: Path) -> None:
     config = read_config(finished)
     config["runs"]["first"]["schedule"]["learning_rate"] = 3.0e-4
