@@ -15,7 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from plan import Plan, Stage
+from plan import Plan
+from stage import Stage
 
 STOPPED = 75
 """Exit code of a stage that was asked to end and goes on from where it was (sysexits' EX_TEMPFAIL)."""

@@ -16,8 +16,9 @@ from typing import Any
 import locks
 import signals
 from console import Console
-from plan import RUN_STAGES, Plan
+from plan import Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
+from stage import DOORS, RUN_STAGES
 from targets import translate
 
 from petrflow.config import load_config, training_settings
@@ -191,8 +192,7 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
         sys.exit(sentence)
     runs = runs_to_judge(starting, plan.config["runs"])
     python = _python_of(workflow, jobs[0])
-    doors = {"synthetic", "nuscenes", "xtreme1"}
-    making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in doors]
+    making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in DOORS]
     if not check_machine({**plan.config, "runs": runs}, models, python, making):
         sys.exit("Nothing was started.")
 

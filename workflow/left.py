@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from console import Console
-from plan import Stage as Planned
+from stage import Stage as Planned
 
 from petrflow.files import read_json
 from petrflow.files.receipts import receipts_of, running

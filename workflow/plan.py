@@ -8,130 +8,20 @@ exist is a stage to run.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from source_marks import public, source_mark, weights_key, weights_source
+from stage import DOORS, RUN_STAGES, Stage, make_stage
 
 from petrflow.config import load_yaml, runtime_keys, training_settings
 from petrflow.config import shaping as what_shapes
 from petrflow.errors import PetrflowError
-from petrflow.files.fingerprints import fingerprint
-from petrflow.files.receipts import (
-    Contents,
-    common_differences,
-    differences,
-    made_from,
-    receipts_of,
-    shaped_fingerprint,
-)
+from petrflow.files.receipts import Contents, made_from
 
 SPLITS = ("train", "val")
-RUN_STAGES = ("baseline", "train", "export", "demo")
-"""Stages of a run, in the order in which data flows."""
-
-# A stage that makes something else from the same inputs, when what it made before must be made again: 1 until it is raised.
-VERSIONS = {"annotate": 2}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of one run or data set.
-
-    Attributes
-    ----------
-    name : str
-        ``synthetic``, ``nuscenes``, ``xtreme1``, ``weights``, ``annotate``, ``classic-train``, ``classic-val``, ``doctor``, one of
-        :data:`RUN_STAGES`, or ``report``.
-    subject : str
-        The run, the data set, the key of fetched weights; ``report`` for the page over all runs.
-    folder : Path
-        Where its results are.
-    files : tuple of str
-        Results in ``folder`` without which the stage is not finished.
-    stamp : Path
-        The ``provenance.json`` that says what the results were made from.
-    settings : dict
-        All that shapes it, for people.
-    after : tuple of Stage
-        Stages whose results it reads.
-    """
-
-    name: str
-    subject: str
-    folder: Path
-    files: tuple[str, ...]
-    stamp: Path
-    fingerprint: str
-    settings: dict[str, Any] = field(hash=False)
-    after: tuple[Stage, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """``train default``."""
-        return f"{self.name} {self.subject}"
-
-    @property
-    def receipts(self) -> Path:
-        """Folder of the receipts."""
-        return (self.folder if self.name == "weights" else Path("results") / self.subject) / "receipts"
-
-    @property
-    def receipt(self) -> Path:
-        """The receipt that says that the stage is finished as it is wanted."""
-        return self.receipts / f"{self.name}-{self.fingerprint}.json"
-
-    @property
-    def log(self) -> Path:
-        """Log of the stage."""
-        return Path("logs/report.log") if self.name == "report" else Path("logs") / self.subject / f"{self.name}.log"
-
-    def order(self) -> dict[str, Any]:
-        """What the stage's script is given: fields of :class:`petrflow.files.receipts.Order`."""
-        values = {
-            "stage": self.name,
-            "subject": self.subject,
-            "fingerprint": self.fingerprint,
-            "settings": self.settings,
-        }
-        after = {stage.title: stage.fingerprint for stage in self.after}
-        return {**values, "after": after, "receipt": str(self.receipt)}
-
-    def fault(self) -> str:
-        """Why the receipt is not to be believed, in a few words; empty when it is, or when there is none."""
-        if not self.receipt.exists():
-            return ""
-        for name in self.files:
-            if not (self.folder / name).exists():
-                return f"{self.folder / name} is gone"
-        origin = made_from(self.stamp)
-        if origin is None:
-            return f"{self.stamp} does not say what the results were made from"
-        if origin["fingerprint"] != self.fingerprint:
-            return "the results in place were made from other settings"
-        return ", ".join(common_differences(origin["settings"], self.settings))
-
-    def reason(self, runs: Collection[Stage] = ()) -> str:
-        """Why the stage is to be made, in the words of the configuration: ``batch_size 4 -> 64``; ``runs`` are all that will be made."""
-        if fault := self.fault():
-            return fault
-        origin = made_from(self.stamp)
-        if origin is None or not any((self.folder / name).exists() for name in self.files):
-            return "not made yet"
-        if changes := differences(origin["settings"], self.settings):
-            return ", ".join(changes)
-        wanted = {stage.title: stage for stage in self.after}
-        changed = [
-            name for name, digest in origin["after"].items() if name in wanted and wanted[name].fingerprint != digest
-        ]
-        changed += [name for name in wanted if name not in origin["after"]]
-        if changed:
-            return f"follows from {', '.join(changed)}"
-        if again := [stage.title for stage in self.after if stage in runs and stage.name in RUN_STAGES]:
-            return f"follows from {', '.join(again)}, made again"
-        return "asked for" if receipts_of(self.receipts, self.name) else "was not finished"
 
 
 class Plan:
@@ -275,23 +165,23 @@ class Plan:
 
     def _shape(self, name: str, subject: str) -> Stage:
         results = Path("results") / subject
-        if name in ("synthetic", "nuscenes", "xtreme1"):
+        if name in DOORS:
             return self._shape_root(name, subject)
         if name == "annotate":
             files = tuple(f"{split}.arrow" for split in SPLITS)
-            return _stage(name, subject, results / "annotations", files, after=[self.root(subject)])
+            return make_stage(name, subject, results / "annotations", files, after=[self.root(subject)])
         if name.startswith("classic-"):
             folder, split = results / "annotations", name.removeprefix("classic-")
             files = (f"petr_nuscenes_annotation_{split}.pkl",)
-            return _stage(name, subject, folder, files, after=self._data(subject), stamp=f"{name}-provenance.json")
+            return make_stage(name, subject, folder, files, after=self._data(subject), stamp=f"{name}-provenance.json")
         if name == "doctor":
-            return _stage(name, subject, results / "doctor", ("doctor.json",), after=self._data(subject))
+            return make_stage(name, subject, results / "doctor", ("doctor.json",), after=self._data(subject))
         if name == "weights":
             settings = {"source": public(weights_source(self.config, subject))}
-            return _stage(name, subject, Path("data/weights") / subject, ("model.pdparams",), settings)
+            return make_stage(name, subject, Path("data/weights") / subject, ("model.pdparams",), settings)
         if name == "report":
             stages = [stage for kind in RUN_STAGES for stage in self.of_runs(kind)]
-            return _stage(name, subject, results, ("index.html",), after=stages)
+            return make_stage(name, subject, results, ("index.html",), after=stages)
         return self._shape_run(name, subject)
 
     def _shape_run(self, name: str, run: str) -> Stage:
@@ -301,7 +191,7 @@ class Plan:
         data = self._data(entry["dataset"])
         folder = Path("results") / run / name
         if name == "export":
-            return _stage(
+            return make_stage(
                 name,
                 run,
                 folder,
@@ -311,7 +201,7 @@ class Plan:
         if name == "demo":
             files = ("demo.mp4", "detections.json", "frames")
             after = [*data, self.stage("export", run)]
-            return _stage(name, run, folder, files, entry["demo"], given.get("demo", {}), after)
+            return make_stage(name, run, folder, files, entry["demo"], given.get("demo", {}), after)
 
         settings: dict[str, Any] = {"model file": self._contents.take(self._models[run], "yaml", load_yaml)}
         weights, before = self._weights(run)
@@ -324,11 +214,11 @@ class Plan:
                 settings["seed"] = entry["schedule"]["seed"]
                 shaping |= {key: value for key, value in given.get("schedule", {}).items() if key == "seed"}
             files = ("metrics.json", "results_nusc.json", "table.txt")
-            return _stage(name, run, folder, files, settings, shaping, [*data, *before])
+            return make_stage(name, run, folder, files, settings, shaping, [*data, *before])
         settings |= training_settings(entry)
         shaping["schedule"] = given.get("schedule", {})
         files = ("best_model/model.pdparams", "last_model/model.pdparams", "history.csv", "metrics.json", "visualdl")
-        return _stage(name, run, folder, files, settings, shaping, [*data, *before])
+        return make_stage(name, run, folder, files, settings, shaping, [*data, *before])
 
     def _data(self, dataset: str) -> list[Stage]:
         """Stages whose results everything reads that reads annotations: images and clouds are in the root."""
@@ -383,7 +273,7 @@ class Plan:
             settings["content of source"] = shaping["content of source"] = mark
         root = Path("data") / dataset
         stamp = Path("results") / dataset / "root" / "provenance.json"
-        return _stage(kind, dataset, root, (str(entry["version"]),), settings, shaping, stamp=stamp)
+        return make_stage(kind, dataset, root, (str(entry["version"]),), settings, shaping, stamp=stamp)
 
 
 def _store(dataset: str, split: str) -> Path:
@@ -395,78 +285,3 @@ def _said_of(stage: Stage) -> str:
     if made_from(stage.stamp) is None:
         return reason
     return f"what is shown was made from other settings than the configuration's ({reason})"
-
-
-def _stage(
-    name: str,
-    subject: str,
-    folder: Path,
-    files: tuple[str, ...],
-    settings: Mapping[str, Any] | None = None,
-    shaping: Mapping[str, Any] | None = None,
-    after: Iterable[Stage] = (),
-    stamp: Path | str = "provenance.json",
-) -> Stage:
-    """A stage with its fingerprint."""
-    before = tuple(after)
-    settings = dict(settings or {})
-    shaped = dict(settings if shaping is None else shaping)
-    kind = name.partition("-")[0]
-    if VERSIONS.get(kind, 1) > 1:
-        settings["stage version"] = shaped["stage version"] = VERSIONS[kind]
-    digest = shaped_fingerprint(shaped, {stage.title: stage.fingerprint for stage in before})
-    return Stage(
-        name, subject, folder, files, folder / stamp if isinstance(stamp, str) else stamp, digest, settings, before
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------- sources
-
-
-def weights_key(source: Mapping[str, Any]) -> str:
-    """Name of the folder that fetched weights go to; a signed link that is renewed keeps it."""
-    return fingerprint(public(source))[:12]
-
-
-def weights_source(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Where weights of a key are fetched from."""
-    for run in config["runs"].values():
-        source = run["weights"]
-        if isinstance(source, Mapping) and "url" in source and weights_key(source) == key:
-            return dict(source)
-    raise PetrflowError(f"No run of this configuration fetches the weights data/weights/{key}.")
-
-
-def public(value: Any) -> Any:
-    """A copy of settings whose URLs have neither query nor credentials: those are personal, expire, and name no other file."""
-    if "://" not in json.dumps(value):
-        return value
-    from petrflow.fetch.transfer import public as without_secrets  # imports requests
-
-    return without_secrets(value)
-
-
-def source_mark(settings: Mapping[str, Any], dataset: str, contents: Contents) -> str | None:
-    """A text that changes when a data set's source does; None where the settings say it all.
-
-    A source that is gone, to save space, has not changed: the mark that its import left stands.
-    """
-    if settings["kind"] == "xtreme1":
-        from petrflow.sources.xtreme1.mark import source_mark as export_mark  # imports numpy
-
-        return export_mark(settings, Path("data") / dataset)
-    if settings["kind"] != "nuscenes":
-        return None
-    source = settings["source"]
-    if isinstance(source, Mapping) and "file" in source:
-        return None
-    parts = [str(part) for part in (source if isinstance(source, list) else [source]) if isinstance(part, str)]
-    local = [Path(part).expanduser() for part in parts if "://" not in part]
-    if not local:
-        return None
-    if not all(path.exists() for path in local):
-        origin = made_from(Path("results") / dataset / "root" / "provenance.json")
-        return None if origin is None else origin["settings"].get("content of source")
-    from petrflow.sources.found import content_of_source
-
-    return fingerprint([content_of_source(path, str(settings["version"]), contents) for path in local])

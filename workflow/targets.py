@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plan import RUN_STAGES, Plan, Stage
+from plan import Plan
+from stage import RUN_STAGES, Stage
 
 from petrflow.errors import PetrflowError
 

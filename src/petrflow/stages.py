@@ -18,6 +18,7 @@ from petrflow.files import atomic_dir
 from petrflow.files.provenance import Provenance, provenance, stamp
 from petrflow.files.receipts import Order
 from petrflow.machine.device import use_device
+from petrflow.nuscenes.root import mark_of
 from petrflow.preflight.fitness import gate
 
 Inputs = dict[str, "str | Path"]
@@ -50,8 +51,9 @@ def synthetic(settings: Mapping[str, Any], root: Path, about: Path, order: Order
     """
     from petrflow.sources.synthetic.generate import prepare
 
-    with provenance(about / "provenance.json", {}, dict(settings), order):
+    with provenance(about / "provenance.json", {}, dict(settings), order) as record:
         prepare(settings, root, about)
+        record.record(root=mark_of(root, about))
 
 
 def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
@@ -62,8 +64,9 @@ def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order 
     from petrflow.fetch.transfer import public
     from petrflow.sources.nuscenes import prepare
 
-    with provenance(about / "provenance.json", {}, public(settings), order):
+    with provenance(about / "provenance.json", {}, public(settings), order) as record:
         prepare(settings, root, about)
+        record.record(root=mark_of(root, about))
 
 
 def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
@@ -74,10 +77,11 @@ def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order |
     from petrflow.doctor.examine import examine
     from petrflow.sources.xtreme1.prepare import prepare
 
-    with provenance(about / "provenance.json", {}, dict(settings), order):
+    with provenance(about / "provenance.json", {}, dict(settings), order) as record:
         prepare(settings, root, about)
         if settings["doctor"]:
             examine(root, about.parent / "doctor")
+        record.record(root=mark_of(root, about))
 
 
 def weights(
@@ -131,6 +135,7 @@ def classic(root: Path, store_path: Path, path: Path, order: Order | None = None
     from petrflow.annotations import write_classic
 
     record = path.with_name(f"{order.stage if order else 'classic'}-provenance.json")
+    record.unlink(missing_ok=True)  # it says of the file in place what it was made from
     with provenance(record, {"annotations": store_path}, None, order):
         write_classic(root, store_path, path)
 
@@ -324,7 +329,9 @@ def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, 
     """
     from petrflow.reports.page import write_report
 
-    with provenance(path.with_name("provenance.json"), {}, None, order):
+    record = path.with_name("provenance.json")
+    record.unlink(missing_ok=True)  # it says of the page in place what it was made from
+    with provenance(record, {}, None, order):
         write_report(path.parent.parent, {"runs": runs}, path, notes)
 
 

@@ -55,6 +55,7 @@ with rule_job(snakemake) as order:
     from petrflow.errors import PetrflowError
     from petrflow.files import atomic_dir, write_atomic
     from petrflow.files.provenance import provenance, stamp
+    from petrflow.nuscenes.root import mark_of
     from petrflow.stages import _successor
 
     given = snakemake.params.arguments
@@ -74,11 +75,13 @@ with rule_job(snakemake) as order:
                 work(title)
         stamp(Path(given["out_dir"]) / "provenance.json", order)
     elif "about" in given and order.stage != "annotate":
-        with provenance(Path(given["about"]) / "provenance.json", {}, order.settings, order):
+        with provenance(Path(given["about"]) / "provenance.json", {}, order.settings, order) as record:
             with atomic_dir(Path(given["root"])) as folder:
                 version = snakemake.config["datasets"][order.subject]["version"]
-                fill(folder, [f"{version}/sample.json", "samples/image.jpg"], content)
+                fill(folder, [f"{version}/sample.json", "samples/image.jpg", ".complete.json"], content)
                 work(title)
+            work("after")
+            record.record(root=mark_of(Path(given["root"]), Path(given["about"])))
     else:
         path = Path(given["path"])
         record = path.with_name("provenance.json" if order.stage in ("report", "weights") else f"{order.stage}-provenance.json")

@@ -10,13 +10,13 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.workflow import SNAKEMAKE, copy_workflow, planned, read_config, run_snakemake, write_config
+from tests.workflow.test_whole_dag import small_config, small_project
 
 CHAIN: dict[str, Any] = {
     "datasets": {"streets": {"kind": "synthetic", "scenes": 2, "seed": 0}},
@@ -44,6 +44,19 @@ def best_models(folder: Path) -> dict[str, str]:
     return found
 
 
+def real_models(folder: Path) -> dict[str, str]:
+    """As :func:`best_models`, of the real stages: the weights can be loaded."""
+    from petrflow.weights.pdparams import load_pdparams
+
+    found = {}
+    for train in sorted(folder.glob("results/*/train")):
+        path = train / "best_model" / "model.pdparams"
+        assert len(load_pdparams(path)) > 50
+        assert json.loads((train / "provenance.json").read_bytes())["settings"]["epochs"] > 0
+        found[train.parent.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
 def sweep(folder: Path) -> None:
     """Put back what a kill between two renames left under another name, as the next start does."""
     run_snakemake(folder, "-n", check=False)
@@ -52,14 +65,15 @@ def sweep(folder: Path) -> None:
 class Steps:
     """Random things that happen to a folder of results."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, longest: float = 12.0) -> None:
         self.folder = folder
         self.draw = random.Random(seed)
+        self.longest = longest
 
     def edit(self) -> None:
         """Another value of a setting, sometimes one that was there before, sometimes one that cannot be."""
         config = read_config(self.folder)
-        run = config["runs"][self.draw.choice(["first", "second"])]
+        run = config["runs"][self.draw.choice(sorted(config["runs"]))]
         choice = self.draw.randrange(6)
         if choice == 0:
             config["datasets"]["streets"]["seed"] = self.draw.randrange(2)
@@ -78,8 +92,24 @@ class Steps:
     def fail(self) -> None:
         """A run in which a stage fails half way."""
         (self.folder / "fails").write_text(self.draw.choice(STAGES))
-        run_snakemake(self.folder, "all", check=False)
+        run_snakemake(self.folder, "all", check=False, timeout=1800)
         (self.folder / "fails").unlink()
+
+    def forbid(self) -> None:
+        """A run with a setting that cannot be, found out before the first job or by the stage itself; then the old ones again."""
+        old = read_config(self.folder)
+        config = read_config(self.folder)
+        run = config["runs"][self.draw.choice(sorted(config["runs"]))]
+        choice = self.draw.randrange(3)
+        if choice == 0:
+            run["schedule"]["batch_size"] = 64
+        elif choice == 1:
+            run["demo"] = {"scene": "scene-9999"}
+        else:
+            run["schedule"] = {**run["schedule"], "learning_rate": 1.0e30, "nan_limit": 0}
+        write_config(self.folder, config)
+        run_snakemake(self.folder, "all", check=False, timeout=1800)
+        write_config(self.folder, old)
 
     def kill(self) -> None:
         """A run that is killed, or told to stop, at a random moment."""
@@ -94,7 +124,7 @@ class Steps:
             start_new_session=True,
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=self.draw.uniform(1.0, 12.0))
+            process.wait(timeout=self.draw.uniform(1.0, self.longest))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         process.wait(timeout=60)
@@ -103,7 +133,7 @@ class Steps:
 
     def run(self) -> None:
         """A run that is left in peace."""
-        run_snakemake(self.folder, "all", check=False)
+        run_snakemake(self.folder, "all", check=False, timeout=1800)
 
     def lose(self) -> None:
         """Records and copies that go when a machine does."""
@@ -111,24 +141,19 @@ class Steps:
             subprocess.run(["rm", "-rf", str(self.folder / path)], check=True)
 
 
-def property_holds(folder: Path, seed: int, steps: int) -> None:
+def property_holds(folder: Path, seed: int, steps: int, real: bool = False) -> None:
     """Drive random steps and look at the models after each; in the end a run in peace makes exactly what the config asks for."""
-    happening = Steps(folder, seed)
-    kinds: list[Callable[[], None]] = [
-        happening.edit,
-        happening.edit,
-        happening.fail,
-        happening.kill,
-        happening.run,
-        happening.lose,
-    ]
-    ever: set[str] = set(best_models(folder))
+    happening = Steps(folder, seed, 90.0 if real else 12.0)
+    kinds = [happening.edit, happening.edit, happening.kill, happening.run, happening.lose]
+    kinds.append(happening.forbid if real else happening.fail)
+    models = real_models if real else best_models
+    ever: set[str] = set(models(folder))
     for number in range(steps):
         step = happening.draw.choice(kinds)
         step()
         if step == happening.kill:
             sweep(folder)
-        now = best_models(folder)
+        now = models(folder)
         assert ever <= set(now), f"seed {seed}, step {number} ({step.__name__}): a best model is gone"
         ever |= set(now)
     config = read_config(folder)
@@ -136,7 +161,7 @@ def property_holds(folder: Path, seed: int, steps: int) -> None:
         if isinstance(run.get("weights"), str):
             run["weights"] = None
     write_config(folder, config)
-    run_snakemake(folder, "all")
+    run_snakemake(folder, "all", timeout=1800)
     assert planned(folder) == set()
     for run in config["runs"]:
         record = json.loads((folder / "results" / run / "train" / "provenance.json").read_text())
@@ -205,6 +230,21 @@ def test_going_back_to_the_old_settings_after_a_failure_writes_the_page_and_noth
     assert planned(finished) == {"report all runs"}, "the page tells of the failure"
 
 
+def test_a_root_that_was_replaced_by_a_door_that_then_failed_is_not_taken_for_the_old_one(finished: Path) -> None:
+    old = read_config(finished)
+    write_config(finished, {**old, "datasets": {"streets": {**old["datasets"]["streets"], "seed": 1}}})
+    (finished / "fails").write_text("after")
+    said = run_snakemake(finished, "results/streets/annotations/val.arrow", check=False)
+    assert said.returncode != 0
+    (finished / "fails").unlink()
+    write_config(finished, old)
+    assert planned(finished) == set(), "nobody needs the data"
+    assert planned(finished, "data/streets") == {"synthetic streets"}
+    changed = {**old, "runs": {**old["runs"], "third": old["runs"]["first"]}}
+    write_config(finished, changed)
+    assert planned(finished, "results/third/baseline/metrics.json") == {"synthetic streets", "baseline third"}
+
+
 def test_a_stage_that_is_told_to_stop_ends_in_one_sentence(finished: Path) -> None:
     config = read_config(finished)
     config["runs"]["first"]["schedule"]["learning_rate"] = 3.0e-4
@@ -244,3 +284,13 @@ def test_a_best_model_survives_random_edits_failures_and_kills(finished: Path) -
 @pytest.mark.parametrize("seed", range(10))
 def test_a_best_model_survives_many_random_edits_failures_and_kills(finished: Path, seed: int) -> None:
     property_holds(finished, seed=100 + seed, steps=25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_best_model_of_the_real_stages_survives_random_edits_failures_and_kills(tmp_path: Path, seed: int) -> None:
+    config = small_config(checkpoint_minutes=0.02)
+    config["runs"]["other"] = {**config["runs"]["small"], "weights": {"run": "small"}}
+    folder = small_project(tmp_path / "project", config)
+    run_snakemake(folder, "all", timeout=1800)
+    property_holds(folder, seed=seed, steps=8, real=True)

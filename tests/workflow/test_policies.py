@@ -44,7 +44,7 @@ def test_more_gpus_than_were_given_are_refused(offered: int | None, said: bool) 
 
 
 def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> None:
-    from plan import public, weights_key
+    from source_marks import public, weights_key
 
     signed = {"url": "https://someone:secret@host/models/model.pdparams?token=abc"}
     assert public(signed) == {"url": "https://host/models/model.pdparams"}
@@ -52,7 +52,7 @@ def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> No
 
 
 def test_the_plan_knows_the_form_of_the_annotation_store() -> None:
-    from plan import VERSIONS
+    from stage import VERSIONS
 
     assert VERSIONS["annotate"] == FORMAT_VERSION
 

@@ -5,7 +5,7 @@ from rule_job import rule_job
 with rule_job(snakemake) as order:
     from petrflow import stages
 
-    from plan import weights_source
+    from source_marks import weights_source
 
     source = weights_source(snakemake.config, snakemake.wildcards.key)
     stages.weights(source, config=snakemake.config, order=order, **snakemake.params.arguments)

@@ -144,6 +144,12 @@ def made_from(provenance: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
+def noted(provenance: Path, name: str) -> Any:
+    """What a stage noted in its ``provenance.json`` under a name; None where it noted nothing."""
+    extra = _read(provenance).get("extra")
+    return extra.get(name) if isinstance(extra, dict) else None
+
+
 def shaped_fingerprint(shaping: Mapping[str, Any], after: Mapping[str, str]) -> str:
     """Fingerprint of a stage, as many digits as a receipt's name holds."""
     return fingerprint({"shaping": shaping, "after": after})[:DIGITS]
@@ -252,6 +258,7 @@ __all__ = [
     "differences",
     "flat",
     "made_from",
+    "noted",
     "receipts_of",
     "running",
     "shaped_fingerprint",

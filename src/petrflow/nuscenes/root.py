@@ -80,6 +80,18 @@ def read_receipt(root: Path, about: Path | None = None) -> dict[str, Any]:
     return {}
 
 
+def mark_of(root: Path, about: Path) -> str:
+    """Fingerprint of what doors wrote about a root, in it and beside it: another one means that the root was made anew since.
+
+    Parameters
+    ----------
+    root, about : Path
+        ``data/{dataset}`` and ``results/{dataset}/root``.
+    """
+    written = (root / COMPLETE, about / RECEIPT)
+    return fingerprint([path.read_bytes() if path.is_file() else None for path in written])
+
+
 def _splits_beside_tables(tables: Path) -> dict[str, list[str]]:
     path = tables / SPLITS
     if not path.exists():
