@@ -8,8 +8,8 @@ Conventions, all of them nuScenes' own:
   under the rear axle. Camera frame: x to the right, y down, z forward (depth). Global frame: the map's, z up.
 - A box is ``x, y, z, w, l, h, yaw[, vx, vy]``: the centre in metres; width across, length along and height up in metres; the
   angle of its heading from the frame's x axis towards y in rad; velocity of the centre in m/s, NaN where unknown.
-- Paddle3D's PETR uses another order for the same boxes, which lives only between :func:`boxes_to_petr` and
-  :func:`boxes_from_petr`.
+- Paddle3D's PETR uses another order for the same boxes, "PETR boxes". :func:`boxes_to_petr` and :func:`boxes_from_petr` are the only
+  ways there and back; :mod:`petrflow.model.box_codes` has a name for each order that the model uses.
 
 Every function works on any number of leading axes unless its shapes say otherwise.
 """

@@ -32,7 +32,7 @@ from tests.helpers import fake_training
 POINTS = {
     "step": ("tests.helpers.fake_training", "FakeModel.losses"),
     "update": ("paddle.optimizer", "AdamW.step"),
-    "step of any model": ("petrflow.training.train", "_step"),
+    "step of any model": ("petrflow.training.train", "take_step"),
     "submission": ("petrflow.evaluation.evaluate", "write_submission"),
     "evaluation": ("tests.helpers.fake_training", "FakeModel.forward"),
     "snapshot": ("petrflow.training.train", "capture"),

@@ -12,6 +12,7 @@ import pytest
 
 from petrflow.errors import PetrflowError
 from petrflow.files import lock, read_json
+from petrflow.training import step as one_step
 from petrflow.training import train
 from petrflow.training.gpu import own_gpu
 from petrflow.training.log import Scalars
@@ -112,7 +113,7 @@ def test_gradients_are_clipped_to_the_norm_and_unscaled():
     parameter = paddle.create_parameter([4], "float32")
     scale = 1024.0
     (parameter * paddle.to_tensor([3.0, 4.0, 0.0, 0.0]) * scale).sum().backward()
-    norm = train._clip([parameter], 1.0, scale)
+    norm = one_step.clip([parameter], 1.0, scale)
     assert norm == pytest.approx(5.0)
     np.testing.assert_allclose(parameter.grad.numpy(), [0.6, 0.8, 0.0, 0.0], rtol=1e-6)
 
@@ -120,7 +121,7 @@ def test_gradients_are_clipped_to_the_norm_and_unscaled():
 def test_an_overflow_of_float16_halves_the_scale_and_costs_no_skipped_step(tmp_path, caplog):
     request = make_request(tmp_path, amp="O1", amp_dtype="float16", epochs=1)
     parts = fake_parts(request)
-    original = train._clip
+    original = one_step.clip
     calls = []
 
     def overflow(parameters, limit, scale):
@@ -129,7 +130,7 @@ def test_an_overflow_of_float16_halves_the_scale_and_costs_no_skipped_step(tmp_p
         return math.inf if len(calls) == 2 else norm
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_clip", overflow)
+        patch.setattr(one_step, "clip", overflow)
         train.train(request, lambda request: parts)
     assert calls[:3] == [2.0**15, 2.0**15, 2.0**14]
     assert "step skipped" not in caplog.text
