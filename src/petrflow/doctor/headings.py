@@ -10,8 +10,8 @@ import numpy as np
 
 from petrflow.annotations import Keyframe
 from petrflow.doctor.findings import Finding
-from petrflow.doctor.sizes import TYPICAL
 from petrflow.geometry import points_in_boxes, wrap_angle
+from petrflow.nuscenes.names import TYPICAL_SIZES
 
 _LONG = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle")
 VOTES, MOVING = "boxes that fit their points better (as given, turned by 90 degrees)", "moving boxes"
@@ -70,7 +70,7 @@ def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
     boxes = keyframe.boxes
     ratio = boxes[:, 4] / np.maximum(boxes[:, 3], 1e-6)
     long = (
-        np.isin(keyframe.names, list(TYPICAL))
+        np.isin(keyframe.names, list(TYPICAL_SIZES))
         & ((ratio > 1.5) | (ratio < 1 / 1.5))
         & (np.hypot(boxes[:, 0], boxes[:, 1]) < 50)
     )
