@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.annotations import Keyframe
-from petrflow.doctor.findings import Finding
+from petrflow.doctor.findings import Finding, wrong_unit
 from petrflow.geometry import points_in_boxes
 from petrflow.nuscenes.names import LIDAR_HEIGHT, TYPICAL_SIZES
 
@@ -81,15 +81,7 @@ def check_clouds(
     figures["90 % of points within (m)"] = round(float(np.median(reach)), 1)
     if np.median(reach) > 1000:
         unit = "mm" if np.median(reach) > 3000 else "cm"
-        return [
-            Finding(
-                "fail",
-                "units",
-                f"point clouds are in {unit}",
-                f"length_unit: {{cloud: {unit}}}",
-                f"90 % of points within {np.median(reach):.0f} m",
-            )
-        ]
+        return [wrong_unit(("cloud",), unit, f"90 % of points within {np.median(reach):.0f} m")]
     if claimed >= 20:
         figures["boxes with points that hold points"] = round(filled / claimed, 3)
         if filled < 0.5 * claimed:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.annotations import Keyframe
-from petrflow.doctor.findings import Finding
+from petrflow.doctor.findings import Finding, wrong_unit
 from petrflow.nuscenes.names import TYPICAL_SIZES
 
 _SHAPELESS = ("barrier", "traffic_cone", "construction_vehicle")
@@ -40,15 +40,7 @@ def check_sizes(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
     figures["size against typical (1 is)"] = round(scale, 3)
     for unit, factor in _UNITS.items():
         if factor / 3 < scale < factor * 3:
-            return [
-                Finding(
-                    "fail",
-                    "units",
-                    f"boxes are in {unit}",
-                    f"length_unit: {{boxes: {unit}}}",
-                    f"{scale:.0f} times the typical size",
-                )
-            ]
+            return [wrong_unit(("boxes",), unit, f"{scale:.0f} times the typical size")]
     findings = []
     if not 0.5 < scale < 2.0:
         findings.append(
