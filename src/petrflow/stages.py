@@ -80,7 +80,7 @@ def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order |
     with provenance(about / "provenance.json", {}, dict(settings), order) as record:
         prepare(settings, root, about)
         if settings["doctor"]:
-            examine(root, about.parent / "doctor")
+            examine(root, about.parent / "doctor", about=about)
         record.record(root=mark_of(root, about))
 
 
@@ -147,7 +147,7 @@ def doctor(root: Path, stores: Mapping[str, Path], out_dir: Path, order: Order |
     record = out_dir / "provenance.json"
     record.unlink(missing_ok=True)  # a verdict against training leaves its findings, and is no finished stage
     with provenance(record, {f"{split} annotations": path for split, path in stores.items()}, None, order):
-        examine(root, out_dir, dict(stores))
+        examine(root, out_dir, dict(stores), out_dir.parent / "root")
 
 
 # -------------------------------------------------------------------------------------------------------------------- runs

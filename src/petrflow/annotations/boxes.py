@@ -8,11 +8,7 @@ from petrflow import geometry
 from petrflow.annotations.frames import number_of
 from petrflow.nuscenes.arrays import take
 from petrflow.nuscenes.columns import Columns
-from petrflow.nuscenes.names import DETECTION_NAMES, VISIBILITY_LEVELS
-
-# The devkit refuses a velocity from annotations further apart than this (s); twice as much from
-# both neighbours.
-_MAX_VELOCITY_SECONDS = 1.5
+from petrflow.nuscenes.names import DETECTION_NAMES, VELOCITY_SECONDS, VISIBILITIES
 
 
 def box_columns(
@@ -64,8 +60,9 @@ def box_labels(tables: dict[str, Columns]) -> dict[str, list[str]]:
 
 def _visibility(tables: dict[str, Columns]) -> np.ndarray:
     """Levels 1 to 4 of the rows of visibility.json, and 0 behind them for row -1."""
+    number_of_level = {level: number for number, level in enumerate(VISIBILITIES, 1)}
     return np.array(
-        [*(VISIBILITY_LEVELS.get(level, 0) for level in tables["visibility"]["level"].to_pylist()), 0], dtype=np.int8
+        [*(number_of_level.get(level, 0) for level in tables["visibility"]["level"].to_pylist()), 0], dtype=np.int8
     )
 
 
@@ -104,7 +101,7 @@ def _global_velocities(tables: dict[str, Columns], rows: np.ndarray) -> np.ndarr
     # precision: equal figures need equal steps.
     seconds = 1e-6 * tables["sample"]["timestamp"]
     elapsed = seconds[annotation["sample_row"][last]] - seconds[annotation["sample_row"][first]]
-    allowed = np.where((before >= 0) & (after >= 0), 2 * _MAX_VELOCITY_SECONDS, _MAX_VELOCITY_SECONDS)
+    allowed = np.where((before >= 0) & (after >= 0), 2 * VELOCITY_SECONDS, VELOCITY_SECONDS)
     known = ((before >= 0) | (after >= 0)) & (elapsed <= allowed)
     with np.errstate(divide="ignore", invalid="ignore"):
         velocity = (annotation["translation"][last, :2] - annotation["translation"][first, :2]) / elapsed[:, None]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.annotations import Keyframe
-from petrflow.doctor.findings import Finding
+from petrflow.doctor.findings import Finding, wrong_unit
 from petrflow.geometry import invert_rigid, project, rigid
 
 # A camera on a road vehicle is upright: its image's downward axis is close to the vehicle's. 0.6 is a tilt of 53 degrees.
@@ -99,11 +99,13 @@ def check_extrinsics(
     findings = []
     if distance > _LARGEST_VEHICLE:
         findings.append(
-            Finding(
-                "fail", "units", "cameras are too far from the point cloud's origin for a vehicle: translations in another unit",
-                f"length_unit: {{externals: {'mm' if distance > 300 else 'cm'}}}", f"{distance:.0f} m in the median",
+            wrong_unit(
+                ("externals",),
+                "mm" if distance > 300 else "cm",
+                f"{distance:.0f} m in the median",
+                "cameras are too far from the point cloud's origin for a vehicle: translations in another unit",
             )
-        )  # fmt: skip
+        )
     upright, seen, _ = scores["as given"]
     better = {
         name: score

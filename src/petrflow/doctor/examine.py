@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from petrflow.annotations import DETECTION_NAMES, AnnotationStore, Keyframe, build_all
 from petrflow.doctor import calibration, classes, contours, headings, places, sizes
-from petrflow.doctor.findings import Finding, as_text
+from petrflow.doctor.findings import Finding, as_text, wrong_unit
 from petrflow.doctor.pictures import write_overlay
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json, write_atomic, write_json
+from petrflow.nuscenes.root import read_receipt
 from petrflow.pictures.read import exif_orientation, where
 
 __all__ = ["Finding", "diagnose", "examine"]
@@ -33,17 +34,21 @@ _FRAMES, _CLOUDS, _IMAGES = 1500, 40, 30
 _IMAGES_OF_THE_SICK = 6
 
 
-def examine(root: Path, out: Path, stores: Mapping[str, Path] | None = None) -> dict[str, Any]:
+def examine(
+    root: Path, out: Path, stores: Mapping[str, Path] | None = None, about: Path | None = None
+) -> dict[str, Any]:
     """Examine a nuScenes root.
 
     Parameters
     ----------
     root
-        With `.complete.json`, or tables of one version and `splits.json`.
+        `data/{dataset}`.
     out
         Folder for `doctor.json`, `doctor.txt` and the pictures; they are there also when this raises.
     stores
         Annotation stores of its splits by name; built for the occasion where there are none.
+    about
+        `results/{dataset}/root/`, where the door left its receipt.
 
     Returns
     -------
@@ -58,9 +63,9 @@ def examine(root: Path, out: Path, stores: Mapping[str, Path] | None = None) -> 
     with tempfile.TemporaryDirectory(prefix="petrflow-doctor-") as scratch:
         if stores is None:
             stores = {split: Path(scratch) / f"{split}.arrow" for split in ("train", "val")}
-            build_all(root, stores, progress=False)
+            build_all(root, stores, about=about, progress=False)
         opened = {split: AnnotationStore.open(path) for split, path in stores.items()}
-        report = diagnose(root, opened, out)
+        report = diagnose(root, opened, out, about)
     write_json(out / "doctor.json", report)
     write_atomic(out / "doctor.txt", as_text(report))
     print(as_text(report), file=sys.stderr)
@@ -73,11 +78,13 @@ def examine(root: Path, out: Path, stores: Mapping[str, Path] | None = None) -> 
     return report
 
 
-def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None = None) -> dict[str, Any]:
+def diagnose(
+    root: Path, stores: Mapping[str, AnnotationStore], out: Path | None = None, about: Path | None = None
+) -> dict[str, Any]:
     """Run every check and return the report; pictures are written where `out` is given."""
-    marker = read_json(root / ".complete.json") if (root / ".complete.json").exists() else {}
+    receipt = read_receipt(root, about)
     imported = read_json(root / "import.json") if (root / "import.json").exists() else {}
-    kind = marker.get("kind", "nuscenes")
+    kind = receipt.get("kind", "nuscenes")
     names = next(iter(stores.values())).camera_names
     keyframes = [
         store[index]
@@ -86,8 +93,8 @@ def diagnose(root: Path, stores: Mapping[str, AnnotationStore], out: Path | None
     ]
     labelled = [keyframe for keyframe in keyframes if len(keyframe.boxes)]
     figures: dict[str, Any] = {
-        "velocities": marker.get("has_velocity", "unknown"),
-        "attributes": marker.get("has_attributes", "unknown"),
+        "velocities": receipt.get("has_velocity", "unknown"),
+        "attributes": receipt.get("has_attributes", "unknown"),
     }
     cameras: dict[str, dict[str, Any]] = {name: {"boxes_inside": 0, "share": 0.0} for name in names}
     counts = {split: _class_counts(store) for split, store in stores.items()}
@@ -164,8 +171,8 @@ def _check_boxes(
     ]
     if not ego_motion_known:
         upright = [replace(keyframe, velocities=np.full_like(keyframe.velocities, np.nan)) for keyframe in upright]
-    turned = headings.check_headings(upright, clouds, figures)
-    if sum(figures[headings.VOTES]) < 10 and figures[headings.MOVING] < 5:
+    turned, decided = headings.check_headings(upright, clouds, figures)
+    if not decided:
         turned += contours.check_turned([upright[index] for index in _spread(len(upright), _IMAGES)], root)
     findings += turned
     findings += places.check_places(upright, figures)
@@ -176,28 +183,10 @@ def _check_boxes(
 def _merge_units(findings: list[Finding]) -> list[Finding]:
     """One setting where several quantities are in the same wrong unit."""
     units = [finding for finding in findings if finding.check == "units"]
-    wrong = {
-        part: finding.setting.split()[-1].strip("{}")
-        for finding in units
-        for part in ("boxes", "externals", "cloud")
-        if f"{part}:" in finding.setting
-    }
-    if len(units) < 2 or len(set(wrong.values())) != 1:
+    if len(units) < 2 or len({finding.unit for finding in units}) != 1:
         return findings
-    unit = next(iter(wrong.values()))
-    setting = (
-        f"length_unit: {unit}"
-        if len(wrong) == 3
-        else f"length_unit: {{{', '.join(f'{part}: {unit}' for part in sorted(wrong))}}}"
-    )
-    what = {"boxes": "boxes", "externals": "extrinsics", "cloud": "point clouds"}
-    merged = Finding(
-        "fail",
-        "units",
-        f"{', '.join(what[part] for part in sorted(wrong))} are in {unit}",
-        setting,
-        "; ".join(f.evidence for f in units),
-    )
+    parts = tuple(sorted({part for finding in units for part in finding.parts}))
+    merged = wrong_unit(parts, units[0].unit, "; ".join(finding.evidence for finding in units))
     return [finding for finding in findings if finding not in units] + [merged]
 
 

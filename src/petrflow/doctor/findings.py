@@ -23,6 +23,10 @@ class Finding:
         The setting of a `kind: xtreme1` entry that mends it, '' where there is none.
     evidence : str
         The figures that led there.
+    parts : tuple of str
+        Of a finding on units: what is in the wrong one, `boxes`, `externals` or `cloud`.
+    unit : str
+        Of a finding on units: the one that it is in, `cm` or `mm`.
     """
 
     level: str
@@ -30,6 +34,8 @@ class Finding:
     cause: str
     setting: str = ""
     evidence: str = ""
+    parts: tuple[str, ...] = ()
+    unit: str = ""
 
     def sentence(self, kind: str) -> str:
         """Cause, figures and remedy; other doors than xtreme1 have no settings, so the tables themselves are to blame."""
@@ -42,6 +48,16 @@ class Finding:
             )
         evidence = f" ({self.evidence})" if self.evidence else ""
         return f"{self.cause}{evidence}.{remedy}"
+
+
+_PARTS = {"boxes": "boxes", "externals": "extrinsics", "cloud": "point clouds"}
+
+
+def wrong_unit(parts: tuple[str, ...], unit: str, evidence: str, cause: str = "") -> Finding:
+    """Find that some parts of a data set are in `cm` or `mm`; the cause names them where none is given."""
+    setting = unit if len(parts) == len(_PARTS) else f"{{{', '.join(f'{part}: {unit}' for part in parts)}}}"
+    named = cause or f"{', '.join(_PARTS[part] for part in parts)} are in {unit}"
+    return Finding("fail", "units", named, f"length_unit: {setting}", evidence, parts, unit)
 
 
 def as_text(report: Mapping[str, Any]) -> str:

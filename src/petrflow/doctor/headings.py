@@ -10,32 +10,41 @@ import numpy as np
 
 from petrflow.annotations import Keyframe
 from petrflow.doctor.findings import Finding
-from petrflow.doctor.sizes import TYPICAL
 from petrflow.geometry import points_in_boxes, wrap_angle
+from petrflow.nuscenes.names import TYPICAL_SIZES
 
 _LONG = ("car", "truck", "bus", "trailer", "motorcycle", "bicycle")
-VOTES, MOVING = "boxes that fit their points better (as given, turned by 90 degrees)", "moving boxes"
+# Votes and moving boxes from which points or motion decide on headings.
+_ENOUGH_VOTES, _ENOUGH_MOVING = 10, 5
 
 
 def check_headings(
     keyframes: Sequence[Keyframe], clouds: Mapping[int, np.ndarray], figures: dict[str, Any]
-) -> list[Finding]:
-    """Do long sides lie along the points on them, and do moving things move the way they face?"""
+) -> tuple[list[Finding], bool]:
+    """Do long sides lie along the points on them, and do moving things move the way they face?
+
+    Returns
+    -------
+    findings, and whether there were points or motion enough to decide
+    """
     votes = np.array([0, 0])
     for index, points in clouds.items():
         votes += _side_votes(keyframes[index], points)
     turns = _motion_turns(keyframes)
-    figures[VOTES] = votes.tolist()
-    figures[MOVING] = len(turns)
-    sideways_by_points = votes.sum() >= 10 and votes[1] > 1.5 * votes[0]
+    decided = bool(votes.sum() >= _ENOUGH_VOTES or len(turns) >= _ENOUGH_MOVING)
+    figures["boxes that fit their points better (as given, turned by 90 degrees)"] = votes.tolist()
+    figures["moving boxes"] = len(turns)
+    sideways_by_points = votes.sum() >= _ENOUGH_VOTES and votes[1] > 1.5 * votes[0]
     along, across = (float(np.mean(np.abs(function(turns)))) if len(turns) else 0.0 for function in (np.cos, np.sin))
     # Points are the stronger witness: motion decides only where there are few.
-    sideways_by_motion = votes.sum() < 10 and len(turns) >= 5 and across > 0.8 and along < 0.5
+    sideways_by_motion = votes.sum() < _ENOUGH_VOTES and len(turns) >= _ENOUGH_MOVING and across > 0.8 and along < 0.5
     if len(turns):
         figures["motion along the heading (mean cosine)"] = round(float(np.mean(np.cos(turns))), 3)
     if sideways_by_points or sideways_by_motion:
         turn = (
-            float(np.degrees(np.arctan2(np.mean(np.sin(turns)), np.mean(np.cos(turns))))) if len(turns) >= 5 else None
+            float(np.degrees(np.arctan2(np.mean(np.sin(turns)), np.mean(np.cos(turns)))))
+            if len(turns) >= _ENOUGH_MOVING
+            else None
         )
         sign = "90" if turn is None else ("90" if turn > 0 else "-90")
         evidence = f"turned by 90 degrees {votes[1]} boxes hold more of their points, as given {votes[0]}"
@@ -43,26 +52,24 @@ def check_headings(
             evidence += "; nothing moves, so it may be -90 as well: look at the pictures"
         else:
             evidence += f"; things move {turn:.0f} degrees off their heading"
-        return [
-            Finding(
-                "fail",
-                "headings",
-                "the yaw is off by 90 degrees: long sides lie across their points or motion",
-                f"yaw_offset: {sign}",
-                evidence,
-            )
-        ]
-    if len(turns) >= 5 and np.mean(np.cos(turns)) < -0.5:
-        return [
-            Finding(
-                "fail",
-                "headings",
-                "things move backwards: the yaw is off by 180 degrees",
-                "yaw_offset: 180",
-                f"{len(turns)} moving boxes",
-            )
-        ]
-    return _neighbours(keyframes, figures)
+        finding = Finding(
+            "fail",
+            "headings",
+            "the yaw is off by 90 degrees: long sides lie across their points or motion",
+            f"yaw_offset: {sign}",
+            evidence,
+        )
+        return [finding], decided
+    if len(turns) >= _ENOUGH_MOVING and np.mean(np.cos(turns)) < -0.5:
+        finding = Finding(
+            "fail",
+            "headings",
+            "things move backwards: the yaw is off by 180 degrees",
+            "yaw_offset: 180",
+            f"{len(turns)} moving boxes",
+        )
+        return [finding], decided
+    return _neighbours(keyframes, figures), decided
 
 
 def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
@@ -70,7 +77,7 @@ def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
     boxes = keyframe.boxes
     ratio = boxes[:, 4] / np.maximum(boxes[:, 3], 1e-6)
     long = (
-        np.isin(keyframe.names, list(TYPICAL))
+        np.isin(keyframe.names, list(TYPICAL_SIZES))
         & ((ratio > 1.5) | (ratio < 1 / 1.5))
         & (np.hypot(boxes[:, 0], boxes[:, 1]) < 50)
     )

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 
 from petrflow.annotations import Keyframe
-from petrflow.doctor.findings import Finding
-from petrflow.doctor.sizes import TYPICAL
+from petrflow.doctor.findings import Finding, wrong_unit
 from petrflow.geometry import points_in_boxes
-
-_LIDAR_HEIGHT = 1.84
+from petrflow.nuscenes.names import LIDAR_HEIGHT, TYPICAL_SIZES
 
 
 def check_places(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[Finding]:
     """Far boxes, boxes under the ground, boxes labelled twice, and how high the lidar stands."""
     findings = []
-    known = [keyframe.boxes[np.isin(keyframe.names, list(TYPICAL))] for keyframe in keyframes]
+    known = [keyframe.boxes[np.isin(keyframe.names, list(TYPICAL_SIZES))] for keyframe in keyframes]
     boxes = np.concatenate(known)
     if not len(boxes):
         return []
@@ -42,11 +40,11 @@ def check_places(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list
                 f"median {np.median(ranges):.0f} m",
             )
         )
-    elif abs(ground + _LIDAR_HEIGHT) > 1.3:
+    elif abs(ground + LIDAR_HEIGHT) > 1.3:
         findings.append(
             Finding(
                 "warn", "places", "the ground is not where nuScenes' lidar sees it, and published weights expect it there",
-                f"origin_height: {-ground:.2f}", f"boxes stand {ground:+.2f} m from the origin, nuScenes' about {-_LIDAR_HEIGHT} m",
+                f"origin_height: {-ground:.2f}", f"boxes stand {ground:+.2f} m from the origin, nuScenes' about {-LIDAR_HEIGHT} m",
             )
         )  # fmt: skip
     twins = sum(_twins(keyframe) for keyframe in keyframes)
@@ -83,15 +81,7 @@ def check_clouds(
     figures["90 % of points within (m)"] = round(float(np.median(reach)), 1)
     if np.median(reach) > 1000:
         unit = "mm" if np.median(reach) > 3000 else "cm"
-        return [
-            Finding(
-                "fail",
-                "units",
-                f"point clouds are in {unit}",
-                f"length_unit: {{cloud: {unit}}}",
-                f"90 % of points within {np.median(reach):.0f} m",
-            )
-        ]
+        return [wrong_unit(("cloud",), unit, f"90 % of points within {np.median(reach):.0f} m")]
     if claimed >= 20:
         figures["boxes with points that hold points"] = round(filled / claimed, 3)
         if filled < 0.5 * claimed:

@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 
 from petrflow.annotations import Keyframe
-from petrflow.doctor.findings import Finding
+from petrflow.doctor.findings import Finding, wrong_unit
+from petrflow.nuscenes.names import TYPICAL_SIZES
 
-# Typical width, length and height of nuScenes' classes, m.
-TYPICAL = {
-    "car": (1.95, 4.6, 1.73), "truck": (2.5, 6.9, 2.8), "bus": (2.9, 11.0, 3.4), "trailer": (2.9, 12.3, 3.9),
-    "construction_vehicle": (2.8, 6.4, 3.2), "pedestrian": (0.67, 0.73, 1.77), "motorcycle": (0.77, 2.1, 1.47), "bicycle": (0.6, 1.7, 1.28),
-    "traffic_cone": (0.41, 0.41, 1.07), "barrier": (2.53, 0.5, 0.98),
-}  # fmt: skip
 _SHAPELESS = ("barrier", "traffic_cone", "construction_vehicle")
 # Difference of log sizes, summed over the axes, beyond which another order of axes is no accident.
 _CLEARLY = 0.5
@@ -28,7 +23,7 @@ def sizes_by_class(keyframes: Sequence[Keyframe]) -> dict[str, np.ndarray]:
     collected: dict[str, list[np.ndarray]] = {}
     for keyframe in keyframes:
         for name, box in zip(keyframe.names, keyframe.boxes, strict=True):
-            if name in TYPICAL:
+            if name in TYPICAL_SIZES:
                 collected.setdefault(name, []).append(box[3:6])
     return {name: np.median(rows, axis=0) for name, rows in sorted(collected.items()) if len(rows) >= 3}
 
@@ -40,20 +35,12 @@ def check_sizes(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
         return []
     weights = _weights(keyframes, medians)
     logs = np.log(np.array(list(medians.values())))
-    typical = np.log(np.array([TYPICAL[name] for name in medians]))
+    typical = np.log(np.array([TYPICAL_SIZES[name] for name in medians]))
     scale = float(np.exp(np.sum(weights[:, None] * (logs - typical)) / 3))
     figures["size against typical (1 is)"] = round(scale, 3)
     for unit, factor in _UNITS.items():
         if factor / 3 < scale < factor * 3:
-            return [
-                Finding(
-                    "fail",
-                    "units",
-                    f"boxes are in {unit}",
-                    f"length_unit: {{boxes: {unit}}}",
-                    f"{scale:.0f} times the typical size",
-                )
-            ]
+            return [wrong_unit(("boxes",), unit, f"{scale:.0f} times the typical size")]
     findings = []
     if not 0.5 < scale < 2.0:
         findings.append(
@@ -103,7 +90,7 @@ def _order_misfits(medians: Mapping[str, np.ndarray], weights: np.ndarray) -> di
     weights = np.array([0.0 if name in _SHAPELESS else weight for name, weight in zip(medians, weights, strict=True)])
     weights = weights / max(weights.sum(), 1e-9)
     logs = np.log(np.array(list(medians.values())))
-    typical = np.log(np.array([TYPICAL[name] for name in medians]))
+    typical = np.log(np.array([TYPICAL_SIZES[name] for name in medians]))
     scale = np.sum(weights[:, None] * (logs - typical)) / 3
     return {
         order: float(np.sum(weights * np.abs(logs[:, list(order)] - typical - scale).sum(axis=1)))

@@ -1,4 +1,4 @@
-"""The names of nuScenes: tables, channels and their order, categories and classes, visibilities."""
+"""The names and figures of nuScenes: channels and their order, tables, categories and classes, attributes, visibilities, sizes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,29 @@ DETECTION_NAMES = {
     "vehicle.truck": "truck",
 }
 """nuScenes category to detection class; any other category keeps its own name, as in stock infos."""
-VISIBILITY_LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
-
+VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
+"""Shares of an object's pixels that are seen in all images together, in %; their tokens are 1 to 4."""
+ATTRIBUTES = {
+    "vehicle.moving": "Moving.",
+    "vehicle.stopped": "Not moving, but not parked.",
+    "vehicle.parked": "Parked.",
+    "cycle.with_rider": "Someone is on it.",
+    "cycle.without_rider": "Nobody is on it.",
+    "pedestrian.sitting_lying_down": "Sitting.",
+    "pedestrian.standing": "Standing.",
+    "pedestrian.moving": "Walking.",
+}
+"""Attribute and what it says, in nuScenes' order."""
+TYPICAL_SIZES = {
+    "car": (1.95, 4.6, 1.73), "truck": (2.5, 6.9, 2.8), "bus": (2.9, 11.0, 3.4), "trailer": (2.9, 12.3, 3.9),
+    "construction_vehicle": (2.8, 6.4, 3.2), "pedestrian": (0.67, 0.73, 1.77), "motorcycle": (0.77, 2.1, 1.47), "bicycle": (0.6, 1.7, 1.28),
+    "traffic_cone": (0.41, 0.41, 1.07), "barrier": (2.53, 0.5, 0.98),
+}  # fmt: skip
+"""m: width, length and height that boxes of a detection class have on average."""
+VELOCITY_SECONDS = 1.5
+"""s: the devkit gives no velocity from annotations further apart than this; twice as far where it uses both neighbours."""
+LIDAR_HEIGHT = 1.84
+"""m: height of LIDAR_TOP above the ground."""
 
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Order of the cameras in Paddle3D's infos and loader."""

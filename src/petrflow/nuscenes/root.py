@@ -10,13 +10,12 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint, read_json, sha256_file
 from petrflow.nuscenes.names import STORE_TABLES
+from petrflow.nuscenes.splits import SPLITS, own_splits
 
 COMPLETE = ".complete.json"
 """File in a root that petrflow made: what the root holds."""
 RECEIPT = "receipt.json"
 """File in `results/{dataset}/root/`: what the finished root holds. A door writes it last."""
-SPLITS = "splits.json"
-"""File beside the tables, or beside the receipt where the root is the user's own: lists of scene names by split."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,11 @@ def describe_root(
             )
         version = found[0]
     if splits is None:
-        splits = receipt.get("splits") or _splits_beside_tables(root / version)
+        splits = receipt.get("splits") or own_splits(root / version)
+    if not splits:
+        raise PetrflowError(
+            f"{root / version / SPLITS} is missing: run the data step, which writes it, or pass the splits."
+        )
     tables = root / version
     mark = receipt.get("fingerprint") or fingerprint(
         {name: sha256_file(tables / f"{name}.json") for name in STORE_TABLES if (tables / f"{name}.json").exists()}
@@ -90,11 +93,3 @@ def mark_of(root: Path, about: Path) -> str:
     """
     written = (root / COMPLETE, about / RECEIPT)
     return fingerprint([path.read_bytes() if path.is_file() else None for path in written])
-
-
-def _splits_beside_tables(tables: Path) -> dict[str, list[str]]:
-    path = tables / SPLITS
-    if not path.exists():
-        raise PetrflowError(f"{path} is missing: run the data step, which writes it, or pass the splits.")
-    named = read_json(path)
-    return {key: named[f"petrflow_{key}"] for key in ("train", "val") if f"petrflow_{key}" in named}

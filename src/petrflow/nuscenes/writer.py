@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-TABLE_NAMES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample", "sample_data",
-    "sample_annotation", "map",
-)  # fmt: skip
+from petrflow.files import write_json
+from petrflow.nuscenes.names import ATTRIBUTES, LIDAR, TABLE_NAMES, VISIBILITIES
+from petrflow.nuscenes.splits import write_splits
 
+# What the synthetic door draws, and what a person reads in category.json.
 _CATEGORIES = {
     "human.pedestrian.adult": "Adult.",
     "human.pedestrian.child": "Child.",
@@ -25,22 +27,6 @@ _CATEGORIES = {
     "vehicle.trailer": "Trailer.",
     "vehicle.truck": "Truck.",
 }
-_ATTRIBUTES = {
-    "cycle.with_rider": "Someone is on it.",
-    "cycle.without_rider": "Nobody is on it.",
-    "pedestrian.moving": "Walking.",
-    "pedestrian.sitting_lying_down": "Sitting.",
-    "pedestrian.standing": "Standing.",
-    "vehicle.moving": "Moving.",
-    "vehicle.parked": "Parked.",
-    "vehicle.stopped": "Not moving, but not parked.",
-}
-_VISIBILITIES = {
-    "1": ("v0-40", "0 to 40 %"),
-    "2": ("v40-60", "40 to 60 %"),
-    "3": ("v60-80", "60 to 80 %"),
-    "4": ("v80-100", "80 to 100 %"),
-}
 
 
 def token(*parts: object) -> str:
@@ -53,22 +39,27 @@ def visibility_token(share: float) -> str:
     return "1" if share < 0.4 else "2" if share < 0.6 else "3" if share < 0.8 else "4"
 
 
-def fixed_tables(cameras: Sequence[str], lidar: str) -> dict[str, list[dict]]:
-    """The tables that do not depend on the scenes, with sensors of these channels."""
+def _seen(level: str) -> str:
+    low, high = level.removeprefix("v").split("-")
+    return f"{low} to {high} % of the object's pixels are seen in the six images."
+
+
+def fixed_tables(cameras: Sequence[str]) -> dict[str, list[dict]]:
+    """The tables that do not depend on the scenes, with sensors of these cameras and LIDAR_TOP."""
     return {
         "category": [
             {"token": token("category", n), "name": n, "description": text} for n, text in _CATEGORIES.items()
         ],
         "attribute": [
-            {"token": token("attribute", n), "name": n, "description": text} for n, text in _ATTRIBUTES.items()
+            {"token": token("attribute", n), "name": n, "description": ATTRIBUTES[n]} for n in sorted(ATTRIBUTES)
         ],
         "visibility": [
-            {"token": level, "level": name, "description": f"{text} of the object's pixels are seen in the six images."}
-            for level, (name, text) in _VISIBILITIES.items()
+            {"token": str(number), "level": level, "description": _seen(level)}
+            for number, level in enumerate(VISIBILITIES, 1)
         ],
         "sensor": [
-            {"token": token("sensor", n), "channel": n, "modality": "lidar" if n == lidar else "camera"}
-            for n in (*cameras, lidar)
+            {"token": token("sensor", n), "channel": n, "modality": "lidar" if n == LIDAR else "camera"}
+            for n in (*cameras, LIDAR)
         ],
     }
 
@@ -78,3 +69,11 @@ def link_chain(rows: list[dict]) -> None:
     for i, row in enumerate(rows):
         row["prev"] = rows[i - 1]["token"] if i else ""
         row["next"] = rows[i + 1]["token"] if i + 1 < len(rows) else ""
+
+
+def write_tables(folder: Path, tables: Mapping[str, list[dict[str, Any]]], splits: Mapping[str, Sequence[str]]) -> None:
+    """Write all tables and `splits.json` into the folder of a version, which must not exist."""
+    folder.mkdir(parents=True)
+    for name in TABLE_NAMES:
+        write_json(folder / f"{name}.json", tables[name])
+    write_splits(folder, splits)

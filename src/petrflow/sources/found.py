@@ -12,7 +12,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint
 from petrflow.files.receipts import Contents
-from petrflow.nuscenes.root import SPLITS
+from petrflow.nuscenes.splits import SPLITS
 from petrflow.sources.ownership import made_by_petrflow, same_place
 
 # Bytes at each end of an archive that tell it from another: formats keep their checksums there.

@@ -19,11 +19,11 @@ from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import extract, finished_record, is_archive
 from petrflow.fetch.download import fetch, file_name, public_url, read_url_list
 from petrflow.fetch.transfer import scheme_of
-from petrflow.files import disk_errors, fingerprint, patient_lock, read_json, remove, sha256_file, write_json
+from petrflow.files import disk_errors, fingerprint, patient_lock, remove, sha256_file, write_json
 from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy
-from petrflow.nuscenes.root import COMPLETE, SPLITS
-from petrflow.nuscenes.splits import official_splits
+from petrflow.nuscenes.root import COMPLETE
+from petrflow.nuscenes.splits import SPLITS, named_splits, official_splits, read_splits
 from petrflow.sources.found import find_root, tables_of
 from petrflow.sources.ownership import claim, new_root, same_place, write_receipt
 
@@ -102,7 +102,7 @@ def prepare(
         splits = resolve_splits(dataset.get("splits") or {}, source, version)
         facts = verify(source, version, sorted({*splits["train"], *splits["val"]}), source, progress=progress)
         hashes = {path.name: sha256_file(path) for path in tables_of(source, version)}
-        named = {**_own_splits(source, version), "petrflow_train": splits["train"], "petrflow_val": splits["val"]}
+        named = named_splits(splits, read_splits(source / version))
         receipt = {
             "kind": "nuscenes",
             "version": version,
@@ -260,7 +260,7 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
         `splits.json`)
     """
     scenes = sorted(str(row["name"]) for row in read_table(source, version, "scene"))
-    own = _own_splits(source, version)
+    own = read_splits(source / version)
     defaults = (
         {"train": "mini_train", "val": "mini_val"} if version == "v1.0-mini" else {"train": "train", "val": "val"}
     )
@@ -316,19 +316,6 @@ def _checked_scenes(wanted: Iterable[Any], part: str, scenes: Sequence[str], ver
     if not names:
         raise PetrflowError(f"splits.{part} is an empty list: name at least one scene.")
     return sorted(set(names))
-
-
-def _own_splits(source: Path, version: str) -> dict[str, Any]:
-    """What the source's own `splits.json` says; it need not have one."""
-    path = source / version / SPLITS
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise PetrflowError(
-            f"{path} is no mapping of split names to lists of scene names: correct it, or move it away."
-        )
-    return content
 
 
 # ------------------------------------------------------------------------------------------------------------------ links

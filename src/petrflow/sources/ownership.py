@@ -19,7 +19,8 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import TEMPORARY_MARK, atomic_dir, read_json, write_json
 from petrflow.nuscenes.names import MEDIA_FOLDERS
-from petrflow.nuscenes.root import COMPLETE, RECEIPT, SPLITS
+from petrflow.nuscenes.root import COMPLETE, RECEIPT
+from petrflow.nuscenes.splits import SPLITS, split_name
 
 MARK = ".petrflow-root.json"
 """File in a root that says: petrflow made this."""
@@ -84,7 +85,7 @@ def _holds_only_links(root: Path) -> bool:
 
 def _are_links_and_splits(folder: Path) -> bool:
     own = [entry for entry in _entries(folder) if not entry.is_symlink()]
-    return [entry.name for entry in own] == [SPLITS] and "petrflow_train" in (_read(own[0]) or {})
+    return [entry.name for entry in own] == [SPLITS] and split_name("train") in (_read(own[0]) or {})
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -98,7 +99,7 @@ def _foreign(root: Path) -> list[str]:
     return [
         entry.name
         for entry in _entries(root)
-        if entry.name not in known and "petrflow_train" not in (_read(entry / SPLITS) or {})
+        if entry.name not in known and split_name("train") not in (_read(entry / SPLITS) or {})
     ]
 
 

@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from petrflow.annotations import AnnotationStore, build
-from petrflow.doctor.examine import diagnose, examine
+from petrflow.doctor.examine import _check_files, diagnose, examine
 from petrflow.errors import PetrflowError
 from petrflow.sources.xtreme1.prepare import prepare
 from tests.helpers.xtreme1_writer import Export, write_export, write_poses
@@ -215,3 +217,16 @@ def test_a_missing_image_is_named(synthetic_root: Path, tmp_path: Path) -> None:
     gone.unlink()
     with pytest.raises(PetrflowError, match=rf"1 images are missing.*{gone.name}"):
         examine(tmp_path / "root", tmp_path / "doctor")
+
+
+def test_an_exif_orientation_that_nothing_applies_is_said(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 36)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (64, 36)).save(tmp_path / "upright.jpg")
+    keyframe = SimpleNamespace(image_paths=["turned.jpg", "upright.jpg"])
+    (finding,) = _check_files([keyframe], tmp_path)  # type: ignore[list-item]
+    assert (finding.level, finding.check) == ("warn", "orientation")
+    assert "1 of 2 images looked at, such as" in finding.evidence
+    keyframe.image_paths = ["upright.jpg"]
+    assert not _check_files([keyframe], tmp_path)  # type: ignore[list-item]

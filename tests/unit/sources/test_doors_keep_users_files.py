@@ -20,7 +20,7 @@ from tests.helpers.trees import state_of
 # The package hands on a function of the module's name.
 generate = importlib.import_module("petrflow.sources.synthetic.generate")
 SPLITS = {"train": ["scene-0061"], "val": ["scene-0103"]}
-SETTINGS = {"scenes": 2, "keyframes": 1, "image_size": [64, 36], "sweeps": 0, "workers": 1}
+SETTINGS = {"scenes": 2, "keyframes": 1, "image_size": [64, 36], "sweeps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,7 @@ def rendered_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "_make_all", make_all)
+        patch.setattr(generate, "cores", lambda: 1)
         yield
 
 

@@ -13,12 +13,12 @@ from petrflow.config import nearest
 from petrflow.errors import PetrflowError
 from petrflow.machine.hardware import cores
 from petrflow.nuscenes.names import TABLE_NAMES
-from petrflow.nuscenes.root import COMPLETE, SPLITS
+from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.splits import official_splits
-from petrflow.nuscenes.writer import fixed_tables
+from petrflow.nuscenes.writer import fixed_tables, write_tables
 from petrflow.sources.ownership import new_root, write_receipt
 from petrflow.sources.synthetic.pool import run_scenes
-from petrflow.sources.synthetic.rig import CAMERA_NAMES, LIDAR_NAME
+from petrflow.sources.synthetic.rig import CAMERA_NAMES
 
 # Train and val alternate at the start, so that a set of a few scenes still has both.
 _NAME_ORDER = (
@@ -124,15 +124,12 @@ def generate(
     workers = min(workers or cores(), len(names))
     with new_root(Path(root), kind="synthetic", version=merged["version"], about=about) as folder:
         rows = _make_all(names, scene_settings, folder, workers, progress)
-        tables = fixed_tables(CAMERA_NAMES, LIDAR_NAME)
+        tables = fixed_tables(CAMERA_NAMES)
         for name in TABLE_NAMES:
             if name not in tables:
                 tables[name] = [row for scene in rows for row in scene[name]]
         version = folder / merged["version"]
-        version.mkdir(parents=True)
-        for name in TABLE_NAMES:
-            files.write_json(version / f"{name}.json", tables[name])
-        files.write_json(version / SPLITS, {"petrflow_train": splits["train"], "petrflow_val": splits["val"]})
+        write_tables(version, tables, splits)
         hashes = {name: files.sha256_file(version / f"{name}.json") for name in (*TABLE_NAMES, "splits")}
         complete = {
             "kind": "synthetic",

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from petrflow import geometry
+from petrflow.nuscenes.names import LIDAR
 from petrflow.nuscenes.writer import link_chain, token, visibility_token
-from petrflow.sources.synthetic.rig import CAMERA_NAMES, LIDAR_NAME, TRIGGER_LEAD, euler_matrix
+from petrflow.sources.synthetic.rig import CAMERA_NAMES, TRIGGER_LEAD, euler_matrix
 from petrflow.sources.synthetic.scene import KEYFRAME_PERIOD, SceneSettings, Simulation
 from petrflow.sources.synthetic.sensors import lidar
 
@@ -43,7 +44,7 @@ class _Recorder:
                 "sample_annotation",
             )
         }
-        self.channels: dict[str, list[dict]] = {channel: [] for channel in (*CAMERA_NAMES, LIDAR_NAME)}
+        self.channels: dict[str, list[dict]] = {channel: [] for channel in (*CAMERA_NAMES, LIDAR)}
 
     def seconds(self, timestamp: int) -> float:
         """Seconds since scene start of a timestamp in microseconds."""
@@ -81,7 +82,7 @@ class _Recorder:
 
     def sample_data(self, channel: str, timestamp: int, sample: str, key: bool, content: bytes) -> None:
         """Write one sensor file and add its row and its ego pose."""
-        camera = channel != LIDAR_NAME
+        camera = channel != LIDAR
         folder = "samples" if key else "sweeps"
         filename = f"{folder}/{channel}/{self.logfile}__{channel}__{timestamp}{'.jpg' if camera else '.pcd.bin'}"
         _write(self.root / filename, content)
@@ -135,7 +136,7 @@ class _Recorder:
             seen += shown
             alone += whole
         points = self.sim.sweep(self.seconds(timestamp))
-        self.sample_data(LIDAR_NAME, timestamp, sample, True, points.tobytes())
+        self.sample_data(LIDAR, timestamp, sample, True, points.tobytes())
         self.annotate(k, sample, timestamp, points[:, :3].astype(np.float64), seen / np.maximum(alone, 1))
 
     def annotate(self, k: int, sample: str, timestamp: int, points: np.ndarray, shares: np.ndarray) -> None:
@@ -144,7 +145,7 @@ class _Recorder:
         time = self.seconds(timestamp)
         centres, yaws = world.poses(time)
         ego, _ = world.drive.ego_pose(time)
-        rotation, position = self.sim.sensor_pose(LIDAR_NAME, time)
+        rotation, position = self.sim.sensor_pose(LIDAR, time)
         near = np.linalg.norm(centres[:, :2] - ego[:2], axis=1) <= self.sim.settings.max_range
         chosen = [i for i, thing in enumerate(world.things) if thing.category and near[i]]
         turned = rotation.T @ geometry.quaternion_to_matrix(geometry.yaw_to_quaternion(yaws[chosen]))

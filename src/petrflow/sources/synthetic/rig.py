@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petrflow.nuscenes.names import LIDAR, LIDAR_HEIGHT
+
 # channel: position in the ego frame (m; x forward, y left, z up), viewing direction (deg, left of forward), focal length
 # in image widths, trigger time before the lidar sweep's timestamp (s). The wide one looks back.
 _CAMERAS = {
@@ -18,7 +20,6 @@ _CAMERAS = {
 }
 CAMERA_NAMES = tuple(_CAMERAS)
 TRIGGER_LEAD = {name: row[3] for name, row in _CAMERAS.items()}
-LIDAR_NAME = "LIDAR_TOP"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,6 @@ def make_rig(rng: np.random.Generator, image_size: tuple[int, int]) -> list[Sens
         sensors.append(Sensor(channel, np.array(position) + rng.uniform(-0.02, 0.02, size=3), rotation, intrinsic))
     # nuScenes' lidar frame: x right, y forward, z up.
     tilt = np.radians([rng.uniform(-1.0, 1.0), rng.uniform(-1.0, 1.0), -90.0 + rng.uniform(-0.6, 0.6)])
-    place = np.array([0.94, 0.0, 1.84]) + rng.uniform(-0.02, 0.02, size=3)
-    sensors.append(Sensor(LIDAR_NAME, place, euler_matrix(tilt), None))
+    place = np.array([0.94, 0.0, LIDAR_HEIGHT]) + rng.uniform(-0.02, 0.02, size=3)
+    sensors.append(Sensor(LIDAR, place, euler_matrix(tilt), None))
     return sensors

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petrflow.nuscenes.names import LIDAR
 from petrflow.sources.synthetic.ground import paint
 from petrflow.sources.synthetic.population import make_world
-from petrflow.sources.synthetic.rig import LIDAR_NAME, Sensor, euler_matrix, make_rig
+from petrflow.sources.synthetic.rig import Sensor, euler_matrix, make_rig
 from petrflow.sources.synthetic.sensors import lidar, shapes
 from petrflow.sources.synthetic.sensors.camera import Faces, Light, Renderer, View
 from petrflow.sources.synthetic.world import World
@@ -66,7 +67,7 @@ class Simulation:
 
     def sweep(self, time: float) -> np.ndarray:
         """The lidar's points at `time`; returns as `lidar.sweep`."""
-        rotation, position = self.sensor_pose(LIDAR_NAME, time)
+        rotation, position = self.sensor_pose(LIDAR, time)
         sparse = np.array([not thing.category for thing in self.world.things])
         return lidar.sweep(self.faces, self.radii, sparse, *self.world.poses(time), rotation, position)
 

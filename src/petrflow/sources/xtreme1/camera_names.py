@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from petrflow.errors import PetrflowError
 from petrflow.geometry import quaternion_to_matrix, rigid, wrap_angle, yaw_to_quaternion
+from petrflow.nuscenes.names import LIDAR_HEIGHT
 from petrflow.sources.xtreme1.frames import camera_of_folder
 from petrflow.sources.xtreme1.settings import Settings
 
@@ -26,8 +27,6 @@ _CHANNELS = {
 _NAMED_WITHIN = 50.0
 _SIDES = {"CAM_LEFT": 90, "CAM_RIGHT": -90}
 _AXES = {"+x": 0.0, "+y": 90.0, "-x": 180.0, "-y": -90.0}
-# Height of nuScenes' LIDAR_TOP above the ground, m: published weights have learned where the ground is from there.
-LIDAR_HEIGHT = 1.84
 
 
 def folder_of(camera: str) -> str:

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from petrflow.nuscenes.names import VELOCITY_SECONDS
 from petrflow.sources.xtreme1.parse import Objects
 
 # m/s; two vehicles that pass each other on a motorway reach 80.
 _IMPOSSIBLE = 80.0
-_LONGEST_STEP = 1_500_000  # µs
 
 
 def doubt_tracks(runs: Sequence[Sequence[tuple[int, Objects]]]) -> str:
@@ -25,7 +25,7 @@ def doubt_tracks(runs: Sequence[Sequence[tuple[int, Objects]]]) -> str:
     steps = impossible = 0
     for run in runs:
         for (before, earlier), (now, later) in pairwise(run):
-            if not 0 < now - before <= _LONGEST_STEP:
+            if not 0 < now - before <= VELOCITY_SECONDS * 1e6:
                 continue
             places = {track: index for index, track in enumerate(earlier.tracks) if track}
             for index, track in enumerate(later.tracks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -24,26 +23,23 @@ from petrflow.geometry import (
     transform_points,
     yaw_to_quaternion,
 )
-from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
+from petrflow.nuscenes.names import (
+    ATTRIBUTES,
+    CATEGORY_OF_DETECTION,
+    LIDAR,
+    TABLE_NAMES,
+    VELOCITY_SECONDS,
+    VISIBILITIES,
+)
+from petrflow.nuscenes.splits import write_splits
+from petrflow.nuscenes.writer import token
 from petrflow.sources.xtreme1.camera_names import ego_from_lidar
 from petrflow.sources.xtreme1.images import Picture, bring
 from petrflow.sources.xtreme1.lens import Lens
 from petrflow.sources.xtreme1.pcd import read_pcd
 
-LIDAR = "LIDAR_TOP"
-# The devkit gives no velocity across a longer step, µs.
-_LONGEST_STEP = 1_500_000
 # Bytes of a scene's or frame's name in a file name; a disk takes 255 for the whole of it.
 _LONGEST_PART, _SHORTENED = 90, 60
-_TABLES = (
-    "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation", "sample_data",
-    "scene", "sensor", "visibility",
-)  # fmt: skip
-_ATTRIBUTES = (
-    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-    "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
-)  # fmt: skip
-_VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
 
 
 @dataclass
@@ -104,11 +100,6 @@ class Written:
     read: dict[Path, str] = field(default_factory=dict)  # file of the export -> SHA-256 of its content
 
 
-def token(*parts: object) -> str:
-    """A token that depends on nothing but what it names: 32 hex digits."""
-    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
-
-
 def write_root(
     root: Path,
     version: str,
@@ -140,7 +131,7 @@ class _Writer:
     ) -> None:
         self.root, self.version, self.velocities = root, version, velocities
         self.lidar_from_cloud, self.cloud_unit = lidar_from_cloud, cloud_unit
-        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLES}
+        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLE_NAMES}
         self.calibrations: set[str] = set()
         self.categories: set[str] = set(CATEGORY_OF_DETECTION.values())
         self.time_of: dict[str, int] = {}
@@ -340,7 +331,7 @@ class _Writer:
                 row["prev"] = rows[position - 1]["token"] if position else ""
                 row["next"] = rows[position + 1]["token"] if position + 1 < len(rows) else ""
                 step = self.time_of[row["sample_token"]] - self.time_of[rows[max(position - 1, 0)]["sample_token"]]
-                self.written.has_velocity |= 0 < step <= _LONGEST_STEP
+                self.written.has_velocity |= 0 < step <= VELOCITY_SECONDS * 1e6
             self.tables["instance"].append(
                 {
                     "token": instance, "category_token": token("category", category), "nbr_annotations": len(rows),
@@ -356,10 +347,10 @@ class _Writer:
             {"token": token("category", name), "name": name, "description": ""} for name in sorted(self.categories)
         ]
         tables["attribute"] = [
-            {"token": token("attribute", name), "name": name, "description": ""} for name in _ATTRIBUTES
+            {"token": token("attribute", name), "name": name, "description": ""} for name in ATTRIBUTES
         ]
         tables["visibility"] = [
-            {"token": str(i + 1), "level": level, "description": ""} for i, level in enumerate(_VISIBILITIES)
+            {"token": str(i + 1), "level": level, "description": ""} for i, level in enumerate(VISIBILITIES)
         ]
         # The devkit wants every log to have a map whose file exists.
         (self.root / "maps").mkdir()
@@ -376,10 +367,8 @@ class _Writer:
         folder.mkdir()
         for name, rows in tables.items():
             (folder / f"{name}.json").write_text(json.dumps(rows, allow_nan=False) + "\n")
-        splits = {
-            f"petrflow_{split}": [scene.name for scene in scenes if scene.split == split] for split in ("train", "val")
-        }
-        (folder / "splits.json").write_text(json.dumps(splits, indent=1, sort_keys=True) + "\n")
+        splits = {split: [scene.name for scene in scenes if scene.split == split] for split in ("train", "val")}
+        write_splits(folder, splits)
         self.written.counts = {
             "scenes": len(tables["scene"]), "keyframes": len(tables["sample"]), "sample_data": len(tables["sample_data"]),
             "annotations": len(tables["sample_annotation"]),

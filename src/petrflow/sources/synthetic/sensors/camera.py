@@ -11,7 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from petrflow.sources.synthetic.sensors.mesh import GLOW
-from petrflow.sources.synthetic.sensors.raster import SAMPLES, raster, resolve
+from petrflow.sources.synthetic.sensors.raster import (
+    SAMPLES,
+    Air,
+    Buffers,
+    Lens,
+    Mesh,
+    Mosaic,
+    Placed,
+    Shade,
+    Surfaces,
+    raster,
+    resolve,
+)
 
 
 @dataclass(frozen=True)
@@ -64,16 +76,24 @@ class Renderer:
         self.faces, self.radii, self.light = faces, radii, light
         self.width, self.height = width, height
         self._owner = np.repeat(np.arange(len(faces.starts) - 1), np.diff(faces.starts))
-        self._mosaic = np.concatenate([level.reshape(-1, 3) for level in ground.levels])
-        self._widths = np.array([level.shape[1] for level in ground.levels])
-        self._heights = np.array([level.shape[0] for level in ground.levels])
-        self._starts = np.concatenate([[0], np.cumsum(self._widths * self._heights)[:-1]])
-        self._resolution = ground.resolution
+        widths = np.array([level.shape[1] for level in ground.levels])
+        heights = np.array([level.shape[0] for level in ground.levels])
+        self._mosaic = Mosaic(
+            np.concatenate([level.reshape(-1, 3) for level in ground.levels]),
+            widths,
+            heights,
+            np.concatenate([[0], np.cumsum(widths * heights)[:-1]]),
+            ground.resolution,
+        )
+        self._air = Air(light.sun, light.ambient, light.strength, light.zenith, light.horizon, light.haze)
+        self._mesh = Mesh(faces.vertices, faces.counts, faces.normals, faces.starts)
         grid = (height * SAMPLES, width * SAMPLES)
-        self._inverse_depth = np.empty(grid, dtype=np.float32)
-        self._face_at = np.empty(grid, dtype=np.int32)
-        self._stamp = np.empty(grid, dtype=np.int32)
-        self._shadow = np.empty(grid, dtype=np.uint8)
+        self._buffers = Buffers(
+            np.empty(grid, dtype=np.float32),
+            np.empty(grid, dtype=np.int32),
+            np.empty(grid, dtype=np.int32),
+            np.empty(grid, dtype=np.uint8),
+        )
 
     def _surfaces(
         self, centres: np.ndarray, rotations: np.ndarray, chosen: np.ndarray
@@ -122,27 +142,27 @@ class Renderer:
         spread = np.where(axis > reach, np.arcsin(np.clip(reach / np.maximum(axis, 1e-9), 0, 1)), np.pi)
         chosen = np.nonzero((angle < half + spread + 0.05) & (axis < 190.0))[0]
         chosen = chosen[np.argsort(axis[chosen], kind="stable")]
-        camera = np.array([view.intrinsic[0, 0], view.intrinsic[1, 1], view.intrinsic[0, 2], view.intrinsic[1, 2]])
-        self._inverse_depth.fill(0.0)
-        self._face_at.fill(-1)
-        self._stamp.fill(-1)
-        self._shadow.fill(0)
+        lens = Lens(view.intrinsic[0, 0], view.intrinsic[1, 1], view.intrinsic[0, 2], view.intrinsic[1, 2])
+        self._buffers.inverse_depth.fill(0.0)
+        self._buffers.face_at.fill(-1)
+        self._buffers.stamp.fill(-1)
+        self._buffers.shadow.fill(0)
         covered = np.zeros(len(chosen), dtype=np.int64)
-        raster(
-            faces.vertices, faces.counts, faces.normals, faces.starts, chosen,
-            np.ascontiguousarray(to_camera @ rotations[chosen]), np.ascontiguousarray(in_camera[chosen]),
-            to_camera @ light.sun, to_camera @ (np.array([0.0, 0.0, 0.0]) - view.position), np.ascontiguousarray(to_camera[:, 2]),
-            camera * SAMPLES, self._inverse_depth, self._face_at, self._stamp, self._shadow, covered,
-        )  # fmt: skip
+        placed = Placed(
+            chosen, np.ascontiguousarray(to_camera @ rotations[chosen]), np.ascontiguousarray(in_camera[chosen])
+        )
+        shade = Shade(
+            to_camera @ light.sun, to_camera @ (np.zeros(3) - view.position), np.ascontiguousarray(to_camera[:, 2])
+        )
+        raster(self._mesh, placed, shade, Lens(*(value * SAMPLES for value in lens)), self._buffers, covered)
         image = np.empty((view.height, view.width, 3), dtype=np.uint8)
         instance = np.empty((view.height, view.width), dtype=np.int32)
         seen = np.zeros(len(yaws), dtype=np.int64)
         lit, origin, along = self._surfaces(centres, rotations, chosen)
+        surfaces = Surfaces(self._owner, faces.colors, faces.materials, lit, origin, along)
         resolve(
-            self._inverse_depth, self._face_at, self._shadow, self._owner, faces.colors, faces.materials, lit, origin, along,
-            view.rotation, view.position, camera, self._mosaic, self._widths, self._heights, self._starts, self._resolution,
-            light.sun, light.ambient, light.strength, light.zenith, light.horizon, light.haze, image, instance, seen,
-        )  # fmt: skip
+            self._buffers, surfaces, view.rotation, view.position, lens, self._mosaic, self._air, image, instance, seen
+        )
         alone = np.zeros(len(yaws), dtype=np.int64)
         alone[chosen] = covered
         return image, instance, seen, alone

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from petrflow.sources.synthetic.sensors.camera import Faces
+from petrflow.sources.synthetic.sensors.raster import Mesh, Placed, place_face
 
 BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
 COLUMNS = 660  # per turn
@@ -15,22 +16,15 @@ MAX_RANGE = 70.0  # m
 
 
 @njit(cache=True)
-def _cast(vertices, counts, normals, starts, chosen, rotations, translations, beams, columns, best, hit):
+def _cast(mesh, placed, beams, columns, best, hit):
     """Distance (columns, beams) to the nearest face and its object; geometry in the lidar frame, azimuth counted from x to y."""
     tau = 2.0 * np.pi
-    points = np.empty((vertices.shape[1], 3))
-    for c in range(len(chosen)):
-        obj = chosen[c]
-        r, t = rotations[c], translations[c]
-        for f in range(starts[obj], starts[obj + 1]):
-            n = counts[f]
-            for k in range(n):
-                v = vertices[f, k]
-                for a in range(3):
-                    points[k, a] = r[a, 0] * v[0] + r[a, 1] * v[1] + r[a, 2] * v[2] + t[a]
-            nx = r[0, 0] * normals[f, 0] + r[0, 1] * normals[f, 1] + r[0, 2] * normals[f, 2]
-            ny = r[1, 0] * normals[f, 0] + r[1, 1] * normals[f, 1] + r[1, 2] * normals[f, 2]
-            nz = r[2, 0] * normals[f, 0] + r[2, 1] * normals[f, 1] + r[2, 2] * normals[f, 2]
+    points = np.empty((mesh.vertices.shape[1], 3))
+    for c in range(len(placed.chosen)):
+        obj = placed.chosen[c]
+        for f in range(mesh.starts[obj], mesh.starts[obj + 1]):
+            n = mesh.counts[f]
+            nx, ny, nz = place_face(mesh, f, placed.rotations[c], placed.translations[c], points)
             offset = nx * points[0, 0] + ny * points[0, 1] + nz * points[0, 2]
             if offset >= 0.0:
                 continue
@@ -98,10 +92,8 @@ def sweep(
     )
     best = np.full((COLUMNS, len(BEAMS)), MAX_RANGE)
     hit = np.full((COLUMNS, len(BEAMS)), -1, dtype=np.int64)
-    _cast(
-        faces.vertices, faces.counts, faces.normals, faces.starts, chosen,
-        np.ascontiguousarray(rotation.T @ turned), np.ascontiguousarray(in_lidar[chosen]), BEAMS, COLUMNS, best, hit,
-    )  # fmt: skip
+    placed = Placed(chosen, np.ascontiguousarray(rotation.T @ turned), np.ascontiguousarray(in_lidar[chosen]))
+    _cast(Mesh(faces.vertices, faces.counts, faces.normals, faces.starts), placed, BEAMS, COLUMNS, best, hit)
     azimuth = np.arange(COLUMNS) * (2 * np.pi / COLUMNS)
     ca, sa, cb, sb = np.cos(azimuth)[:, None], np.sin(azimuth)[:, None], np.cos(BEAMS)[None], np.sin(BEAMS)[None]
     rays = np.stack([ca * cb, sa * cb, np.broadcast_to(sb, (COLUMNS, len(BEAMS)))], axis=-1)

@@ -1,9 +1,11 @@
 """The compiled loops of the renderer: faces into a depth buffer, the buffer into a picture.
 
-Numba without fast-math: the same scene gives the same bytes.
+Numba without fast-math: the same scene gives the same bytes. Arguments travel in named groups, which Numba takes as they are.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -12,6 +14,84 @@ from petrflow.sources.synthetic.sensors.mesh import FLAT, GLOW, LEAVES, MAX_VERT
 
 SAMPLES = 2  # per pixel and axis
 NEAR = 0.25  # m
+
+
+class Mesh(NamedTuple):
+    """Faces of all objects, in their objects' frames, m.
+
+    `vertices` (F, K, 3) float64, of which `counts` (F,) are used; `normals` (F, 3), of length 1; `starts` (N + 1,): first face of each object.
+    """
+
+    vertices: np.ndarray
+    counts: np.ndarray
+    normals: np.ndarray
+    starts: np.ndarray
+
+
+class Placed(NamedTuple):
+    """Objects that may be seen: `chosen` (C,) indices, nearest first, and their frames' `rotations` (C, 3, 3) and `translations` (C, 3), m."""
+
+    chosen: np.ndarray
+    rotations: np.ndarray
+    translations: np.ndarray
+
+
+class Shade(NamedTuple):
+    """Where shadows fall, in the camera frame: direction to the `sun` (3,), a point of the `ground` (3,) and its normal `up` (3,)."""
+
+    sun: np.ndarray
+    ground: np.ndarray
+    up: np.ndarray
+
+
+class Lens(NamedTuple):
+    """Focal lengths and principal point, in pixels of the grid that is drawn."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+class Buffers(NamedTuple):
+    """Sampled grid (H, W): inverse depth in 1/m, face or -1, last object that covered a sample, and whether it lies in shadow."""
+
+    inverse_depth: np.ndarray
+    face_at: np.ndarray
+    stamp: np.ndarray
+    shadow: np.ndarray
+
+
+class Surfaces(NamedTuple):
+    """Of each face: its object, own colour (F, 3), material, colour in this light (F, 3), a point (F, 3) and a level direction (F, 2)."""
+
+    owner: np.ndarray
+    colors: np.ndarray
+    materials: np.ndarray
+    lit: np.ndarray
+    origin: np.ndarray
+    along: np.ndarray
+
+
+class Mosaic(NamedTuple):
+    """The ground's picture in copies of halved size, one behind the other: `pixels` (P, 3), sizes, first pixels, m a pixel of the first."""
+
+    pixels: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+    starts: np.ndarray
+    resolution: float
+
+
+class Air(NamedTuple):
+    """Light and haze: direction to the `sun` (3,), shares of ambient and direct light, sky colours (3,), and m over which colours fade."""
+
+    sun: np.ndarray
+    ambient: float
+    strength: float
+    zenith: np.ndarray
+    horizon: np.ndarray
+    haze: float
 
 
 @njit(cache=True)
@@ -48,47 +128,40 @@ def _row_span(px, py, m, y):
 
 
 @njit(cache=True)
-def raster(
-    vertices,
-    counts,
-    normals,
-    starts,
-    chosen,
-    rotations,
-    translations,
-    sun_camera,
-    ground_camera,
-    up_camera,
-    camera,
-    inverse_depth,
-    face_at,
-    stamp,
-    shadow,
-    covered,
-):
-    """Fill the depth and face buffers (sampled grid) with the chosen objects; mark their shadows; count the samples each covers alone.
+def place_face(mesh, f, r, t, points):
+    """Write a face's vertices, turned by `r` and moved by `t`, into `points`; returns its normal."""
+    for k in range(mesh.counts[f]):
+        v = mesh.vertices[f, k]
+        for a in range(3):
+            points[k, a] = r[a, 0] * v[0] + r[a, 1] * v[1] + r[a, 2] * v[2] + t[a]
+    normal = mesh.normals[f]
+    return (
+        r[0, 0] * normal[0] + r[0, 1] * normal[1] + r[0, 2] * normal[2],
+        r[1, 0] * normal[0] + r[1, 1] * normal[1] + r[1, 2] * normal[2],
+        r[2, 0] * normal[0] + r[2, 1] * normal[1] + r[2, 2] * normal[2],
+    )
 
-    All vectors are in the camera frame. `ground_camera` is a point of the ground, `up_camera` its normal.
+
+@njit(cache=True)
+def raster(mesh, placed, shade, lens, buffers, covered):
+    """Fill the depth and face buffers with the placed objects; mark their shadows; count the samples each covers alone.
+
+    All vectors are in the camera frame.
     """
-    fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
+    fx, fy, cx, cy = lens.fx, lens.fy, lens.cx, lens.cy
+    inverse_depth, face_at, stamp, shadow = buffers.inverse_depth, buffers.face_at, buffers.stamp, buffers.shadow
+    sun_camera, ground_camera, up_camera = shade.sun, shade.ground, shade.up
     height, width = inverse_depth.shape
     points = np.empty((MAX_VERTICES, 3))
     cast = np.empty((MAX_VERTICES, 3))
     clipped = np.empty((MAX_VERTICES + 2, 3))
     px, py = np.empty(MAX_VERTICES + 2), np.empty(MAX_VERTICES + 2)
     sun_up = sun_camera @ up_camera
-    for c in range(len(chosen)):
-        obj = chosen[c]
-        r, t = rotations[c], translations[c]
-        for f in range(starts[obj], starts[obj + 1]):
-            n = counts[f]
-            for k in range(n):
-                v = vertices[f, k]
-                for a in range(3):
-                    points[k, a] = r[a, 0] * v[0] + r[a, 1] * v[1] + r[a, 2] * v[2] + t[a]
-            nx = r[0, 0] * normals[f, 0] + r[0, 1] * normals[f, 1] + r[0, 2] * normals[f, 2]
-            ny = r[1, 0] * normals[f, 0] + r[1, 1] * normals[f, 1] + r[1, 2] * normals[f, 2]
-            nz = r[2, 0] * normals[f, 0] + r[2, 1] * normals[f, 1] + r[2, 2] * normals[f, 2]
+    for c in range(len(placed.chosen)):
+        obj = placed.chosen[c]
+        for f in range(mesh.starts[obj], mesh.starts[obj + 1]):
+            n = mesh.counts[f]
+            nx, ny, nz = place_face(mesh, f, placed.rotations[c], placed.translations[c], points)
             for passing in range(2):
                 if passing == 0:
                     offset = nx * points[0, 0] + ny * points[0, 1] + nz * points[0, 2]
@@ -151,57 +224,38 @@ def _noise(a, b):
 
 
 @njit(cache=True)
-def _ground_color(x, y, blur, mosaic, widths, heights, starts, resolution, out):
-    """Colour of the ground at (x, y) m where one pixel spans `blur` m: bilinear in the copy of about that resolution."""
+def _ground_color(x, y, blur, mosaic, out):
+    """Write the colour of the ground at (x, y) m where one pixel spans `blur` m: bilinear in the copy of about that resolution."""
+    pixels = mosaic.pixels
     level = 0
-    size = resolution
-    while level < len(widths) - 1 and size * 1.5 < blur:
+    size = mosaic.resolution
+    while level < len(mosaic.widths) - 1 and size * 1.5 < blur:
         level += 1
         size *= 2.0
     u, v = x / size - 0.5, y / size - 0.5
     iu, iv = int(np.floor(u)), int(np.floor(v))
     du, dv = u - iu, v - iv
-    w, h = widths[level], heights[level]
+    w, h = mosaic.widths[level], mosaic.heights[level]
     a, b = min(max(iu, 0), w - 1), min(max(iu + 1, 0), w - 1)
     c, d = min(max(iv, 0), h - 1), min(max(iv + 1, 0), h - 1)
-    base = starts[level]
+    base = mosaic.starts[level]
     for k in range(3):
-        top = mosaic[base + c * w + a, k] * (1 - du) + mosaic[base + c * w + b, k] * du
-        low = mosaic[base + d * w + a, k] * (1 - du) + mosaic[base + d * w + b, k] * du
+        top = pixels[base + c * w + a, k] * (1 - du) + pixels[base + c * w + b, k] * du
+        low = pixels[base + d * w + a, k] * (1 - du) + pixels[base + d * w + b, k] * du
         out[k] = top * (1 - dv) + low * dv
 
 
 @njit(cache=True)
-def resolve(
-    inverse_depth,
-    face_at,
-    shadow,
-    owner,
-    colors,
-    materials,
-    face_rgb,
-    face_origin,
-    face_along,
-    rotation,
-    position,
-    camera,
-    mosaic,
-    widths,
-    heights,
-    level_starts,
-    resolution,
-    sun,
-    ambient,
-    strength,
-    zenith,
-    horizon,
-    haze,
-    image,
-    instance,
-    seen,
-):
-    """Turn the buffers into a picture (H, W, 3) uint8 and an instance picture (H, W); count the samples each object keeps."""
-    fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
+def resolve(buffers, surfaces, rotation, position, lens, mosaic, air, image, instance, seen):
+    """Turn the buffers into a picture (H, W, 3) uint8 and an instance picture (H, W); count the samples each object keeps.
+
+    `rotation` (3, 3) and `position` (3,) m are the camera's in the global frame; `lens` is in pixels of the picture.
+    """
+    fx, fy, cx, cy = lens.fx, lens.fy, lens.cx, lens.cy
+    inverse_depth, face_at, shadow = buffers.inverse_depth, buffers.face_at, buffers.shadow
+    face_rgb, face_origin, face_along = surfaces.lit, surfaces.origin, surfaces.along
+    sun, ambient, strength = air.sun, air.ambient, air.strength
+    zenith, horizon, haze = air.zenith, air.horizon, air.haze
     height, width = instance.shape
     ground = np.empty(3)
     ray = np.empty(3)
@@ -229,7 +283,7 @@ def resolve(
                                 distance = depth * norm
                                 gx, gy = position[0] + depth * ray[0], position[1] + depth * ray[1]
                                 blur = depth / fx * np.sqrt(1.0 / -slope)
-                                _ground_color(gx, gy, blur, mosaic, widths, heights, level_starts, resolution, ground)
+                                _ground_color(gx, gy, blur, mosaic, ground)
                                 fade = np.exp(-distance / haze)
                                 for a in range(3):
                                     ground[a] = ground[a] * sky_sun * fade + horizon[a] * (1.0 - fade)
@@ -250,7 +304,7 @@ def resolve(
                         b += ground[2] * dim
                         continue
                     depth = 1.0 / inverse_depth[yy, xx]
-                    obj = owner[f]
+                    obj = surfaces.owner[f]
                     seen[obj] += 1
                     if best < 0 or depth < best_depth:
                         best, best_depth = obj, depth
@@ -258,7 +312,7 @@ def resolve(
                         r, g, b = r + last_r, g + last_g, b + last_b
                         continue
                     tone = 1.0
-                    material = materials[f]
+                    material = surfaces.materials[f]
                     red, green, blue = face_rgb[f, 0], face_rgb[f, 1], face_rgb[f, 2]
                     if material not in (FLAT, GLOW):
                         wx, wy, wz = (
@@ -281,7 +335,7 @@ def resolve(
                         elif material == STRIPES:
                             s = (along + wz) / 0.36
                             if s - np.floor(s) < 0.5:
-                                shade = face_rgb[f, 0] / max(colors[f, 0], 1.0)
+                                shade = face_rgb[f, 0] / max(surfaces.colors[f, 0], 1.0)
                                 red, green, blue = 240.0 * shade, 240.0 * shade, 238.0 * shade
                         elif material == LEAVES:
                             tone = 0.8 + 0.4 * _noise(int(np.floor(along * 4.0)) + 501, int(np.floor(wz * 4.0)) + 77)
