@@ -57,7 +57,7 @@ generate: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock,
 	$(SNAKEMAKE) all --cores 1 --forceall --rulegraph dot $(CONFIG_ARGUMENTS) 2> /dev/null | dot -Tpng -Gdpi=80 > docs/images/dag.png
 
 clean:  ## remove what tools leave behind; never data or results
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .snakemake/log .snakemake/scripts
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .snakemake/log .snakemake/scripts
 
 help:
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'

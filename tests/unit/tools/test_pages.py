@@ -91,7 +91,7 @@ def test_what_the_pages_name_in_the_code_is_there(page: str) -> None:
         name for name in of_ours if name.rpartition(".")[2] not in ("md", "py", "smk") and not _is_there(name)
     ] == []
     folders = r"`((?:src|workflow|tests|tools|config|docs|resources)/[\w./-]*)`"
-    paths = [path for path in re.findall(folders, text) if not re.search(r"\b[A-Z]{3,}\b", path)]  # PACKAGE, NAME, KIND
+    paths = [path for path in re.findall(folders, text) if not re.search(r"[A-Z]{4,}", path)]  # PACKAGE, NAME, KIND
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
 
 
