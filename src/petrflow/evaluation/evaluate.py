@@ -31,7 +31,7 @@ from petrflow.evaluation.score import require_devkit_can_score, score
 from petrflow.evaluation.submission import read_lines, require_all, submission_lines, write_submission
 from petrflow.evaluation.summary import details, summary
 from petrflow.evaluation.table import format_table
-from petrflow.files import atomic_dir, atomic_path, read_json, write_atomic, write_json
+from petrflow.files import atomic_dir, atomic_path, read_json, remove, write_atomic, write_json
 from petrflow.machine import processes
 from petrflow.samples.types import Batch, Detections, Predicts
 
@@ -233,6 +233,8 @@ def score_detections(
             write_json(made / "metrics.json", metrics)
             write_atomic(made / "table.txt", format_table(metrics))
     processes.barrier()  # nobody writes the next share before this one is read
+    if processes.world_size() > 1:
+        remove(folder / f"{processes.rank()}.jsonl")  # as large as the submission
     return metrics
 
 
