@@ -49,7 +49,7 @@ class FrameFiles:
     """The files of one frame; `scene` is '' where the export has no scenes.
 
     images by camera: the number of the image folder ('0'), or its name ('front'). `named` holds what is elsewhere, by slot: 'cloud',
-    'config', and 'image 0'.
+    'config', and 'image 0'. `problem` says why the frame cannot be used, where that is known from its files.
     """
 
     scene: str
@@ -59,6 +59,7 @@ class FrameFiles:
     config: Document | None = None
     result: Document | None = None
     named: dict[str, Named] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -258,7 +259,7 @@ def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameF
     for path in named["result"]:
         name = names.get(path.stem.strip(), path.stem.strip())
         if name not in frames:
-            raise PetrflowError(
+            frame(name).problem = (
                 f"{path} is a result without data: no image, point cloud, camera_config or data/{path.name} goes with it. Add them, or move it "
                 "out of the export."
             )
