@@ -10,35 +10,31 @@ folder, one record a content: `petrflow.sources` reads there which archive a mis
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import gzip
 import hashlib
-import io
 import lzma
 import os
-import stat
 import sys
 import tarfile
 import time
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
+from petrflow.fetch.members import COPY_BYTES, Counted, Member, tar_members, too_large, zip_members
 from petrflow.files import (
     disk_errors,
     file_stamp,
     fingerprint,
     fsync_all,
-    human_bytes,
     patient_lock,
     read_json,
     remove,
@@ -54,10 +50,6 @@ FLUSH_BYTES = 256 << 20
 FLUSH_SECONDS = 20.0
 LARGEST_RATIO = 30.0  # an archive that unfolds to more is damaged or a bomb; archives of images and lidar stay below 3
 SMALLEST_LIMIT = 1 << 30
-COPY_BYTES = 1 << 20
-STREAM_BYTES = (
-    32 << 10
-)  # tarfile copies what is left of its buffer at every read: a larger one costs more than it saves
 TAR_ENDINGS = (".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 # Starts of archives that people name and nothing here reads.
 _FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf\x27\x1c": "7z", b"(\xb5/\xfd": "zstd"}
@@ -101,15 +93,6 @@ class Record:
             "sha256": self.sha256,
             "stamp": self.stamp,
         }
-
-
-@dataclass
-class _Member:
-    name: str
-    size: int
-    modified: float
-    is_folder: bool
-    open: Callable[[], IO[bytes]]
 
 
 def is_archive(path: Path) -> bool:
@@ -301,11 +284,11 @@ class _Extraction:
             else 0
         )
 
-    def _members(self, handle: IO[bytes], bar: Any) -> Iterator[_Member]:
+    def _members(self, handle: IO[bytes], bar: Any) -> Iterator[Member]:
         magic = handle.read(8)
         handle.seek(0)
         if magic[:4] in (b"PK\3\4", b"PK\5\6"):
-            return _zip_members(handle, self.archive, self.limit, bar)
+            return zip_members(handle, self.archive, self.limit, bar)
         for start, kind in _FOREIGN.items():
             if magic.startswith(start):
                 raise PetrflowError(
@@ -313,7 +296,7 @@ class _Extraction:
                     "the folder as a zip."
                 )
         self.in_order = True
-        return _tar_members(_Counted(handle, bar, self.hash), handle, self.archive)
+        return tar_members(Counted(handle, bar, self.hash), handle, self.archive)
 
     def _checksum(self, handle: IO[bytes]) -> str:
         """SHA-256 of the whole file: a tar's was taken while it was read, a zip is not read in order."""
@@ -323,7 +306,7 @@ class _Extraction:
             self.hash.update(block)
         return self.hash.hexdigest()
 
-    def _take(self, member: _Member, surely_there: int) -> None:
+    def _take(self, member: Member, surely_there: int) -> None:
         target = self._target(member)
         self.members_seen += 1
         if member.is_folder:
@@ -331,7 +314,7 @@ class _Extraction:
             return
         self.record.add(target.relative_to(self.destination).as_posix(), member.size)
         if self.record.bytes > self.limit:
-            raise _too_large(self.archive, self.limit)
+            raise too_large(self.archive, self.limit)
         if self.members_seen <= surely_there and target.is_file() and target.stat().st_size == member.size:
             return
         self._make_folder(target.parent)
@@ -339,7 +322,7 @@ class _Extraction:
         if self.pending_bytes >= FLUSH_BYTES or time.monotonic() - self.flushed_at > FLUSH_SECONDS:
             self._flush()
 
-    def _target(self, member: _Member) -> Path:
+    def _target(self, member: Member) -> Path:
         """Where a member goes. Anything that is not plainly below the folder is refused, never bent to fit."""
         path = PurePosixPath(member.name)
         if (
@@ -374,7 +357,7 @@ class _Extraction:
         sweep_stale(folder)
         self.folders.add(folder)
 
-    def _write(self, member: _Member, target: Path) -> None:
+    def _write(self, member: Member, target: Path) -> None:
         temporary = temporary_path(target)
         written = 0
         try:
@@ -414,123 +397,3 @@ class _Extraction:
             _journal(self.destination, self.archive),
             {"identity": self.identity, "members": self.members_seen, "bytes": self.record.bytes},
         )
-
-
-# ------------------------------------------------------------------------------------------------------------------ formats
-
-
-class _Counted(io.RawIOBase):
-    """A file that reports to the progress bar how much of it was read, and hashes it on the way."""
-
-    def __init__(self, handle: IO[bytes], bar: Any, hash_: Any):
-        self._handle = handle
-        self._bar = bar
-        self._hash = hash_
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._handle.readinto(buffer)  # type: ignore[attr-defined]
-        self._bar.update(count)
-        self._hash.update(memoryview(buffer)[:count])
-        return int(count)
-
-
-class _StrictInfo(tarfile.TarInfo):
-    """A header whose damage is an error: past the first member, tarfile takes a broken or missing header for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:
-        try:
-            return super().fromtarfile(tar)  # type: ignore[return-value]
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the zero blocks that end an archive
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(
-                f"no valid header at byte {tar.offset:,} of the unpacked stream: {error}"
-            ) from error
-
-
-def _tar_members(counted: _Counted, handle: IO[bytes], archive: Path) -> Iterator[_Member]:
-    stream = _decompressed(counted, handle)
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES, tarinfo=_StrictInfo) as tar:
-        for info in tar:
-            if not (info.isreg() or info.isdir()):
-                kind = "a link" if info.issym() or info.islnk() else "a device or something else that is not a file"
-                raise PetrflowError(
-                    f"{archive}: the member {info.name!r} is {kind}: such archives are not unpacked. Fetch it from its publisher, or pack it "
-                    "again without links."
-                )
-            if info.issparse():
-                raise PetrflowError(
-                    f"{archive}: the member {info.name!r} is a sparse file, which data sets do not hold; fetch the archive again."
-                )
-            yield _Member(info.name, info.size, float(info.mtime), info.isdir(), partial(_opened, tar, info))
-            tar.members.clear()  # type: ignore[attr-defined]  # half a million members of a trainval part need not be remembered
-    while stream.read(COPY_BYTES):  # the checksum of a compressed stream comes after its last byte
-        pass
-
-
-def _decompressed(counted: _Counted, handle: IO[bytes]) -> IO[bytes]:
-    """Undo the compression. tarfile's own streams do not look at checksums; these do."""
-    magic = handle.read(6)
-    handle.seek(0)
-    buffered: Any = io.BufferedReader(counted, COPY_BYTES)
-    if magic[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=buffered, mode="rb")  # type: ignore[return-value]
-    if magic[:3] == b"BZh":
-        return bz2.BZ2File(buffered)
-    if magic == b"\xfd7zXZ\0":
-        return lzma.LZMAFile(buffered)
-    return buffered
-
-
-def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    handle = tar.extractfile(info)
-    if handle is None:
-        raise EOFError(f"{info.name} has no content")
-    return handle
-
-
-def _zip_members(handle: IO[bytes], archive: Path, limit: int, bar: Any) -> Iterator[_Member]:
-    with zipfile.ZipFile(handle) as packed:
-        infos = packed.infolist()
-        if sum(info.file_size for info in infos) > limit:  # a zip says so beforehand
-            raise _too_large(archive, limit)
-        for info, name in zip(infos, _zip_names(infos), strict=True):
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                raise PetrflowError(
-                    f"{archive}: the member {name!r} is a link or device: such archives are not unpacked. Pack it again without links, or unpack "
-                    "it yourself and name the folder in `source:`."
-                )
-            if info.flag_bits & 1:
-                raise PetrflowError(f"{archive} is encrypted: unpack it by hand and name the folder in the config.")
-            modified = time.mktime((*info.date_time, 0, 0, -1)) if info.date_time[0] >= 1980 else 0.0
-            yield _Member(name, info.file_size, modified, name.endswith("/"), partial(packed.open, info))
-            bar.update(info.compress_size)
-
-
-def _zip_names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names of a zip's members. Packers on Chinese Windows write GBK and say nothing; some of theirs write backslashes, too."""
-    unsaid = [info.flag_bits & 0x800 == 0 for info in infos]
-    names = [info.filename for info in infos]
-    raw = [name.encode("cp437", errors="replace") for name, plain in zip(names, unsaid, strict=True) if plain]
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            decoded = iter([name.decode(encoding) for name in raw])
-        except UnicodeDecodeError:
-            continue
-        names = [next(decoded) if plain else name for name, plain in zip(names, unsaid, strict=True)]
-        break
-    if any("\\" in name for name in names) and not any("/" in name for name in names):
-        names = [name.replace("\\", "/") for name in names]
-    return names
-
-
-def _too_large(archive: Path, limit: int) -> PetrflowError:
-    return PetrflowError(
-        f"{archive} unfolds to more than {human_bytes(limit)} ({human_bytes(archive.stat().st_size)} packed): it is damaged or made to fill "
-        "disks. Fetch it again from its publisher; if that is its true size, unpack it yourself and name the folder in `source:`."
-    )

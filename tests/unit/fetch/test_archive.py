@@ -365,7 +365,7 @@ def test_an_extraction_killed_again_and_again_goes_on_and_ends_whole(
     written: list[str] = []
     write = archive_module._Extraction._write
 
-    def count(self: archive_module._Extraction, member: archive_module._Member, target: Path) -> None:
+    def count(self: archive_module._Extraction, member: archive_module.Member, target: Path) -> None:
         written.append(member.name)
         write(self, member, target)
 

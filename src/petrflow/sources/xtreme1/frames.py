@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,7 +49,7 @@ class FrameFiles:
     """The files of one frame; `scene` is '' where the export has no scenes.
 
     images by camera: the number of the image folder ('0'), or its name ('front'). `named` holds what is elsewhere, by slot: 'cloud',
-    'config', and 'image 0'.
+    'config', and 'image 0'. `problem` says why the frame cannot be used, where that is known from its files.
     """
 
     scene: str
@@ -59,6 +59,7 @@ class FrameFiles:
     config: Document | None = None
     result: Document | None = None
     named: dict[str, Named] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -82,16 +83,16 @@ def camera_of_folder(folder: str) -> str | None:
     return str(int(match[1])) if match[1] else match[2].strip(" _-")
 
 
-def _cloud_of_folder(folder: str) -> int | None:
+def cloud_of_folder(folder: str) -> int | None:
     match = _CLOUD_FOLDER.fullmatch(folder.strip().lower())
     return int(match[1] or 0) if match else None
 
 
-def _canonical(folder: str) -> str:
+def canonical(folder: str) -> str:
     """One name for all generations of folder names, whatever their case, trailing blanks and camera numbers."""
     if camera_of_folder(folder) is not None:
         return "camera_image"
-    return "lidar_point_cloud" if _cloud_of_folder(folder) is not None else folder.strip().lower()
+    return "lidar_point_cloud" if cloud_of_folder(folder) is not None else folder.strip().lower()
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -172,12 +173,12 @@ def _scene_folders(folder: Path) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         children = _folders(here)
-        kinds = {_canonical(child.name): child for child in children}
+        kinds = {canonical(child.name): child for child in children}
         if not kinds.keys().isdisjoint(_LEAVES[:3]) or (
             "data" in kinds and any(path.suffix.lower() == ".json" for path in _files(kinds["data"]))
         ):
             yield here
-        pending += [child for child in children if _canonical(child.name) not in _LEAVES]
+        pending += [child for child in children if canonical(child.name) not in _LEAVES]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -219,7 +220,7 @@ def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameF
     named: dict[str, list[Path]] = {"data": [], "result": []}
     unread: dict[str, Counter[str]] = {kind: Counter() for kind in ("camera_image", "lidar_point_cloud")}
     for child in _folders(folder):
-        kind, camera, cloud = _canonical(child.name), camera_of_folder(child.name), _cloud_of_folder(child.name)
+        kind, camera, cloud = canonical(child.name), camera_of_folder(child.name), cloud_of_folder(child.name)
         if kind not in _LEAVES:
             continue
         for path in _files(child):
@@ -258,7 +259,7 @@ def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameF
     for path in named["result"]:
         name = names.get(path.stem.strip(), path.stem.strip())
         if name not in frames:
-            raise PetrflowError(
+            frame(name).problem = (
                 f"{path} is a result without data: no image, point cloud, camera_config or data/{path.name} goes with it. Add them, or move it "
                 "out of the export."
             )
@@ -377,82 +378,3 @@ def _pairs(content: Any) -> list[tuple[dict[str, Any], Any]] | None:
         data = [entry for entry in content["data"] if isinstance(entry, dict)]
         return [(entry, results.get(str(_id_of(entry)))) for entry in data]
     return None
-
-
-# ------------------------------------------------------------------------------------------------------------------ media elsewhere
-
-
-class MediaIndex:
-    """Files under `media_root` by name."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.by_name: dict[str, list[Path]] = {}
-        for folder, folders, files in os.walk(root, followlinks=True):
-            folders[:] = sorted(name for name in folders if not is_junk(name))
-            for name in sorted(files):
-                if not is_junk(name):
-                    self.by_name.setdefault(name, []).append(Path(folder, name))
-
-    def find(self, named: Named, slot: str) -> Path:
-        """Return the file that shares most of its path's end with one of the references."""
-        for reference in named.references:
-            candidates = self.by_name.get(reference.name, [])
-            if not candidates:
-                continue
-            scores = [self._shared(path, reference) for path in candidates]
-            best = [path for path, score in zip(candidates, scores, strict=True) if score == max(scores)]
-            best = [path for path in best if _fits(path.parent.name, slot)] or best
-            if len(best) > 1:
-                raise PetrflowError(
-                    f"{named.where} names the {what(slot)} as {reference}, which fits {best[0]} and {best[1]} alike. "
-                    "Keep the media in folders named as in the path, such as camera_image_0/."
-                )
-            return best[0]
-        names = ", ".join(str(reference) for reference in named.references)
-        raise PetrflowError(
-            f"{named.where} names the {what(slot)} as {names}, and media_root {self.root} holds no file of that name. Copy it there."
-        )
-
-    def _shared(self, path: Path, reference: PurePosixPath) -> int:
-        shared = 0
-        for ours, theirs in zip(reversed(path.relative_to(self.root).parts), reversed(reference.parts), strict=False):
-            camera = camera_of_folder(ours)
-            same = ours == theirs or (camera is not None and camera == camera_of_folder(theirs))
-            same = same or (_cloud_of_folder(ours) is not None and _cloud_of_folder(theirs) is not None)
-            if not same:
-                break
-            shared += 1
-        return shared
-
-
-def _fits(folder: str, slot: str) -> bool:
-    """Whether a folder's name is that of a slot's folder."""
-    if slot.startswith("image "):
-        return camera_of_folder(folder) == slot[6:]
-    return _canonical(folder) == {"cloud": "lidar_point_cloud", "config": "camera_config"}[slot]
-
-
-def what(slot: str) -> str:
-    """Words for a slot of `FrameFiles.named`."""
-    return {"cloud": "point cloud", "config": "camera_config"}.get(slot, slot.replace("image ", "image of camera "))
-
-
-def place_media(frames: Iterable[FrameFiles], cameras: Iterable[str], find: Any) -> None:
-    """Fill in the files of frames that stand elsewhere: images of the cameras used, clouds and calibration.
-
-    Parameters
-    ----------
-    find
-        Called with a `Named` and its slot; returns the file's path.
-    """
-    wanted = [f"image {camera}" for camera in cameras]
-    for frame in frames:
-        for slot, named in frame.named.items():
-            if slot in wanted and slot[6:] not in frame.images:
-                frame.images[slot[6:]] = find(named, slot)
-            elif slot == "cloud" and frame.cloud is None:
-                frame.cloud = find(named, slot)
-            elif slot == "config" and frame.config is None:
-                path = find(named, slot)
-                frame.config = Document(str(path), path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
@@ -13,7 +15,16 @@ from tqdm import tqdm
 from petrflow.errors import CannotWrite, PetrflowError
 from petrflow.fetch.download import Patience, fetch
 from petrflow.files import fingerprint
-from petrflow.sources.xtreme1.frames import FrameFiles, MediaIndex, Named, load_json, place_media, what
+from petrflow.sources.xtreme1.frames import (
+    Document,
+    FrameFiles,
+    Named,
+    camera_of_folder,
+    canonical,
+    cloud_of_folder,
+    is_junk,
+    load_json,
+)
 from petrflow.sources.xtreme1.images import look_at
 from petrflow.sources.xtreme1.settings import Settings
 
@@ -96,3 +107,82 @@ class Media:
                 f"{named.where}: the {what(slot)} could not be fetched. Links of an export live for five days: export again and name the new "
                 f"export as `source`; what was fetched is kept.\n{error}"
             ) from error
+
+
+# ------------------------------------------------------------------------------------------------------------------ media elsewhere
+
+
+class MediaIndex:
+    """Files under `media_root` by name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.by_name: dict[str, list[Path]] = {}
+        for folder, folders, files in os.walk(root, followlinks=True):
+            folders[:] = sorted(name for name in folders if not is_junk(name))
+            for name in sorted(files):
+                if not is_junk(name):
+                    self.by_name.setdefault(name, []).append(Path(folder, name))
+
+    def find(self, named: Named, slot: str) -> Path:
+        """Return the file that shares most of its path's end with one of the references."""
+        for reference in named.references:
+            candidates = self.by_name.get(reference.name, [])
+            if not candidates:
+                continue
+            scores = [self._shared(path, reference) for path in candidates]
+            best = [path for path, score in zip(candidates, scores, strict=True) if score == max(scores)]
+            best = [path for path in best if _fits(path.parent.name, slot)] or best
+            if len(best) > 1:
+                raise PetrflowError(
+                    f"{named.where} names the {what(slot)} as {reference}, which fits {best[0]} and {best[1]} alike. "
+                    "Keep the media in folders named as in the path, such as camera_image_0/."
+                )
+            return best[0]
+        names = ", ".join(str(reference) for reference in named.references)
+        raise PetrflowError(
+            f"{named.where} names the {what(slot)} as {names}, and media_root {self.root} holds no file of that name. Copy it there."
+        )
+
+    def _shared(self, path: Path, reference: PurePosixPath) -> int:
+        shared = 0
+        for ours, theirs in zip(reversed(path.relative_to(self.root).parts), reversed(reference.parts), strict=False):
+            camera = camera_of_folder(ours)
+            same = ours == theirs or (camera is not None and camera == camera_of_folder(theirs))
+            same = same or (cloud_of_folder(ours) is not None and cloud_of_folder(theirs) is not None)
+            if not same:
+                break
+            shared += 1
+        return shared
+
+
+def _fits(folder: str, slot: str) -> bool:
+    """Whether a folder's name is that of a slot's folder."""
+    if slot.startswith("image "):
+        return camera_of_folder(folder) == slot[6:]
+    return canonical(folder) == {"cloud": "lidar_point_cloud", "config": "camera_config"}[slot]
+
+
+def what(slot: str) -> str:
+    """Words for a slot of `FrameFiles.named`."""
+    return {"cloud": "point cloud", "config": "camera_config"}.get(slot, slot.replace("image ", "image of camera "))
+
+
+def place_media(frames: Iterable[FrameFiles], cameras: Iterable[str], find: Any) -> None:
+    """Fill in the files of frames that stand elsewhere: images of the cameras used, clouds and calibration.
+
+    Parameters
+    ----------
+    find
+        Called with a `Named` and its slot; returns the file's path.
+    """
+    wanted = [f"image {camera}" for camera in cameras]
+    for frame in frames:
+        for slot, named in frame.named.items():
+            if slot in wanted and slot[6:] not in frame.images:
+                frame.images[slot[6:]] = find(named, slot)
+            elif slot == "cloud" and frame.cloud is None:
+                frame.cloud = find(named, slot)
+            elif slot == "config" and frame.config is None:
+                path = find(named, slot)
+                frame.config = Document(str(path), path)

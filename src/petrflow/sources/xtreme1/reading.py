@@ -75,6 +75,8 @@ class Export:
         labelled = [frame for frame in labelled if frame.label in objects]
         # Files and calibration of the frames that are used.
         present = sorted({camera for frame in labelled for camera in frame.cameras}, key=natural_key)
+        if not present and labelled and labelled[0].problem:
+            raise PetrflowError(labelled[0].problem)
         used = _cameras_used(present, settings)
         media = Media(settings, media_place)
         media.bring(labelled, used)
@@ -225,6 +227,8 @@ class _CameraReader:
 
     def read(self, frame: FrameFiles) -> tuple[dict[str, Camera], dict[str, Picture]]:
         """Return a frame's cameras, with intrinsics that fit the images as they are shown, and the images."""
+        if frame.problem:
+            raise PetrflowError(frame.problem)
         if frame.config is None:
             raise PetrflowError(
                 f"Frame {frame.label} has no camera_config/{frame.name}.json. Without calibration a frame cannot be used; add it."

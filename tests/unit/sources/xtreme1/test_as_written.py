@@ -360,6 +360,16 @@ def test_a_box_turned_over_keeps_its_heading(rotation: tuple[float, float, float
     assert "are tilted" not in (tmp_path / "e-root" / "import.json").read_text()
 
 
+def test_a_result_without_data_is_a_gap_like_others(tmp_path: Path) -> None:
+    source = write_tiny(tmp_path / "e")
+    ghost = source / "one" / "result" / "ghost.json"
+    shutil.copyfile(next((source / "one" / "result").iterdir()), ghost)
+    with pytest.raises(PetrflowError, match=r"ghost\.json is a result without data"):
+        prepare({"source": str(source)}, tmp_path / "root")
+    dataset = {"source": str(source), "max_missing": 0.2, "timestamps": "none"}
+    assert prepare(dataset, tmp_path / "root")["counts"]["keyframes"] == 6
+
+
 def test_degrees_are_refused_as_radians_and_read_as_degrees(tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "e", objects=lambda _index: [box(rotation3D={"x": 0, "y": 0, "z": 90.0})])
     with pytest.raises(PetrflowError, match=r"rotation3D reaches 90.*`angle_unit: deg`"):
