@@ -84,15 +84,13 @@ def plan_stages(config: Mapping[str, Any], models: Mapping[str, Path], save: boo
     config, models
         As :class:`plan.Plan` takes them.
     save : bool
-        Keep what was learnt of users' files in ``results/``: for the main process, and not for jobs.
+        Put back results whose replacement was killed: for the main process, and not for jobs.
     """
     contents = Contents(Path("results/.contents.json"))
     plan = Plan(config, models, contents)
     for stage in plan.all():  # also those that nobody asks for now: their mistakes are said now
         if save and stage.folder.parent.is_dir():
             _put_back(stage.folder)
-    if save:
-        contents.save()
     return plan
 
 
@@ -124,6 +122,7 @@ def attach(workflow: Any, plan: Plan) -> None:
             )
         except PetrflowError as error:
             sys.exit(str(error))
+        plan.save_contents()  # nothing was wrong with what was asked for
         plan.runs = wanted.runs
         workflow.dag_settings = dataclasses.replace(
             given,

@@ -46,6 +46,10 @@ class Plan:
         self.runs: set[Stage] | None = None
         """The stages that are about to run; None where that is not known, in a job."""
 
+    def save_contents(self) -> None:
+        """Keep what was learnt of users' files, so that the next plan hashes none of them again."""
+        self._contents.save()
+
     # ------------------------------------------------------------------------------------------------------------ stages
 
     def stage(self, name: str, subject: str) -> Stage:

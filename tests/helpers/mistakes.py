@@ -238,6 +238,9 @@ CASES = [
     Case("UTF-16", ("config/config.yaml", "is not UTF-8 text"), raw("datasets: {}\n".encode("utf-16"))),
     Case("no runs", ("the key 'runs' is missing",), raw(b"datasets: {a: {kind: synthetic}}\n")),
     # the command line
+    Case("target unknown", ("There is nothing called results/first/trian/metrics.json", "near are ", "results/first/train/metrics.json"),
+         arguments=("results/first/trian/metrics.json",)),
+    Case("target of no rule", ("There is nothing called trian_all", "train_all", "runs are first, second"), arguments=("trian_all",)),
     Case("--config of a wrong key", ("--config: runs.first.schedule.epoch", "did you mean 'epochs'"),
          arguments=("--config", "runs={first: {schedule: {epoch: 2}}}")),
     Case("--config of a wrong value", ("--config: runs.first.schedule.epochs", "at least 1"), arguments=("--config", "runs={first: {schedule: {epochs: 0}}}")),
@@ -274,10 +277,11 @@ def write_sources(folder: Path) -> None:
 
 
 def tree(folder: Path) -> str:
-    """A hash of every file below a folder, name and content; Snakemake's own folder apart."""
+    """A hash of every file below a folder, name and content; Snakemake's folder and petrflow's cache of hashes apart."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if ".snakemake" not in path.parts and "__pycache__" not in path.parts:
+        apart = {".snakemake", "__pycache__", ".cache"} & set(path.parts) or path == folder / "data"
+        if not apart:
             content = path.read_bytes() if path.is_file() else b""
             digest.update(
                 f"{path.relative_to(folder)} {path.is_symlink()} ".encode() + hashlib.sha256(content).digest()

@@ -8,7 +8,6 @@ from petrflow.config.models import load_model, model_path, read_model, with_mode
 from petrflow.config.reading import Document, KeyPath, Mistake, dotted, load_yaml, merged, raise_all, read_yaml
 from petrflow.config.runs import (
     RUNTIME_KEYS,
-    config_mistakes,
     load_config,
     of_kind,
     runtime_keys,
@@ -28,7 +27,6 @@ __all__ = [
     "Document",
     "KeyPath",
     "Mistake",
-    "config_mistakes",
     "dotted",
     "load_config",
     "load_model",

@@ -57,13 +57,6 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def config_mistakes(config: Mapping[str, Any]) -> list[str]:
-    """Every mistake in a configuration, as sentences."""
-    document = Document(dict(config))
-    _note_disagreements(document, check(document, schema_of("config")))
-    return [str(mistake) for mistake in document.mistakes]
-
-
 def settings(name: str, values: Mapping[str, Any], where: KeyPath = ()) -> dict[str, Any]:
     """One section's settings, checked and with defaults: ``synthetic``, ``nuscenes``, ``xtreme1``, ``schedule`` or ``demo``.
 
