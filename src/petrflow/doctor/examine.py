@@ -1,4 +1,4 @@
-"""The doctor: are labels, calibration and images of a data set of one mind? The same for every door.
+"""The doctor: do labels, calibration and images of a data set agree? The same for every door.
 
     examine(Path("data/parking_lot"), Path("results/parking_lot/doctor"))
 

@@ -22,7 +22,7 @@ CLASS_COLORS: dict[str, tuple[int, int, int]] = {
     "pedestrian": (255, 123, 47),
     "traffic_cone": (255, 210, 100),
 }
-"""Class colours (BGR), far enough apart to be told from each other in thin lines; the devkit's vehicles are all orange."""
+"""Class colours (BGR), far enough apart to tell thin lines from each other; the devkit's vehicles are all orange."""
 
 TRUE_COLOR = (255, 255, 255)
 OTHER_COLOR = (180, 180, 180)

@@ -25,7 +25,7 @@ from petrflow.nuscenes.records import read_table, table_remedy
 from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.splits import SPLITS, named_splits, official_splits, read_splits
 from petrflow.sources.found import find_root, tables_of
-from petrflow.sources.ownership import claim, new_root, same_place, write_receipt
+from petrflow.sources.ownership import claim, claim_about, new_root, same_place, write_receipt
 
 CACHE = ".cache"
 
@@ -97,7 +97,9 @@ def prepare(
         source = find_root(folder, version)
         check_tables(source, version)
         in_place = same_place(source, root)
-        if not in_place:
+        if in_place:
+            claim_about(root, about)
+        else:
             claim(root, _read_by_links(source, version), about)
         splits = resolve_splits(dataset.get("splits") or {}, source, version)
         facts = verify(source, version, sorted({*splits["train"], *splits["val"]}), source, progress=progress)

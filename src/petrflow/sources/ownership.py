@@ -144,7 +144,18 @@ def claim(root: Path, reads: Sequence[Path] = (), about: Path | None = None) -> 
                     f"{name}: the source {path} is a folder around {place}, where petrflow would write. "
                     "Name the folder of the data itself as `source`, or move the data elsewhere."
                 )
+    claim_about(root, about)
     return _claimed(root, name)
+
+
+def claim_about(root: Path, about: Path | None) -> None:
+    """Raise if the files that a door leaves in `results/{dataset}/root/` would take the place of others."""
+    receipt = Path(about) / RECEIPT if about is not None else None
+    if receipt is not None and receipt.is_file() and not set(_read(receipt) or {}) >= _COMPLETE_KEYS:
+        raise PetrflowError(
+            f"`datasets.{Path(root).name}`: {receipt} is a file that petrflow did not make. "
+            "Choose another name for the data set, or move the file."
+        )
 
 
 def _claimed(root: Path, name: str) -> Path:

@@ -189,5 +189,15 @@ def test_what_somebody_puts_there_meanwhile_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "d" / "labels" / "precious.json").read_text() == "a year of work"
 
 
+def test_a_file_of_the_users_at_the_receipts_place_is_kept(tmp_path: Path) -> None:
+    receipt = tmp_path / "results" / "d" / "root" / "receipt.json"
+    receipt.parent.mkdir(parents=True)
+    receipt.write_text('{"paid": 20}')
+    with pytest.raises(PetrflowError, match=r"receipt\.json is a file that petrflow did not make"):
+        make(tmp_path / "data" / "d", about=receipt.parent)
+    assert receipt.read_text() == '{"paid": 20}'
+    assert not (tmp_path / "data" / "d").exists()
+
+
 def test_claim_returns_where_the_root_goes(tmp_path: Path) -> None:
     assert claim(tmp_path / "data" / "d") == tmp_path / "data" / "d"

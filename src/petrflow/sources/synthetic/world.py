@@ -66,13 +66,6 @@ class World:
         centres, yaws = _poses(self.drive, things, np.array([time]))
         return centres[0], yaws[0]
 
-    def velocities(self, time: float) -> np.ndarray:
-        """True velocities (N, 2) m/s of all things at `time`, global frame."""
-        step = 1e-3
-        before, _ = self.poses(time - step)
-        after, _ = self.poses(time + step)
-        return (after[:, :2] - before[:, :2]) / (2 * step)
-
 
 def _poses(drive: Drive, things: list[Thing], times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centres (T, N, 3) and headings (T, N) of things at times (T,)."""
