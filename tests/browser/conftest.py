@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync"
 )
+
+MISSING = "Chromium and its driver are not installed: apt-get install chromium chromium-driver"
 
 
 class Browser:
@@ -86,14 +89,30 @@ class Browser:
         return int(self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
+def installed() -> tuple[str, str] | None:
+    """Return the paths of Chromium and of its driver; None where one is missing."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next((found for name in names if (found := shutil.which(name))), None)
+    service = shutil.which("chromedriver")
+    return (binary, service) if binary and service else None
+
+
+@contextlib.contextmanager
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """Start a browser with a profile folder of its own, and end it."""
+    found = installed()
+    if found is None:
+        raise SystemExit(MISSING)
+    opened = Browser(*found, profile)
+    try:
+        yield opened
+    finally:
+        opened.driver.quit()
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    binary = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    service = shutil.which("chromedriver")
-    if not binary or not service:
-        pytest.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
-    opened = Browser(binary, service, tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.driver.quit()
+    if installed() is None:
+        pytest.skip(MISSING)
+    with open_browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened

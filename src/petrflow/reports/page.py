@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import jinja2
@@ -75,7 +76,7 @@ def write_report(
     entries = _entries(out.with_name(ENTRIES), runs)
     shown = [run_view(run, out, config) for run in runs]
     page = (
-        _environment()
+        page_environment()
         .get_template("page.html.j2")
         .render(
             written=datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -84,9 +85,9 @@ def write_report(
             runs=shown,
             comparison=comparison(runs, shown, entries),
             charts=_common_charts(runs),
-            style=_text("templates", "page.css"),
-            script=_text("templates", "page.js"),
-            libraries=[_text("bundled", name) for name in ("vega.min.js", "vega-lite.min.js")],
+            style=packaged_text("templates", "page.css"),
+            script=packaged_text("templates", "page.js"),
+            libraries=[packaged_text("bundled", name) for name in ("vega.min.js", "vega-lite.min.js")],
             resamples=intervals.RESAMPLES,
             fewest=intervals.FEWEST_SCENES,
         )
@@ -366,7 +367,8 @@ def _frames(run: Run, page: Path) -> dict[str, list[dict[str, Any]]]:
     number = min(5, len(ranked) // 2)
 
     def linked(frame: Mapping[str, Any]) -> dict[str, Any]:
-        return {**frame, "link": f"{viewer}#scene={frame['scene']}&frame={frame['number']}"}
+        number = frame["number"] + 1
+        return {**frame, "link": f"{viewer}#scene={quote(str(frame['scene']))}&frame={number}"}
 
     return {
         "worst": [linked(frame) for frame in ranked[:number]],
@@ -619,11 +621,11 @@ def _chart_json(spec: Any) -> Markup:
     return Markup(json.dumps(spec, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _text(folder: str, name: str) -> str:
+def packaged_text(folder: str, name: str) -> str:
     return resources.files("petrflow.reports").joinpath(folder, name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("petrflow.reports", "templates"),
         autoescape=True,

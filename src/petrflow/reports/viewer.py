@@ -1,0 +1,241 @@
+"""A folder of files that plays scenes in a browser: all cameras and the view from above, detections against labelled boxes.
+
+No server: the page reads its data from script files, which a page from disk may do, and its pictures by their relative paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from petrflow import geometry
+from petrflow.annotations import AnnotationStore
+from petrflow.files import atomic_dir, read_json, write_atomic, write_json
+from petrflow.pictures.draw import camera_grid_order
+from petrflow.reports import detections as counted
+from petrflow.reports import words
+from petrflow.reports.detections import DetectionSet, Found, Truth
+from petrflow.reports.page import packaged_text, page_environment
+
+THRESHOLD = 0.3
+"""Score from which detections are shown at first, and from which frames are counted."""
+
+LEAST_SCORE = 0.05
+"""Detections below it are left out: no one looks at them, and they are most of a submission's bytes."""
+
+
+def run_sets(folder: Path) -> list[DetectionSet]:
+    """Return the detections that stand in ``results/{run}``, those from before training first."""
+    known = (
+        ("before", "viewer_set_before", "baseline/results_nusc.json"),
+        ("after", "viewer_set_after", "train/results_nusc.json"),
+        ("after", "viewer_set_last", "state/evaluation/results_nusc.json"),
+        ("predict", "viewer_set_predict", "predict/detections.json"),
+        ("demo", "viewer_set_demo", "demo/detections.json"),
+    )
+    found: dict[str, DetectionSet] = {}
+    for key, title, name in known:
+        if (folder / name).is_file():
+            found.setdefault(key, DetectionSet(key, words.pair(title), folder / name))
+    return list(found.values())
+
+
+def write_viewer(
+    store_path: Path,
+    root: Path,
+    sets: Sequence[DetectionSet],
+    out: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    threshold: float = THRESHOLD,
+    title: str = "",
+    findings: Path | None = None,
+) -> None:
+    """Write the viewer of one split.
+
+    Parameters
+    ----------
+    store_path, root : Path
+        A split's annotation store, and the nuScenes root that it was made from; pictures stay there.
+    sets : sequence of DetectionSet
+        Any number; the first is taken for "before" and the last for "after" until a person chooses others.
+    out : Path
+        Folder; appears whole. ``index.html`` is the page, ``figures.json`` what :mod:`petrflow.reports.page` shows of it.
+    class_names : sequence of str, optional
+        The model's classes; by default those that the sets hold, or those that are labelled.
+    threshold : float
+        Score from which boxes are shown at first.
+    title : str
+        Name of the run.
+    findings : Path, optional
+        ``doctor.json`` of the data set: its sentences are shown with the scenes.
+    """
+    store, out = AnnotationStore.open(store_path), Path(out)
+    names = list(class_names) if class_names else _class_names(store, sets)
+    truth = Truth(store, names)
+    shown = [_Shown.of(one, store, truth, names) for one in sets]
+    scenes: dict[str, list[int]] = {}
+    for index in range(len(store)):
+        scenes.setdefault(store.columns["keyframe.scene_name"][index], []).append(index)
+    with atomic_dir(out) as folder:
+        (folder / "data").mkdir()
+        for number, indices in enumerate(scenes.values()):
+            scene = [_frame(store, truth, shown, index, Path(root)) for index in indices]
+            _write_script(folder / "data" / f"scene-{number}.js", f"petrflow.scene({number},", scene)
+        _write_script(
+            folder / "data" / "index.js",
+            "petrflow.index(",
+            {
+                "title": title or store.split,
+                "pictures": quote(Path(os.path.relpath(root, out)).as_posix()) + "/",
+                "cameras": list(store.camera_names),
+                "order": camera_grid_order(store[0].lidar_from_camera) if len(store) else [],
+                "classes": truth.names,
+                "counted": truth.classes,
+                "distance": truth.protocol.error_threshold,
+                "threshold": threshold,
+                "least": LEAST_SCORE,
+                "sets": [{"key": one.key, "title": one.title} for one in sets],
+                "scenes": [{"name": name, "frames": len(indices)} for name, indices in scenes.items()],
+                "labelled": bool(len(truth.boxes)),
+                "findings": _findings(findings),
+            },
+        )
+        write_json(folder / "figures.json", _figures(shown, sets, truth, scenes, threshold))
+        texts = {key: text for key, text in words.catalogue().items() if key.startswith("viewer_")}
+        page = (
+            page_environment()
+            .get_template("viewer.html.j2")
+            .render(
+                title=title or store.split,
+                words=texts,
+                style=packaged_text("templates", "viewer.css"),
+                script=packaged_text("templates", "viewer.js"),
+            )
+        )
+        write_atomic(folder / "index.html", page)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A set of detections, read and matched; ``first[k]`` is where keyframe k's begin."""
+
+    found: Found
+    partner: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, one: DetectionSet, store: AnnotationStore, truth: Truth, names: Sequence[str]) -> _Shown:
+        found = counted.read_detections(one.path, store, names, LEAST_SCORE)
+        first = np.searchsorted(found.keyframe, np.arange(len(store) + 1))
+        return cls(found, counted.match(found, truth), first)
+
+
+def _class_names(store: AnnotationStore, sets: Sequence[DetectionSet]) -> list[str]:
+    names = set().union(*(counted.classes_of(one.path) for one in sets))
+    return counted.class_order(names or {name for name in store.metadata["names"] if "." not in name})
+
+
+def _findings(path: Path | None) -> list[str]:
+    if path is None or not Path(path).is_file():
+        return []
+    return [str(finding["sentence"]) for finding in read_json(Path(path)).get("findings", [])]
+
+
+def _frame(store: AnnotationStore, truth: Truth, shown: Sequence[_Shown], index: int, root: Path) -> dict[str, Any]:
+    """Return one keyframe as the page's script reads it.
+
+    ``cameras``: path, width, height, and ``image_from_lidar`` (3, 4), row by row. ``truth``: box, class, whether it counts,
+    lidar points. ``sets``: box, class, score, number of the matched labelled box (-1 false, -2 does not count).
+    """
+    keyframe = store[index]
+    views = geometry.view_matrix(keyframe.intrinsics, geometry.invert_rigid(keyframe.lidar_from_camera))
+    rows = slice(int(truth.first[index]), int(truth.first[index + 1]))
+    labelled = [
+        [*_rounded(box), int(label), int(counts), int(points)]
+        for box, label, counts, points in zip(
+            truth.boxes[rows], truth.labels[rows], truth.counts[rows], keyframe.num_lidar_pts, strict=True
+        )
+    ]
+    sets = []
+    for one in shown:
+        mine = slice(int(one.first[index]), int(one.first[index + 1]))
+        found = one.found
+        sets.append(
+            [
+                [*_rounded(box), int(label), round(float(score), 3), int(partner)]
+                for box, label, score, partner in zip(
+                    found.boxes[mine], found.labels[mine], found.scores[mine], one.partner[mine], strict=True
+                )
+            ]
+        )
+    return {
+        "token": keyframe.token,
+        "time": keyframe.timestamp,
+        "cameras": [
+            [quote(path), *size.tolist(), *(float(f"{value:.6g}") for value in view[:3].ravel())]
+            for path, size, view in zip(keyframe.image_paths, keyframe.image_sizes, views, strict=True)
+        ],
+        "truth": labelled,
+        "sets": sets,
+    }
+
+
+def _rounded(box: np.ndarray) -> list[float | None]:
+    """Return a box in mm, mrad and mm/s steps; None for a velocity that is not known."""
+    return [None if np.isnan(value) else round(float(value), 3) for value in box]
+
+
+def _figures(
+    shown: Sequence[_Shown],
+    sets: Sequence[DetectionSet],
+    truth: Truth,
+    scenes: Mapping[str, Sequence[int]],
+    threshold: float,
+) -> dict[str, Any]:
+    """Return what the page over all runs shows of the detections: of the last set that covers the whole split, sizes of the first too."""
+    whole = [k for k, one in enumerate(shown) if len(np.unique(one.found.keyframe)) > 0.5 * len(truth.store)]
+    if not whole or not truth.counts.any():
+        return {}
+    last = shown[whole[-1]]
+    counts = counted.frame_counts(last.found, last.partner, truth, threshold)
+    scores = counted.f1(counts)
+    frames = [
+        {
+            "scene": name,
+            "number": number,
+            "found": int(counts[index, 0]),
+            "missed": int(counts[index, 1]),
+            "false": int(counts[index, 2]),
+            "f1": round(float(scores[index]), 4),
+        }
+        for name, indices in scenes.items()
+        for number, index in enumerate(indices)
+    ]
+    both = {"before": shown[whole[0]], "after": last} if len(whole) > 1 else {"after": last}
+    return {
+        "title": sets[whole[-1]].title,
+        "threshold": threshold,
+        "distance": truth.protocol.error_threshold,
+        "classes": truth.names[: truth.classes],
+        "frames": frames,
+        "recall_curves": counted.recall_curves(last.found, last.partner, truth),
+        "scores": counted.score_counts(last.found, last.partner),
+        "sizes": [
+            {**row, "which": which}
+            for which, one in both.items()
+            for row in counted.found_by_size(one.found, one.partner, truth, threshold)
+        ],
+        "confusion": counted.confusion(last.found, truth, threshold),
+    }
+
+
+def _write_script(path: Path, call: str, value: Any) -> None:
+    write_atomic(path, f"{call}{json.dumps(value, separators=(',', ':'))});\n")
