@@ -35,7 +35,6 @@ _AROUND = (
     "Shutting down, this might take some time",
     "Terminating processes on user request",
     "Will exit after finishing currently running jobs",
-    "Trying to restart job",
 )
 
 
@@ -119,8 +118,11 @@ class Console(logging.Filter):
         """Print what failed or was stopped, run by run."""
         if os.getpid() != process:  # a fork
             return
-        stopped = [end for end in self.ends if end.stopped or self.stopping]
-        failed = [end for end in self.ends if end not in stopped]
+        ends = [
+            end for end in self.ends if end.stage is None or not end.stage.receipt.exists()
+        ]  # a retry may have done it
+        stopped = [end for end in ends if end.stopped or self.stopping]
+        failed = [end for end in ends if end not in stopped]
         if failed:
             print("\nFailed:", *(f"  {end}" for end in failed), sep="\n", file=sys.stderr, flush=True)
         if stopped or self.stopping:

@@ -78,7 +78,7 @@ with rule_job(snakemake) as order:
         with provenance(Path(given["about"]) / "provenance.json", {}, order.settings, order) as record:
             with atomic_dir(Path(given["root"])) as folder:
                 version = snakemake.config["datasets"][order.subject]["version"]
-                fill(folder, [f"{version}/sample.json", "samples/image.jpg", ".complete.json"], content)
+                fill(folder, [f"{version}/scene.json", "samples/image.jpg", ".complete.json"], content)
                 work(title)
             work("after")
             record.record(root=mark_of(Path(given["root"]), Path(given["about"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from petrflow.annotations.layout import FORMAT_VERSION
 from petrflow.config import shaping
+from petrflow.files.provenance import provenance
+from petrflow.files.receipts import Contents, Order
 from tests.helpers.workflow import REPOSITORY, TWO_RUNS, copy_workflow
 
 
@@ -49,6 +52,24 @@ def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> No
     signed = {"url": "https://someone:secret@host/models/model.pdparams?token=abc"}
     assert public(signed) == {"url": "https://host/models/model.pdparams"}
     assert weights_key(signed) == weights_key({"url": "https://host/models/model.pdparams?token=xyz"})
+
+
+def test_a_source_that_is_gone_to_save_space_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from source_marks import source_mark
+
+    monkeypatch.chdir(tmp_path)
+    settings = {"kind": "nuscenes", "source": "source", "version": "v1.0-mini"}
+    contents = Contents(tmp_path / "contents.json")
+    tables = tmp_path / "source" / "v1.0-mini"
+    tables.mkdir(parents=True)
+    (tables / "sample.json").write_text("[]")
+    mark = source_mark(settings, "streets", contents)
+    assert mark is not None
+    order = Order("nuscenes", "streets", "0" * 16, {"content of source": mark}, {}, tmp_path / "receipt.json")
+    with provenance(Path("results/streets/root/provenance.json"), {}, None, order):
+        pass
+    shutil.rmtree(tmp_path / "source")
+    assert source_mark(settings, "streets", contents) == mark
 
 
 def test_the_plan_knows_the_form_of_the_annotation_store() -> None:
