@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from petrflow.preflight.mistakes import read_all, report, require_fit
-from tests.helpers.mistakes import BASE, CASES, REPOSITORY, SHIPPED, Case, _other_network, make, tree
+from tests.helpers.mistakes import BASE, CASES, MODEL, REPOSITORY, SHIPPED, Case, _other_network, make, tree
 
 
 @pytest.fixture
@@ -97,3 +102,35 @@ def test_fetched_weights_are_held_against_every_run_that_names_them(folder: Path
     with pytest.raises(Exception, match=r"^runs\.second\.weights: .*not found") as caught:
         require_fit(Path(SHIPPED), document.values, source)
     assert "runs.first" not in str(caught.value)
+
+
+JUNK: list[Any] = [
+    None, 3, 2.5, -1, True, "x", "", [], {}, [1, "a"], {"a": 1}, [None], {"run": "first"}, {"url": None}, "~/x", float("nan"), 1e400,
+    {"file": 3}, [[]], [{}], "https://x/y", "文件", "results/first/train/best_model/model.pdparams",
+]  # fmt: skip
+
+
+def _paths(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    children = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in children:
+        yield from _paths(value, (*path, key))
+
+
+def test_no_value_at_no_place_ends_in_a_traceback(folder: Path) -> None:
+    draw = random.Random(0)
+    written = yaml.safe_load(MODEL.read_text())
+    for _ in range(60):
+        config, model = copy.deepcopy(BASE), copy.deepcopy(written)
+        config["runs"]["first"]["model"] = "own.yml"
+        for _ in range(draw.randrange(1, 4)):
+            target = draw.choice([config, config, model])
+            *groups, last = draw.choice(list(_paths(target)))
+            entry: Any = target
+            for key in groups:
+                entry = entry[key]
+            entry[last] = copy.deepcopy(draw.choice(JUNK))
+        (folder / "own.yml").write_text(yaml.safe_dump(model, allow_unicode=True))
+        make(Case("junk", (), lambda _, values, config=config: values.update(config)), folder)
+        assert all(str(mistake) for mistake in read_all(["config/config.yaml"]).mistakes)
