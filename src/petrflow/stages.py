@@ -15,7 +15,7 @@ from typing import Any
 from petrflow.config import load_model
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir
-from petrflow.files.provenance import Provenance, provenance, stamp
+from petrflow.files.provenance import Provenance, provenance, require_own_folder, stamp
 from petrflow.files.receipts import Order
 from petrflow.machine.device import use_device
 from petrflow.nuscenes.root import mark_of
@@ -29,6 +29,7 @@ def _successor(
     out_dir: Path, inputs: Inputs, settings: Mapping[str, Any] | None, order: Order | None
 ) -> Iterator[tuple[Path, Provenance]]:
     """Yield a folder to write a stage's results into; with its ``provenance.json`` it becomes ``out_dir`` when the body is over."""
+    require_own_folder(out_dir)
     with (
         atomic_dir(out_dir) as folder,
         provenance(folder / "provenance.json", inputs, dict(settings or {}), order) as record,
@@ -125,6 +126,7 @@ def annotate(root: Path, about: Path, out_dir: Path, order: Order | None = None)
     """
     from petrflow.annotations import annotate as build
 
+    require_own_folder(out_dir)
     with atomic_dir(out_dir) as folder:
         build(root, {split: folder / f"{split}.arrow" for split in ("train", "val")}, about=about)
         stamp(folder / "provenance.json", order)
@@ -244,6 +246,7 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
     if isinstance(request["model_config"], Path):
         request["model_config"] = load_model(request["model_config"])
     out_dir = Path(request["out_dir"])
+    require_own_folder(out_dir)
     gate(
         request["schedule"],
         request["model_config"],

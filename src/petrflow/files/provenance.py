@@ -66,6 +66,23 @@ def input_fingerprint(value: str | Path) -> str:
     raise PetrflowError(f"The input {value} does not exist: run the step that writes it again.")
 
 
+def require_own_folder(folder: Path) -> None:
+    """Raise a `PetrflowError` where a stage would replace a folder of results that petrflow did not make.
+
+    A folder that a stage has written holds a ``provenance.json``. One without any file is nobody's.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        found = "is a link" if folder.is_symlink() else "is a file"
+    elif folder.is_dir() and not any(folder.glob("*provenance.json")) and any(p.is_file() for p in folder.rglob("*")):
+        found = "holds files"
+    else:
+        return
+    raise PetrflowError(
+        f"{folder} {found} that petrflow did not make, and results would go there. "
+        "Move it elsewhere, or give the run or data set another name in the config."
+    )
+
+
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that shape results, without importing any of them."""
     versions = {}
