@@ -42,14 +42,16 @@ def load_pickle(path: Path, shapes_only: bool = False) -> Any:
         ) from error
     except Refused as error:
         if _what_it_is(path, size) != _NO_PICKLE:
-            raise PetrflowError(f"{path} {_what_it_is(path, size)}: fetch it again, or name another file.") from None
+            raise PetrflowError(
+                f"{path} {_what_it_is(path, size)}: get it from its publisher again, or name another file."
+            ) from None
         raise PetrflowError(
             f"{path} asks for {error}, which plain weights or annotations never need; nothing of it was run. "
             "Do not open it with pickle or paddle.load: get the file from its publisher again and compare its SHA-256."
         ) from None
     except Exception as error:  # a broken pickle can fail in any way there is
         raise PetrflowError(
-            f"{path} {_what_it_is(path, size)} ({type(error).__name__}: {error}): fetch it again, or name another file."
+            f"{path} {_what_it_is(path, size)} ({type(error).__name__}: {error}): get it from its publisher again, or name another file."
         ) from None
 
 
@@ -169,7 +171,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise PetrflowError(
-            f"{path} is not a complete safetensors file ({error}): fetch it again, or name another file."
+            f"{path} is not a complete safetensors file ({error}): get it from its publisher again, or name another file."
         ) from error
 
 
