@@ -319,23 +319,28 @@ def demo(
 
 
 def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, order: Order | None = None) -> None:
-    """Write the page over all runs.
+    """Write the page over all runs, and the viewer of every run whose detections are new.
 
     Parameters
     ----------
     runs : mapping
-        Part of the config of each run, to be shown.
+        Part of the config of each run, to be shown; ``dataset`` says where its scenes are.
     notes : mapping
         Sentences about each run's stages that are not what the config asks for.
     path : Path
         The page.
     """
     from petrflow.reports.page import write_report
+    from petrflow.reports.viewer import update_viewer
 
-    record = path.with_name("provenance.json")
+    results, record = path.parent.parent, path.with_name("provenance.json")
     record.unlink(missing_ok=True)  # it says of the page in place what it was made from
     with provenance(record, {}, None, order):
-        write_report(path.parent.parent, {"runs": runs}, path, notes)
+        said = {name: list(notes.get(name, ())) for name in runs}
+        for name, entry in runs.items():
+            if fault := update_viewer(results, name, str(entry.get("dataset"))):
+                said[name].append(fault)
+        write_report(results, {"runs": runs}, path, said)
 
 
 def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:

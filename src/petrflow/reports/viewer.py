@@ -17,7 +17,8 @@ import numpy as np
 
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
-from petrflow.files import atomic_dir, read_json, write_atomic, write_json
+from petrflow.errors import PetrflowError
+from petrflow.files import atomic_dir, file_stamp, fingerprint, read_json, write_atomic, write_json
 from petrflow.pictures.draw import camera_grid_order
 from petrflow.reports import detections as counted
 from petrflow.reports import words
@@ -26,6 +27,9 @@ from petrflow.reports.page import packaged_text, page_environment
 
 THRESHOLD = 0.3
 """Score from which detections are shown at first, and from which frames are counted."""
+
+FORMAT = 1
+"""Raised when the viewer itself changes: viewers of another number are written anew."""
 
 LEAST_SCORE = 0.05
 """Detections below it are left out: no one looks at them, and they are most of a submission's bytes."""
@@ -47,6 +51,36 @@ def run_sets(folder: Path) -> list[DetectionSet]:
     return list(found.values())
 
 
+def update_viewer(results: Path, run: str, dataset: str, data: Path = Path("data")) -> str:
+    """Write ``results/{run}/viewer`` if the detections that stand there are others than it shows.
+
+    A viewer is an extra: what keeps it from being written is returned as a sentence, and a run without detections has none.
+
+    Parameters
+    ----------
+    results, data : Path
+        Folders with one folder a run, and one a data set.
+    run, dataset : str
+    """
+    folder, store = results / run, results / dataset / "annotations" / "val.arrow"
+    sets = run_sets(folder)
+    if not sets or not store.is_file():
+        return ""
+    findings = results / dataset / "doctor" / "doctor.json"
+    sources = [store, *(one.path for one in sets), *([findings] if findings.is_file() else [])]
+    made_from = fingerprint([FORMAT, [[path.as_posix(), file_stamp(path)] for path in sources]])
+    try:
+        shown = folder / "viewer" / "figures.json"
+        if shown.is_file() and read_json(shown).get("made_from") == made_from:
+            return ""
+        if (folder / "viewer").exists() and not shown.is_file():
+            return f"viewer: {folder / 'viewer'} is not petrflow's: move it elsewhere, and the viewer is written there"
+        write_viewer(store, data / dataset, sets, folder / "viewer", title=run, findings=findings, made_from=made_from)
+    except (PetrflowError, KeyError, TypeError, ValueError) as error:
+        return f"viewer: it was not written: {error}"
+    return ""
+
+
 def write_viewer(
     store_path: Path,
     root: Path,
@@ -57,6 +91,7 @@ def write_viewer(
     threshold: float = THRESHOLD,
     title: str = "",
     findings: Path | None = None,
+    made_from: str = "",
 ) -> None:
     """Write the viewer of one split.
 
@@ -76,6 +111,8 @@ def write_viewer(
         Name of the run.
     findings : Path, optional
         ``doctor.json`` of the data set: its sentences are shown with the scenes.
+    made_from : str
+        Fingerprint of the sources, kept in ``figures.json``.
     """
     store, out = AnnotationStore.open(store_path), Path(out)
     names = list(class_names) if class_names else _class_names(store, sets)
@@ -108,7 +145,8 @@ def write_viewer(
                 "findings": _findings(findings),
             },
         )
-        write_json(folder / "figures.json", _figures(shown, sets, truth, scenes, threshold))
+        figures = _figures(shown, sets, truth, scenes, threshold)
+        write_json(folder / "figures.json", {**figures, "made_from": made_from})
         texts = {key: text for key, text in words.catalogue().items() if key.startswith("viewer_")}
         page = (
             page_environment()

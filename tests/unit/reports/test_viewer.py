@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ from petrflow.errors import PetrflowError
 from petrflow.evaluation.judge import match_keyframes
 from petrflow.evaluation.protocol import NUSCENES
 from petrflow.reports import detections as counted
-from petrflow.reports.viewer import DetectionSet, run_sets, write_viewer
+from petrflow.reports.viewer import DetectionSet, run_sets, update_viewer, write_viewer
 from tests.helpers.found import near_truth, write_found
 
 NAMES = list(NUSCENES.class_names)
@@ -130,3 +131,25 @@ def test_a_file_without_detections_is_one_sentence(
     with pytest.raises(PetrflowError, match=r"x\.json holds no detections"):
         write_viewer(synthetic_stores["val"], synthetic_root, [one], tmp_path / "viewer")
     assert not (tmp_path / "viewer").exists()
+
+
+def test_a_viewer_is_written_anew_only_when_the_detections_are_others(
+    synthetic_root: Path, synthetic_stores: dict[str, Path], tmp_path: Path
+) -> None:
+    store = AnnotationStore.open(synthetic_stores["val"])
+    data, results = tmp_path / "data", tmp_path / "results"
+    data.mkdir()
+    (data / "made").symlink_to(synthetic_root)
+    assert update_viewer(results, "run", "made", data) == "" and not (results / "run").exists()
+    write_found(results / "run" / "baseline" / "results_nusc.json", store, near_truth(store, NAMES, 0), NAMES)
+    shutil.copytree(synthetic_stores["val"].parent, results / "made" / "annotations")
+    page = results / "run" / "viewer" / "index.html"
+    inodes = []
+    for _ in range(2):
+        assert update_viewer(results, "run", "made", data) == ""
+        inodes.append(page.stat().st_ino)
+    write_found(results / "run" / "train" / "results_nusc.json", store, near_truth(store, NAMES, 1), NAMES)
+    assert update_viewer(results, "run", "made", data) == ""
+    assert inodes[0] == inodes[1] != page.stat().st_ino
+    (results / "run" / "train" / "results_nusc.json").write_text("{}")
+    assert "holds no detections" in update_viewer(results, "run", "made", data) and page.exists()

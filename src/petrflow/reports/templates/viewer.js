@@ -43,24 +43,30 @@ const petrflow = (function () {
     document.head.append(script);
   }
 
-  const pictures = new Map(); // path -> Image; the browser keeps the file, and decodes it when it is drawn
+  // Pictures are elements under the canvases: the browser decodes them beside the script, and no larger than they are shown.
+  const pictures = new Map(); // path -> Image
   const MOST_PICTURES = 1500;
   function picture(path) {
     let image = pictures.get(path);
     if (!image) {
       image = new Image();
-      image.onload = image.onerror = () => {
-        image.failed = !image.naturalWidth;
-        if (image.failed) { seen.missing += 1; notice(word("viewer_no_pictures")); }
+      image.decoding = "sync";
+      image.alt = "";
+      image.src = index.pictures + path;
+      const done = (failed) => {
+        Object.assign(image, { done: true, failed });
+        if (failed) { seen.missing += 1; notice(word("viewer_no_pictures")); }
         ask();
       };
-      image.src = index.pictures + path;
+      // Not image.decode(): that decodes the whole picture, where drawing it small decodes a part.
+      image.onload = () => done(false);
+      image.onerror = () => done(true);
       if (pictures.size >= MOST_PICTURES) pictures.delete(pictures.keys().next().value);
       pictures.set(path, image);
     }
     return image;
   }
-  const ready = (one) => one.cameras.every((camera) => { const image = picture(camera[0]); return image.complete || image.failed; });
+  const ready = (one) => one.cameras.map((camera) => picture(camera[0])).every((image) => image.done);
 
   // ------------------------------------------------------------------------------------------------------------ what a box is
 
@@ -172,10 +178,14 @@ const petrflow = (function () {
   function drawCamera(view, camera, list) {
     const canvas = view.canvas;
     const ratio = fit(canvas, view.width, (view.width * camera[2]) / camera[1]);
-    const context = canvas.getContext("2d", { alpha: false });
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, canvas.width, canvas.height);
     const image = picture(camera[0]);
-    if (image.complete && image.naturalWidth) context.drawImage(image, 0, 0, canvas.width, canvas.height);
-    else { context.fillStyle = "#242a35"; context.fillRect(0, 0, canvas.width, canvas.height); }
+    if (view.image !== image) {
+      if (view.image) view.image.remove();
+      view.image = image;
+      if (!image.failed) view.holder.prepend(image);
+    }
     const scale = canvas.width / camera[1];
     view.hits = [];
     for (const item of list) {
@@ -228,6 +238,7 @@ const petrflow = (function () {
     }
   }
 
+  const stripCounts = { key: "", list: [] };
   // Missed boxes above the line, false ones below, a bar a frame.
   function drawStrip() {
     const canvas = $("#strip");
@@ -235,7 +246,9 @@ const petrflow = (function () {
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!index.labelled || !index.sets.length) return;
-    const counts = frames().map(countsOf);
+    const key = [state.scene, state.set, state.score, ...state.classes].join();
+    if (stripCounts.key !== key) Object.assign(stripCounts, { key, list: frames().map(countsOf) });
+    const counts = stripCounts.list;
     const most = Math.max(1, ...counts.map((count) => Math.max(count.missed, count.false)));
     const inset = 8 * ratio, width = (canvas.width - 2 * inset) / Math.max(1, counts.length - 1), bar = Math.max(1, Math.min(width * 0.7, 12 * ratio));
     counts.forEach((count, k) => {
@@ -320,8 +333,13 @@ const petrflow = (function () {
     for (const item of list) if (item.kind in counts) counts[item.kind] += 1;
     const names = { first: inLanguage((index.sets[state.compare] || { title: "" }).title), second: inLanguage((index.sets[state.set] || { title: "" }).title) };
     const key = (kind) => (kind === "found" && !index.sets.length ? "viewer_kind_label" : `viewer_kind_${kind}`);
-    $("#legend").innerHTML = kinds.map((kind) => `<div data-kind="${kind}">${swatch(KINDS[kind])}<span></span><b>${counts[kind]}</b></div>`).join("");
-    kinds.forEach((kind, k) => { $("#legend").children[k].querySelector("span").textContent = word(key(kind), names); });
+    const shown = [root.dataset.language, state.set, state.compare, ...kinds].join();
+    if ($("#legend").dataset.shown !== shown) {
+      $("#legend").dataset.shown = shown;
+      $("#legend").innerHTML = kinds.map((kind) => `<div data-kind="${kind}">${swatch(KINDS[kind])}<span></span><b></b></div>`).join("");
+      kinds.forEach((kind, k) => { $("#legend").children[k].querySelector("span").textContent = word(key(kind), names); });
+    }
+    kinds.forEach((kind, k) => { $("#legend").children[k].lastChild.textContent = counts[kind]; });
     $("#score-shown").textContent = state.score.toFixed(2);
     if (index.sets.length) drawStrip();
   }
