@@ -1,10 +1,14 @@
-"""The errors that petrflow raises for its users. Code tells them apart by class, never by their text."""
+"""The errors that petrflow raises for its users. Code tells them apart by class, never by their
+text.
+"""
 
 from __future__ import annotations
 
 
 class PetrflowError(Exception):
-    """Something a person can put right: one clear sentence, then the remedy. Scripts print it without a traceback."""
+    """Something a person can put right: one clear sentence, then the remedy. Scripts print it
+    without a traceback.
+    """
 
 
 class InputError(PetrflowError):
@@ -16,8 +20,12 @@ class Locked(PetrflowError):
 
 
 class CannotWrite(PetrflowError):
-    """A file cannot be written: the disk or the quota is full, or this user may not write there. Waiting does not help."""
+    """A file cannot be written: the disk or the quota is full, or this user may not write there.
+    Waiting does not help.
+    """
 
 
 class MachineError(PetrflowError):
-    """The machine cannot do what is asked: no usable GPU, too little memory, the wrong Paddle, a process that died."""
+    """The machine cannot do what is asked: no usable GPU, too little memory, the wrong Paddle, a
+    process that died.
+    """

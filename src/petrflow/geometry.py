@@ -5,11 +5,14 @@ Conventions, all of them nuScenes' own:
 - A quaternion is ``(w, x, y, z)``. It need not be of unit length where a function says so.
 - ``a_from_b`` is a ``(4, 4)`` matrix that takes homogeneous column points in frame b to frame a. Metres.
 - Lidar frame of LIDAR_TOP: x to the right, y forward, z up. Ego frame: x forward, y to the left, z up, origin on the ground
-  under the rear axle. Camera frame: x to the right, y down, z forward (depth). Global frame: the map's, z up.
+  under the rear axle. Camera frame: x to the right, y down, z forward (depth). Global frame: the
+  map's, z up.
 - A box is ``x, y, z, w, l, h, yaw[, vx, vy]``: the centre in metres; width across, length along and height up in metres; the
-  angle of its heading from the frame's x axis towards y in rad; velocity of the centre in m/s, NaN where unknown.
+  angle of its heading from the frame's x axis towards y in rad; velocity of the centre in m/s, NaN
+  where unknown.
 - Paddle3D's PETR uses another order for the same boxes, "PETR boxes". :func:`boxes_to_petr` and :func:`boxes_from_petr` are the only
-  ways there and back; :mod:`petrflow.model.box_codes` has a name for each order that the model uses.
+  ways there and back; :mod:`petrflow.model.box_codes` has a name for each order that the model
+  uses.
 
 Every function works on any number of leading axes unless its shapes say otherwise.
 """
@@ -21,7 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
-# Signs of the eight corners along length (forward), width (left) and height (up), in the devkit's order: four ahead, four behind.
+# Signs of the eight corners along length (forward), width (left) and height (up), in the devkit's
+# order: four ahead, four behind.
 _CORNER_SIGNS = 0.5 * np.array(
     [
         [1, 1, 1, 1, -1, -1, -1, -1],
@@ -77,7 +81,9 @@ def quaternion_to_matrix(quaternion: ArrayLike) -> FloatArray:
 
 
 def matrix_to_quaternion(matrix: ArrayLike) -> FloatArray:
-    """Turn rotation matrices ``(..., 3, 3)`` into unit quaternions ``(..., 4)`` w, x, y, z with w >= 0."""
+    """Turn rotation matrices ``(..., 3, 3)`` into unit quaternions ``(..., 4)`` w, x, y, z with w
+    >= 0.
+    """
     m = np.asarray(matrix, dtype=np.float64)
     m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
     # Each candidate divides by a different component; the largest is the well-conditioned one.
@@ -101,7 +107,9 @@ def matrix_to_quaternion(matrix: ArrayLike) -> FloatArray:
 
 
 def quaternion_multiply(left: ArrayLike, right: ArrayLike) -> FloatArray:
-    """Return the Hamilton product of quaternions ``(..., 4)``: the rotation ``right`` first, then ``left``."""
+    """Return the Hamilton product of quaternions ``(..., 4)``: the rotation ``right`` first, then
+    ``left``.
+    """
     lw, lx, ly, lz = np.moveaxis(np.asarray(left, dtype=np.float64), -1, 0)
     rw, rx, ry, rz = np.moveaxis(np.asarray(right, dtype=np.float64), -1, 0)
     return np.stack(
@@ -116,7 +124,9 @@ def quaternion_multiply(left: ArrayLike, right: ArrayLike) -> FloatArray:
 
 
 def quaternion_inverse(quaternion: ArrayLike) -> FloatArray:
-    """Return the inverse rotation of quaternions ``(..., 4)`` of any length but zero, as unit quaternions."""
+    """Return the inverse rotation of quaternions ``(..., 4)`` of any length but zero, as unit
+    quaternions.
+    """
     return normalize_quaternion(quaternion) * np.array([1.0, -1.0, -1.0, -1.0])
 
 
@@ -128,7 +138,9 @@ def yaw_to_quaternion(yaw: ArrayLike) -> FloatArray:
 
 
 def quaternion_yaw(quaternion: ArrayLike) -> FloatArray:
-    """Return the heading ``(...)`` in rad of quaternions ``(..., 4)``: the turned x axis, seen from above (as the devkit does)."""
+    """Return the heading ``(...)`` in rad of quaternions ``(..., 4)``: the turned x axis, seen from
+    above (as the devkit does).
+    """
     w, x, y, z = np.moveaxis(normalize_quaternion(quaternion), -1, 0)
     return np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z))
 
@@ -136,8 +148,9 @@ def quaternion_yaw(quaternion: ArrayLike) -> FloatArray:
 def quaternion_yaw_intrinsic(quaternion: ArrayLike) -> FloatArray:
     """Return pyquaternion's ``yaw_pitch_roll[0]`` ``(...)`` in rad of quaternions ``(..., 4)``.
 
-    It differs from :func:`quaternion_yaw` by ``4 x y``, about 1e-4 rad for boxes seen from a lidar that is tilted by a degree.
-    Paddle3D's annotations use it for the heading of a box in the lidar frame.
+    It differs from :func:`quaternion_yaw` by ``4 x y``, about 1e-4 rad for boxes seen from a lidar
+    that is tilted by a degree. Paddle3D's annotations use it for the heading of a box in the lidar
+    frame.
     """
     w, x, y, z = np.moveaxis(normalize_quaternion(quaternion), -1, 0)
     return np.arctan2(2 * (w * z - x * y), 1 - 2 * (y * y + z * z))
@@ -166,7 +179,9 @@ def transform(translation: ArrayLike, rotation_quaternion: ArrayLike) -> FloatAr
 
 
 def rigid(rotation: ArrayLike, translation: ArrayLike) -> FloatArray:
-    """Assemble ``(..., 4, 4)`` from rotations ``(..., 3, 3)`` and translations ``(..., 3)`` in m."""
+    """Assemble ``(..., 4, 4)`` from rotations ``(..., 3, 3)`` and translations ``(..., 3)`` in
+    m.
+    """
     rotation = np.asarray(rotation, dtype=np.float64)
     translation = np.asarray(translation, dtype=np.float64)
     shape = np.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1])
@@ -223,7 +238,9 @@ def project(points: ArrayLike, intrinsic: ArrayLike, cam_from_lidar: ArrayLike) 
 
 
 def view_matrix(intrinsic: ArrayLike, cam_from_lidar: ArrayLike) -> FloatArray:
-    """Return ``image_from_lidar`` ``(..., 4, 4)``: the intrinsic ``(..., 3, 3)`` padded to 4x4, times ``cam_from_lidar``."""
+    """Return ``image_from_lidar`` ``(..., 4, 4)``: the intrinsic ``(..., 3, 3)`` padded to 4x4,
+    times ``cam_from_lidar``.
+    """
     return rigid(intrinsic, np.zeros(3)) @ np.asarray(cam_from_lidar, dtype=np.float64)
 
 
@@ -231,7 +248,8 @@ def view_matrix(intrinsic: ArrayLike, cam_from_lidar: ArrayLike) -> FloatArray:
 
 
 def box_corners(boxes: ArrayLike) -> FloatArray:
-    """Return the corners of boxes in the devkit's order: four ahead (first above left, right), then four behind.
+    """Return the corners of boxes in the devkit's order: four ahead (first above left, right), then
+    four behind.
 
     Parameters
     ----------
@@ -261,7 +279,8 @@ def boxes_to_petr(boxes: ArrayLike) -> FloatArray:
     Returns
     -------
     same shape, float64
-        x, y, z of the centre of the bottom face, w, l, h, ``-yaw - pi/2`` (not wrapped, as stock leaves it)[, vx, vy].
+        x, y, z of the centre of the bottom face, w, l, h, ``-yaw - pi/2`` (not wrapped, as stock
+        leaves it)[, vx, vy].
     """
     boxes = np.array(boxes, dtype=np.float64)
     boxes[..., 2] -= boxes[..., 5] * 0.5
@@ -299,7 +318,9 @@ def boxes_from_xtreme1(centers: ArrayLike, sizes: ArrayLike, yaws: ArrayLike) ->
 
 
 def boxes_to_xtreme1(boxes: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Undo :func:`boxes_from_xtreme1`: centers ``(N, 3)``, sizes ``(N, 3)`` as length, width, height, and yaws ``(N,)``."""
+    """Undo :func:`boxes_from_xtreme1`: centers ``(N, 3)``, sizes ``(N, 3)`` as length, width,
+    height, and yaws ``(N,)``.
+    """
     boxes = np.asarray(boxes, dtype=np.float64)
     return boxes[:, :3].copy(), boxes[:, [4, 3, 5]], wrap_angle(boxes[:, 6])
 
@@ -312,7 +333,8 @@ def transform_boxes(boxes: ArrayLike, matrix: ArrayLike) -> FloatArray:
     boxes : (N, 7 or 9) float
         x, y, z, w, l, h, yaw[, vx, vy] in frame b.
     matrix : (4, 4) float
-        ``a_from_b``, rigid. What it tilts is lost: headings and velocities are seen from above before and after.
+        ``a_from_b``, rigid. What it tilts is lost: headings and velocities are seen from above
+        before and after.
 
     Returns
     -------
@@ -346,7 +368,8 @@ def points_in_boxes(points: ArrayLike, boxes: ArrayLike) -> NDArray[np.int64]:
     """
     points = np.asarray(points, dtype=np.float64)[:, :3]
     counts = np.zeros(len(np.asarray(boxes)), dtype=np.int64)
-    # One box at a time: N x P intermediates of a full sweep would not fit the cache, and most points fall to the first test.
+    # One box at a time: N x P intermediates of a full sweep would not fit the cache, and most
+    # points fall to the first test.
     for index, (x, y, z, w, length, h, yaw) in enumerate(np.asarray(boxes, dtype=np.float64)[:, :7]):
         near = points[np.abs(points[:, 0] - x) <= 0.5 * np.hypot(w, length)] - (x, y, z)
         ahead = np.abs(near[:, 0] * np.cos(yaw) + near[:, 1] * np.sin(yaw)) <= 0.5 * length

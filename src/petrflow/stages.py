@@ -1,7 +1,10 @@
-"""The stages as the workflow asks for them, one function for every rule: checks first, files in, files out, provenance beside them.
+"""The stages as the workflow asks for them, one function for every rule: checks first, files in,
+files out, provenance beside them.
 
-Every function takes ``order``, what the workflow wants made (:class:`petrflow.files.receipts.Order`), and may be called without one
-by hand. A stage's folder is replaced when all of it is written, so that the last finished result stands until its successor does.
+Every function takes ``order``, what the workflow wants made
+(:class:`petrflow.files.receipts.Order`), and may be called without one by hand. A stage's folder is
+replaced when all of it is written, so that the last finished result stands until its successor
+does.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ Inputs = dict[str, "str | Path"]
 def _successor(
     out_dir: Path, inputs: Inputs, settings: Mapping[str, Any] | None, order: Order | None
 ) -> Iterator[tuple[Path, Provenance]]:
-    """Yield a folder to write a stage's results into; with its ``provenance.json`` it becomes ``out_dir`` when the body is over."""
+    """Yield a folder to write a stage's results into; with its ``provenance.json`` it becomes
+    ``out_dir`` when the body is over.
+    """
     require_own_folder(out_dir)
     with (
         atomic_dir(out_dir) as folder,
@@ -48,7 +53,8 @@ def synthetic(settings: Mapping[str, Any], root: Path, about: Path, order: Order
     settings : mapping
         The data set's entry in the config.
     root, about : Path
-        ``data/{dataset}``, and the folder of what petrflow knows about it, ``results/{dataset}/root``.
+        ``data/{dataset}``, and the folder of what petrflow knows about it,
+        ``results/{dataset}/root``.
     """
     from petrflow.sources.synthetic.generate import prepare
 
@@ -58,7 +64,8 @@ def synthetic(settings: Mapping[str, Any], root: Path, about: Path, order: Order
 
 
 def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
-    """Bring nuScenes, or data in its form, to its place: linked from a folder, or fetched, extracted and verified.
+    """Bring nuScenes, or data in its form, to its place: linked from a folder, or fetched,
+    extracted and verified.
 
     Parameters are those of :func:`synthetic`.
     """
@@ -71,7 +78,8 @@ def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order 
 
 
 def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
-    """Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is built on it.
+    """Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is
+    built on it.
 
     Parameters are those of :func:`synthetic`.
     """
@@ -88,7 +96,8 @@ def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order |
 def weights(
     source: Mapping[str, Any], path: Path, config: Mapping[str, Any] | None = None, order: Order | None = None
 ) -> None:
-    """Fetch published weights, check their checksum, that they hold arrays and nothing else, and that they belong to the runs' models.
+    """Fetch published weights, check their checksum, that they hold arrays and nothing else, and
+    that they belong to the runs' models.
 
     Parameters
     ----------
@@ -97,7 +106,8 @@ def weights(
     path : Path
         Where the file goes.
     config : mapping, optional
-        The checked configuration: the weights are held against the models of the runs that name them.
+        The checked configuration: the weights are held against the models of the runs that name
+        them.
     """
     from petrflow.fetch.download import fetch
     from petrflow.fetch.transfer import public
@@ -115,7 +125,8 @@ def weights(
 
 
 def annotate(root: Path, about: Path, out_dir: Path, order: Order | None = None) -> None:
-    """Check a root's images and build the annotation stores of both splits from its tables, which are read once.
+    """Check a root's images and build the annotation stores of both splits from its tables, which
+    are read once.
 
     Parameters
     ----------
@@ -143,7 +154,9 @@ def classic(root: Path, store_path: Path, path: Path, order: Order | None = None
 
 
 def doctor(root: Path, stores: Mapping[str, Path], out_dir: Path, order: Order | None = None) -> None:
-    """Look at a data set's labels against its calibration and images, and say whether training on it makes sense."""
+    """Look at a data set's labels against its calibration and images, and say whether training on
+    it makes sense.
+    """
     from petrflow.doctor.examine import examine
 
     record = out_dir / "provenance.json"
@@ -229,7 +242,8 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
     request_path : Path
         Where the request is left for the processes, and for whoever wants to train it by hand.
     request
-        Fields of :class:`petrflow.training.request.Request`; ``model_config`` may be the model file's path.
+        Fields of :class:`petrflow.training.request.Request`; ``model_config`` may be the model
+        file's path.
 
     Raises
     ------
@@ -271,7 +285,9 @@ def export(
     schedule: Mapping[str, Any],
     order: Order | None = None,
 ) -> None:
-    """Export trained weights as a static model and compare it with the eager one on samples of a split."""
+    """Export trained weights as a static model and compare it with the eager one on samples of a
+    split.
+    """
     from petrflow.export import static as exporting
 
     model_config = load_model(model_file)

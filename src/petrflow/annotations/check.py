@@ -15,7 +15,9 @@ from petrflow.machine.hardware import cores
 from petrflow.pictures.read import picture_fault, where
 
 DECODED_AT_MOST = 20_000
-"""Images of a data set up to which all are decoded before the first training: 40 s on one core, at 1600x900."""
+"""Images of a data set up to which all are decoded before the first training: 40 s on one core, at
+1600x900.
+"""
 _BATCH = 256
 _MOST_NAMED = 5
 
@@ -37,8 +39,8 @@ def check_frames(
     stores : sequence of (columns, metadata)
         Columns ``camera_frame.*`` of stores, read or about to be written.
     decode : bool, optional
-        Decode every image instead of reading its header and its end. Default: only where there are not too many; whoever reads an
-        image later finds damage inside it too.
+        Decode every image instead of reading its header and its end. Default: only where there are
+        not too many; whoever reads an image later finds damage inside it too.
     threads : int, optional
         Default: four per core for headers, which wait for the disk; one per core for decoding.
 
@@ -50,7 +52,8 @@ def check_frames(
     Raises
     ------
     PetrflowError
-        Names file, sample_data token, camera and fault of the first few bad images, and how many there are.
+        Names file, sample_data token, camera and fault of the first few bad images, and how many
+        there are.
     """
     root = Path(root)
     faults: list[str] = []

@@ -1,4 +1,6 @@
-"""The classic pickle that stock Paddle3D reads, written from a store without holding it in memory."""
+"""The classic pickle that stock Paddle3D reads, written from a store without holding it in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,14 @@ _PROTOCOL = 3
 def write_classic(root: Path, store_path: Path, out_pkl: Path, progress: bool = True) -> None:
     """Write ``petr_nuscenes_annotation_{split}.pkl`` as ``tools/create_petr_nus_infos.py`` would.
 
-    Keyframes are written one after another: memory stays at that of one keyframe, whatever the split's size. The reader needs several
-    GB for trainval all the same.
+    Keyframes are written one after another: memory stays at that of one keyframe, whatever the
+    split's size. The reader needs several GB for trainval all the same.
 
     Parameters
     ----------
     root : Path
-        nuScenes root. Paths in the pickle are absolute, because NuscenesMVDataset joins a relative root onto sweep paths again at every
-        access.
+        nuScenes root. Paths in the pickle are absolute, because NuscenesMVDataset joins a relative
+        root onto sweep paths again at every access.
     store_path, out_pkl : Path
     """
     store = AnnotationStore.open(store_path)
@@ -43,10 +45,12 @@ def _infos(store: AnnotationStore, root: Path, progress: bool) -> Iterator[dict[
 
 
 def _write_infos(handle: BinaryIO, infos: Iterator[dict[str, Any]], metadata: dict[str, Any]) -> None:
-    """Write ``{"infos": [...], "metadata": {...}}`` with a pickler that forgets each info once it is written.
+    """Write ``{"infos": [...], "metadata": {...}}`` with a pickler that forgets each info once it
+    is written.
 
-    The list is opened by hand with pickle's own opcodes; every info is then a complete pickle without its frame and its end. The memo
-    is cleared in between, so no info may refer to another's objects, and none does.
+    The list is opened by hand with pickle's own opcodes; every info is then a complete pickle
+    without its frame and its end. The memo is cleared in between, so no info may refer to another's
+    objects, and none does.
     """
     handle.write(
         pickle.PROTO + bytes([_PROTOCOL]) + pickle.EMPTY_DICT + pickle.MARK + _text("infos") + pickle.EMPTY_LIST
@@ -62,7 +66,9 @@ def _text(value: str) -> bytes:
 
 
 def _body(value: Any) -> bytes:
-    """Pickle a value and cut off what makes it a file: the protocol opcode ahead and STOP behind."""
+    """Pickle a value and cut off what makes it a file: the protocol opcode ahead and STOP
+    behind.
+    """
     data = pickle.dumps(value, protocol=_PROTOCOL)
     return data[2:-1]
 
@@ -70,8 +76,8 @@ def _body(value: Any) -> bytes:
 def classic_info(store: AnnotationStore, keyframe: Keyframe, root: Path) -> dict[str, Any]:
     """Return one entry of ``infos``, with the types and the quirks of stock.
 
-    Two quirks are kept for equality: boxes hold ``-yaw - pi/2`` as their angle, and ``sample_data_token`` of a sweep is the token of
-    its sample.
+    Two quirks are kept for equality: boxes hold ``-yaw - pi/2`` as their angle, and
+    ``sample_data_token`` of a sweep is the token of its sample.
     """
     columns = store.columns
     frames = columns["keyframe.camera_frame"][keyframe._index]
@@ -114,7 +120,9 @@ def _camera(store: AnnotationStore, keyframe: Keyframe, root: Path, k: int, fram
 
 
 def _sweeps(store: AnnotationStore, keyframe: Keyframe, root: Path) -> list[dict[str, Any]]:
-    """All sweeps of a keyframe, placed at once; an entry that repeats the one before it is the same object, as in stock."""
+    """All sweeps of a keyframe, placed at once; an entry that repeats the one before it is the same
+    object, as in stock.
+    """
     columns = store.columns
     first = int(columns["keyframe.sweep_offset"][keyframe._index])
     frames = np.array(columns["sweep.camera_frame"][first : first + keyframe.num_sweeps])

@@ -1,4 +1,6 @@
-"""Read an annotation store: keyframes, their cameras, boxes and previous camera frames, straight from a memory map."""
+"""Read an annotation store: keyframes, their cameras, boxes and previous camera frames, straight
+from a memory map.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class CameraFrames:
     intrinsics : (N, 3, 3) float64
         Camera matrices, pixels.
     lidar_from_camera : (N, 4, 4) float64
-        Camera frame at the image's own time to the lidar frame of the keyframe at the keyframe's time, ego motion included; m.
+        Camera frame at the image's own time to the lidar frame of the keyframe at the keyframe's
+        time, ego motion included; m.
     """
 
     image_paths: list[str]
@@ -101,7 +104,9 @@ class Keyframe(CameraFrames):
     _index: int = field(repr=False)
 
     def sweep(self, k: int) -> CameraFrames:
-        """Return the previous frames of all cameras, ``k`` steps back (0 is the nearest), relative to this keyframe's lidar."""
+        """Return the previous frames of all cameras, ``k`` steps back (0 is the nearest), relative
+        to this keyframe's lidar.
+        """
         if not 0 <= k < self.num_sweeps:
             raise IndexError(f"keyframe {self.token} has {self.num_sweeps} sweeps, none numbered {k}")
         first = int(self._store.columns["keyframe.sweep_offset"][self._index])
@@ -110,7 +115,8 @@ class Keyframe(CameraFrames):
 
 
 class AnnotationStore:
-    """Keyframes of one split in time order, memory-mapped: processes that open the same file share its pages.
+    """Keyframes of one split in time order, memory-mapped: processes that open the same file share
+    its pages.
 
     Attributes
     ----------
@@ -152,7 +158,9 @@ class AnnotationStore:
         return geometry.transform(poses[:, :3], poses[:, 3:])
 
     def camera_fields(self, frames: NDArray[np.int32], global_from_lidar: FloatArray) -> dict[str, Any]:
-        """Return the fields of :class:`CameraFrames` for (N,) camera frames, seen from a lidar pose ``(4, 4)``."""
+        """Return the fields of :class:`CameraFrames` for (N,) camera frames, seen from a lidar pose
+        ``(4, 4)``.
+        """
         columns = self.columns
         calibration = columns["camera_frame.calibration"][frames]
         pose = columns["camera_frame.ego_pose"][frames]

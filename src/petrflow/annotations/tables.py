@@ -216,7 +216,9 @@ def _channels(tables: dict[str, Columns]) -> list[str]:
 
 
 def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.RecordBatch], np.ndarray]:
-    """Return what says of some rows of sample_data.json which are wanted: all of the cameras, and the lidar's keyframes."""
+    """Return what says of some rows of sample_data.json which are wanted: all of the cameras, and
+    the lidar's keyframes.
+    """
     tokens = tables["calibrated_sensor"]["token"]
     cameras = set(camera_names(root, tables))
     channels = _channels(tables)

@@ -1,4 +1,5 @@
-"""Values that cannot be: each is one sentence with table, token and remedy, before anything trains on them.
+"""Values that cannot be: each is one sentence with table, token and remedy, before anything trains
+on them.
 
 Only the scenes of the splits are looked at. What is odd but possible is the doctor's subject.
 """
@@ -33,7 +34,9 @@ _REMEDY = "Correct the table, or take the scene out of the splits."
 
 
 def check_values(root: Root, tables: dict[str, Columns]) -> None:
-    """Raise a `PetrflowError` for the first value in the tables of :func:`read_tables` that cannot be."""
+    """Raise a `PetrflowError` for the first value in the tables of :func:`read_tables` that cannot
+    be.
+    """
     check = _Check(root, tables)
     check.tokens()
     check.times()
@@ -59,7 +62,9 @@ class _Check:
     def _refuse(
         self, table: str, rows: np.ndarray, bad: np.ndarray, record: str, what: str, values: Any = None
     ) -> None:
-        """Raise if any of ``bad``, which belongs to ``rows`` of a table; ``record`` says what the token names."""
+        """Raise if any of ``bad``, which belongs to ``rows`` of a table; ``record`` says what the
+        token names.
+        """
         if not bad.any():
             return
         first = int(np.flatnonzero(bad)[0])

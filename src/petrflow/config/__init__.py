@@ -1,7 +1,9 @@
-"""The configuration and the model files: read with lines, checked against their schemas, with defaults filled in.
+"""The configuration and the model files: read with lines, checked against their schemas, with
+defaults filled in.
 
-The schemas in ``schemas/`` say type, default, limit and description of every key, once. ``docs/config.md`` and ``docs/model-files.md``
-are made from them, and every part of petrflow that takes settings takes values that were checked here.
+The schemas in ``schemas/`` say type, default, limit and description of every key, once.
+``docs/config.md`` and ``docs/model-files.md`` are made from them, and every part of petrflow that
+takes settings takes values that were checked here.
 """
 
 from petrflow.config.models import load_model, model_path, read_model, with_model_defaults

@@ -1,4 +1,6 @@
-"""Model files: found by name, checked against their schema, and checked for what must agree inside one."""
+"""Model files: found by name, checked against their schema, and checked for what must agree inside
+one.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def read_model(path: Path) -> Document:
 
 
 def load_model(path: Path) -> dict[str, Any]:
-    """Read and check a model file; what it leaves out stays left out, so that a new key with a default changes no fingerprint.
+    """Read and check a model file; what it leaves out stays left out, so that a new key with a
+    default changes no fingerprint.
 
     Raises
     ------
@@ -72,7 +75,9 @@ def with_model_defaults(model_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def disagreements(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield key and sentence for everything in a model file, defaults filled in, that must agree and does not."""
+    """Yield key and sentence for everything in a model file, defaults filled in, that must agree
+    and does not.
+    """
     yield from _classes(model)
     yield from _pictures(model)
     yield from _channels(model)

@@ -1,7 +1,8 @@
 """Names and shapes of a network's entries, computed from its model file alone.
 
-Building the network takes Paddle and ten seconds; a weights file must be looked at before the first job, in one. A test builds the
-networks of several model files and holds these names and shapes against them.
+Building the network takes Paddle and ten seconds; a weights file must be looked at before the first
+job, in one. A test builds the networks of several model files and holds these names and shapes
+against them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ def entries(model_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     Parameters
     ----------
     model_config : mapping
-        A checked model file with the schema's defaults (:func:`petrflow.config.with_model_defaults`).
+        A checked model file with the schema's defaults
+        (:func:`petrflow.config.with_model_defaults`).
     """
     model = model_config["model"]
     return dict([*_head(model["pts_bbox_head"]), *_backbone(model["backbone"]), *_neck(model["neck"])])
 
 
 def parameter_count(model_config: Mapping[str, Any]) -> int:
-    """Return how many numbers a network holds, running statistics included, as published counts do."""
+    """Return how many numbers a network holds, running statistics included, as published counts
+    do.
+    """
     return sum(math.prod(shape) for shape in entries(model_config).values())
 
 

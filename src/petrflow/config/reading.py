@@ -1,7 +1,8 @@
-"""YAML files as values with the line of every key; whatever is wrong with the text becomes one sentence with file and line.
+"""YAML files as values with the line of every key; whatever is wrong with the text becomes one
+sentence with file and line.
 
-PyYAML keeps the last of two equal keys, reads ``2024`` as a number and ``no`` as false, and forgets lines. Here the node tree is
-read, so that duplicates, names that are no text, and lines are known.
+PyYAML keeps the last of two equal keys, reads ``2024`` as a number and ``no`` as false, and forgets
+lines. Here the node tree is read, so that duplicates, names that are no text, and lines are known.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Mistake:
 
 @dataclass
 class Document:
-    """The values of one or several YAML files, merged, with the place of every key and the mistakes found so far."""
+    """The values of one or several YAML files, merged, with the place of every key and the mistakes
+    found so far.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
@@ -138,7 +141,9 @@ def read_yaml(path: Path | str) -> Document:
 
 
 def merged(files: Iterable[Path | str], overrides: Mapping[str, Any] | None = None) -> Document:
-    """Read several files, later ones over earlier ones key by key, and put ``overrides`` over all of them."""
+    """Read several files, later ones over earlier ones key by key, and put ``overrides`` over all
+    of them.
+    """
     whole = Document()
     for path in files:
         part = read_yaml(path)
@@ -152,7 +157,9 @@ def merged(files: Iterable[Path | str], overrides: Mapping[str, Any] | None = No
 
 
 def merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
-    """Put ``others`` over ``values``, group by group, in place; a group that both have keeps what only ``values`` has."""
+    """Put ``others`` over ``values``, group by group, in place; a group that both have keeps what
+    only ``values`` has.
+    """
     for key, value in others.items():
         if isinstance(value, Mapping):
             inner = values.get(key)
@@ -241,7 +248,9 @@ def _syntax(path: Path, error: yaml.YAMLError, text: str) -> Mistake:
 
 
 def _odd_characters(text: str, line: int | None) -> str:
-    """A hint when a line, or the one before it, or any line holds a full-width character that YAML knows only in ASCII."""
+    """A hint when a line, or the one before it, or any line holds a full-width character that YAML
+    knows only in ASCII.
+    """
     lines = text.splitlines()
     near = range(len(lines)) if line is None else range(max(0, line - 2), min(len(lines), line))
     for number in reversed(near) if line is not None else near:

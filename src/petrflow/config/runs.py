@@ -12,14 +12,18 @@ from petrflow.config.sentences import nearest
 
 
 def runtime_keys(name: str) -> tuple[str, ...]:
-    """Keys of a section that say how it is carried out and not what comes of it (``runtime: true`` in the schema)."""
+    """Keys of a section that say how it is carried out and not what comes of it (``runtime: true``
+    in the schema).
+    """
     schema = section(schema_of("config"), name)
     properties, _ = object_schema({}, schema, schema)
     return tuple(key for key, entry in properties.items() if entry.get("runtime"))
 
 
 RUNTIME_KEYS = runtime_keys("schedule")
-"""Keys of a schedule that say how it is carried out and not what comes of it (``runtime: true`` in the schema): they retrain nothing."""
+"""Keys of a schedule that say how it is carried out and not what comes of it (``runtime: true`` in
+the schema): they retrain nothing.
+"""
 
 
 def load_config(files: Iterable[Path | str], overrides: Mapping[str, Any] | None = None) -> Document:
@@ -43,7 +47,8 @@ def load_config(files: Iterable[Path | str], overrides: Mapping[str, Any] | None
 
 
 def validate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a configuration and return a copy of it with every default filled in and every mapping's keys sorted.
+    """Check a configuration and return a copy of it with every default filled in and every
+    mapping's keys sorted.
 
     Raises
     ------
@@ -58,9 +63,11 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(name: str, values: Mapping[str, Any], where: KeyPath = ()) -> dict[str, Any]:
-    """One section's settings, checked and with defaults: ``synthetic``, ``nuscenes``, ``xtreme1``, ``schedule`` or ``demo``.
+    """One section's settings, checked and with defaults: ``synthetic``, ``nuscenes``, ``xtreme1``,
+    ``schedule`` or ``demo``.
 
-    Whoever takes settings calls this; of settings that the configuration's check has filled in, nothing changes.
+    Whoever takes settings calls this; of settings that the configuration's check has filled in,
+    nothing changes.
 
     Raises
     ------
@@ -84,13 +91,15 @@ def training_settings(run: Mapping[str, Any]) -> dict[str, Any]:
 def shaping(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What of a section's settings shapes a result, for fingerprints.
 
-    Runtime keys and values equal to the schema's default are left out, so that neither an edit of the former nor a new key with a
-    default, in a later version, changes the fingerprint of what is there. Of ``number`` keys, whole numbers are written as floats.
+    Runtime keys and values equal to the schema's default are left out, so that neither an edit of
+    the former nor a new key with a default, in a later version, changes the fingerprint of what is
+    there. Of ``number`` keys, whole numbers are written as floats.
 
     Parameters
     ----------
     name : str
-        A section of the configuration's schema (``synthetic``, ``schedule``, ``run``, …), or ``model`` for a model file.
+        A section of the configuration's schema (``synthetic``, ``schedule``, ``run``, …), or
+        ``model`` for a model file.
     values : mapping
         Checked settings, with or without defaults filled in.
     """
@@ -100,7 +109,9 @@ def shaping(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shaping_defaults(name: str) -> dict[str, Any]:
-    """The defaults of a section that :func:`shaping` leaves out, in the form in which it would write them."""
+    """The defaults of a section that :func:`shaping` leaves out, in the form in which it would
+    write them.
+    """
     schema = section(schema_of("config"), name)
     properties, _ = object_schema({}, schema, schema)
     return {key: _shaping(child["default"], child, schema) for key, child in properties.items() if "default" in child}
@@ -217,7 +228,9 @@ def _inside_run(
 
 
 def weights_run(weights: Any) -> str | None:
-    """The run whose best model ``weights`` names, as ``{run: NAME}`` or by its path under ``results/``; None for other weights."""
+    """The run whose best model ``weights`` names, as ``{run: NAME}`` or by its path under
+    ``results/``; None for other weights.
+    """
     if isinstance(weights, Mapping) and isinstance(weights.get("run"), str):
         return str(weights["run"])
     if not isinstance(weights, str):

@@ -1,7 +1,8 @@
-"""Values against a schema: one sentence for each mistake, numbers given as text taken as numbers, defaults filled in.
+"""Values against a schema: one sentence for each mistake, numbers given as text taken as numbers,
+defaults filled in.
 
-A schema is JSON Schema in YAML, of which petrflow uses the keywords in :data:`KEYWORDS`. Type, default, limit and description of a key
-are said there and nowhere else.
+A schema is JSON Schema in YAML, of which petrflow uses the keywords in :data:`KEYWORDS`. Type,
+default, limit and description of a key are said there and nowhere else.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def schema_faults(schema: Any, path: KeyPath = ()) -> Iterator[str]:
-    """Yield what is wrong with a schema itself: unknown keywords, references that lead nowhere, groups where none can be."""
+    """Yield what is wrong with a schema itself: unknown keywords, references that lead nowhere,
+    groups where none can be.
+    """
     yield from _faults(schema, schema, path)
 
 
@@ -87,15 +90,16 @@ def section(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
 def settle(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], from_text: bool = False) -> Any:
     """Return values in the types that the schema asks for where only their form differs.
 
-    ``"2"`` and ``2.0`` become 2 where a whole number is wanted, ``"1e-4"`` a number where a number is; ``~`` in paths is expanded.
+    ``"2"`` and ``2.0`` become 2 where a whole number is wanted, ``"1e-4"`` a number where a number
+    is; ``~`` in paths is expanded.
 
     Parameters
     ----------
     value : what was read
     schema, root : the value's schema and the schema that references are looked up in
     from_text : bool
-        The values come from Snakemake's ``--config``, which hands every scalar on as text: ``null`` and ``true`` too mean what YAML
-        means by them, unless text is wanted.
+        The values come from Snakemake's ``--config``, which hands every scalar on as text: ``null``
+        and ``true`` too mean what YAML means by them, unless text is wanted.
     """
     if isinstance(value, Mapping):
         properties, others = object_schema(value, schema, root)
@@ -169,7 +173,9 @@ def _list_schemas(
 def object_schema(
     value: Mapping[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Schemas of a mapping's named keys and of its other keys, with references, forms and the choice by ``kind`` resolved."""
+    """Schemas of a mapping's named keys and of its other keys, with references, forms and the
+    choice by ``kind`` resolved.
+    """
     properties: dict[str, Any] = {}
     others: Mapping[str, Any] = {}
     for form in _meant(value, _forms(schema, root)):
@@ -184,7 +190,9 @@ def object_schema(
 
 
 def _meant(value: Mapping[str, Any], forms: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of a choice of forms, those whose required keys are there; all of them when a mistake leaves none."""
+    """Of a choice of forms, those whose required keys are there; all of them when a mistake leaves
+    none.
+    """
     given = list(forms)
     fitting = [form for form in given if set(form.get("required", ())) <= set(value)]
     return fitting if any("properties" in form for form in fitting) else given
@@ -194,7 +202,9 @@ def _meant(value: Mapping[str, Any], forms: Iterable[Mapping[str, Any]]) -> list
 
 
 def check(document: Document, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Settle a document's values in place, note every mistake in it, and return them with defaults filled in."""
+    """Settle a document's values in place, note every mistake in it, and return them with defaults
+    filled in.
+    """
     document.values = settle(document.values, schema, schema)
     notes: list[tuple[KeyPath, str]] = []
     for error in _errors(document.values, schema):
@@ -219,7 +229,9 @@ def checked(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
 
 
 def fill(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A copy of ``value`` with the schema's defaults and keys sorted, as their order shapes nothing unless the schema says so."""
+    """A copy of ``value`` with the schema's defaults and keys sorted, as their order shapes nothing
+    unless the schema says so.
+    """
     if not isinstance(value, Mapping):
         return value
     properties, others = object_schema(value, schema, root)
@@ -237,7 +249,9 @@ def _errors(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[An
 
 
 def _innermost(error: Any) -> Any:
-    """Of an error in a choice of forms, the one inside the form that was meant: the mistake deepest in the value."""
+    """Of an error in a choice of forms, the one inside the form that was meant: the mistake deepest
+    in the value.
+    """
     if not error.context or error.validator not in ("oneOf", "anyOf"):
         return error
     # A form of another type was not meant at all.
@@ -256,7 +270,9 @@ def _innermost(error: Any) -> Any:
 
 
 def _of_the_nearest_form(error: Any, inner: list[Any]) -> list[Any]:
-    """Of the errors in a group's forms, those in the form whose keys are most like those written."""
+    """Of the errors in a group's forms, those in the form whose keys are most like those
+    written.
+    """
     forms: dict[int, list[Any]] = {}
     for mistake in inner:
         forms.setdefault(mistake.schema_path[0], []).append(mistake)

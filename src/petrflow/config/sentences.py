@@ -24,7 +24,9 @@ def nearest(name: str, known: Iterable[str], listed: bool = True) -> str:
 
 
 def nearest_file(path: Path) -> str:
-    """``; did you mean X`` for a path that does not exist: the nearest name in its folder, or the first folder that is missing."""
+    """``; did you mean X`` for a path that does not exist: the nearest name in its folder, or the
+    first folder that is missing.
+    """
     parent = path.parent
     if not parent.is_dir():
         while not parent.parent.is_dir() and parent != parent.parent:

@@ -1,4 +1,6 @@
-"""Are the cameras where, and looking where, cameras on a vehicle are? And do boxes land in their images?"""
+"""Are the cameras where, and looking where, cameras on a vehicle are? And do boxes land in their
+images?
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,17 @@ from petrflow.annotations import Keyframe
 from petrflow.doctor.findings import Finding, wrong_unit
 from petrflow.geometry import invert_rigid, project, rigid
 
-# A camera on a road vehicle is upright: its image's downward axis is close to the vehicle's. 0.6 is a tilt of 53 degrees.
+# A camera on a road vehicle is upright: its image's downward axis is close to the vehicle's. 0.6 is
+# a tilt of 53 degrees.
 _UPRIGHT = 0.6
 # No vehicle is this large: cameras further from the lidar are given in another unit, m.
 _LARGEST_VEHICLE = 30.0
 
 
 def boxes_inside(keyframe: Keyframe, camera_from_lidar: np.ndarray | None = None) -> np.ndarray:
-    """Return (N, M) bool: which box centres project into which camera's image, under other extrinsics (N, 4, 4) if given."""
+    """Return (N, M) bool: which box centres project into which camera's image, under other
+    extrinsics (N, 4, 4) if given.
+    """
     if camera_from_lidar is None:
         camera_from_lidar = invert_rigid(keyframe.lidar_from_camera)
     inside = np.zeros((len(camera_from_lidar), len(keyframe.boxes)), dtype=bool)
@@ -33,20 +38,26 @@ def boxes_inside(keyframe: Keyframe, camera_from_lidar: np.ndarray | None = None
 
 
 def uprightness(camera_from_lidar: np.ndarray) -> np.ndarray:
-    """Return (N,) cosines between each camera's downward axis and the lidar frame's, for extrinsics (N, 4, 4)."""
+    """Return (N,) cosines between each camera's downward axis and the lidar frame's, for extrinsics
+    (N, 4, 4).
+    """
     return -camera_from_lidar[:, 1, 2]
 
 
 def _outwardness(camera_from_lidar: np.ndarray) -> float:
-    """How far, m, cameras sit towards where they look, on average: front cameras ahead, rear ones behind."""
+    """How far, m, cameras sit towards where they look, on average: front cameras ahead, rear ones
+    behind.
+    """
     centers = invert_rigid(camera_from_lidar)[:, :3, 3]
     return float(np.mean(np.sum(centers[:, :2] * camera_from_lidar[:, 2, :2], axis=1)))
 
 
 def _interpretations(camera_from_lidar: np.ndarray, lidar_from_cloud: np.ndarray) -> dict[str, np.ndarray]:
-    """The extrinsics as given, and as they would be had they been written inverted, or with their rotation transposed.
+    """The extrinsics as given, and as they would be had they been written inverted, or with their
+    rotation transposed.
 
-    A door may have turned the point cloud's axes into LIDAR_TOP's, (4, 4); what was written relates cameras to the cloud.
+    A door may have turned the point cloud's axes into LIDAR_TOP's, (4, 4); what was written relates
+    cameras to the cloud.
     """
     camera_from_cloud = camera_from_lidar @ lidar_from_cloud
     rotation, translation = camera_from_cloud[:, :3, :3], camera_from_cloud[:, :3, 3]
@@ -113,7 +124,8 @@ def check_extrinsics(
         if name != "as given" and score[0] > max(_UPRIGHT, upright + 0.3) and score[1] >= 0.7 * seen
     }
     if upright < _UPRIGHT and better:
-        # Both have the same rotations; only the right one puts front cameras in front and rear cameras behind.
+        # Both have the same rotations; only the right one puts front cameras in front and rear
+        # cameras behind.
         likely = max(better, key=lambda name: better[name][2] + (0.1 if name == "inverse" else 0.0))
         figures["cameras sit towards where they look (m)"] = {
             name: round(score[2], 3) for name, score in scores.items()
@@ -137,7 +149,9 @@ def check_extrinsics(
 def check_projection(
     keyframes: Sequence[Keyframe], names: Sequence[str], cameras: dict[str, dict[str, Any]], explained: bool = False
 ) -> list[Finding]:
-    """Count, per camera, the boxes that land in its image. `explained`: another check has found why they might not."""
+    """Count, per camera, the boxes that land in its image. `explained`: another check has found why
+    they might not.
+    """
     total = sum(len(keyframe.boxes) for keyframe in keyframes)
     counts = sum((boxes_inside(keyframe).sum(axis=1) for keyframe in keyframes), np.zeros(len(names), dtype=int))
     for name, count in zip(names, counts.tolist(), strict=True):

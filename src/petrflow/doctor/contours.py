@@ -1,4 +1,6 @@
-"""Do the images show what the calibration and the labels say? Contours of projected boxes against edges in the images."""
+"""Do the images show what the calibration and the labels say? Contours of projected boxes against
+edges in the images.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ from petrflow.pictures.read import Unreadable, read_pixels
 
 # Edges are compared at this image width: box contours are labelled to a few pixels of the original.
 _WIDTH = 400
-# Where a contour is moved to for comparison, in pixels of the reduced image: far enough to leave the object's own edges.
+# Where a contour is moved to for comparison, in pixels of the reduced image: far enough to leave
+# the object's own edges.
 _SHIFTS = (-60, -45, -30, 30, 45, 60)
-# Frames, and per pair of cameras frames with contours, below which no verdict on the order of cameras is given.
+# Frames, and per pair of cameras frames with contours, below which no verdict on the order of
+# cameras is given.
 _FEWEST = 5
 _NEAREST, _FARTHEST = 2.0, 45.0
 
@@ -37,9 +41,10 @@ def image_fit(keyframe: Keyframe, root: Path) -> np.ndarray | None:
 
     Returns
     -------
-    (N, N) float64, or None where an image cannot be read: entry (i, j) says how much stronger edges of image j are on the contours of
-    boxes projected with calibration i than on the same contours moved sideways, as a difference of ranks within the image: 0 for images
-    that have nothing to do with the boxes. NaN where no contour lies in the image.
+    (N, N) float64, or None where an image cannot be read: entry (i, j) says how much stronger edges
+    of image j are on the contours of boxes projected with calibration i than on the same contours
+    moved sideways, as a difference of ranks within the image: 0 for images that have nothing to do
+    with the boxes. NaN where no contour lies in the image.
     """
     edges = [_edge_ranks(root / path) for path in keyframe.image_paths]
     if any(image is None for image in edges):
@@ -57,13 +62,17 @@ def image_fit(keyframe: Keyframe, root: Path) -> np.ndarray | None:
 
 
 def _in_sight(keyframe: Keyframe) -> np.ndarray:
-    """(M,) bool: boxes with some points, whose objects are not wholly hidden; all where counts are unknown (1 stands for that)."""
+    """(M,) bool: boxes with some points, whose objects are not wholly hidden; all where counts are
+    unknown (1 stands for that).
+    """
     counts = keyframe.num_lidar_pts
     return np.ones(len(counts), dtype=bool) if counts.max(initial=0) <= 1 else counts > 2
 
 
 def check_turned(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
-    """Without points and motion, ask the images: do contours of long boxes turned by 90 degrees fit them better than as they are?"""
+    """Without points and motion, ask the images: do contours of long boxes turned by 90 degrees fit
+    them better than as they are?
+    """
     gains = []
     for keyframe in keyframes:
         ratio = keyframe.boxes[:, 4] / np.maximum(keyframe.boxes[:, 3], 1e-6)
@@ -91,7 +100,9 @@ def check_turned(keyframes: Sequence[Keyframe], root: Path) -> list[Finding]:
 
 
 def _own_fit(keyframe: Keyframe, root: Path) -> float | None:
-    """How much box contours stand out from their own images, weighted by their length; None without contours."""
+    """How much box contours stand out from their own images, weighted by their length; None without
+    contours.
+    """
     camera_from_lidar = invert_rigid(keyframe.lidar_from_camera)
     total = weight = 0.0
     for camera, path in enumerate(keyframe.image_paths):
@@ -103,7 +114,9 @@ def _own_fit(keyframe: Keyframe, root: Path) -> float | None:
 
 
 def _edge_ranks(path: Path) -> np.ndarray | None:
-    """(H, 400) float32: rank of each pixel's gradient within its own row's neighbourhood of the image, 0 to 1."""
+    """(H, 400) float32: rank of each pixel's gradient within its own row's neighbourhood of the
+    image, 0 to 1.
+    """
     try:
         image = read_pixels(path, grey=True)
     except Unreadable:
@@ -119,7 +132,9 @@ def _edge_ranks(path: Path) -> np.ndarray | None:
 
 
 def _contours(keyframe: Keyframe, camera_from_lidar: np.ndarray, camera: int) -> np.ndarray:
-    """(K, 2) points on the convex outlines of boxes in one camera, in units of the image's width and height."""
+    """(K, 2) points on the convex outlines of boxes in one camera, in units of the image's width
+    and height.
+    """
     outlines = []
     width, height = keyframe.image_sizes[camera].tolist()
     corners = box_corners(keyframe.boxes)
@@ -151,7 +166,8 @@ def _stand_out(ranks: np.ndarray, points: np.ndarray) -> float:
 def check_camera_order(
     fits: Sequence[np.ndarray], names: Sequence[str], folders: dict[str, dict[str, object]]
 ) -> tuple[list[Finding], np.ndarray]:
-    """Find the assignment of images to calibrations under which contours meet edges; fail where it clearly is not the given one.
+    """Find the assignment of images to calibrations under which contours meet edges; fail where it
+    clearly is not the given one.
 
     Parameters
     ----------
@@ -160,7 +176,8 @@ def check_camera_order(
     names
         Channels of the N cameras.
     folders
-        What `import.json` says of each channel of an Xtreme1 export: its image folder and its entry in camera_config.
+        What `import.json` says of each channel of an Xtreme1 export: its image folder and its entry
+        in camera_config.
     """
     count = len(names)
     if not fits:
@@ -176,7 +193,8 @@ def check_camera_order(
     moved = [index for index in range(count) if columns[index] != index]
     if not moved:
         return [], own
-    # The gain of the better assignment, frame by frame: its mean must stand well clear of its own scatter.
+    # The gain of the better assignment, frame by frame: its mean must stand well clear of its own
+    # scatter.
     gains = np.nansum(stack[:, rows[moved], columns[moved]] - stack[:, moved, moved], axis=1) / len(moved)
     scatter = float(np.std(gains, ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
     gain, own_fit, best_fit = (

@@ -2,8 +2,9 @@
 
     examine(Path("data/parking_lot"), Path("results/parking_lot/doctor"))
 
-It leaves ``doctor.json``, ``doctor.txt`` and pictures of the frames whose labels fit their images best and worst, and raises a
-`PetrflowError` where training would be pointless, with the likely cause and the setting that mends it.
+It leaves ``doctor.json``, ``doctor.txt`` and pictures of the frames whose labels fit their images
+best and worst, and raises a `PetrflowError` where training would be pointless, with the likely
+cause and the setting that mends it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def examine(
     root
         `data/{dataset}`.
     out
-        Folder for `doctor.json`, `doctor.txt` and the pictures; they are there also when this raises.
+        Folder for `doctor.json`, `doctor.txt` and the pictures; they are there also when this
+        raises.
     stores
         Annotation stores of its splits by name; built for the occasion where there are none.
     about
@@ -113,7 +115,8 @@ def diagnose(
             + _check_boxes(labelled, root, figures, imported.get("poses", True))
         )
         geometric += calibration.check_projection(labelled, names, cameras, explained=_fails(geometric))
-        # Boxes or calibrations that are wrong fit no image: the order of images can be judged only where they are right.
+        # Boxes or calibrations that are wrong fit no image: the order of images can be judged only
+        # where they are right.
         fits = _image_fits(labelled, root, _IMAGES_OF_THE_SICK if _fails(geometric) else _IMAGES)
         order, own = contours.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
         findings += geometric if _fails(geometric) else geometric + order
@@ -159,7 +162,8 @@ def _check_boxes(
 ) -> list[Finding]:
     """Sizes first: headings and places mean something only in metres and with the axes in order.
 
-    Without the vehicle's poses, velocities are relative to it: what stands still seems to come towards it, whatever way it faces.
+    Without the vehicle's poses, velocities are relative to it: what stands still seems to come
+    towards it, whatever way it faces.
     """
     clouds = _clouds(keyframes, root)
     findings = sizes.check_sizes(keyframes, figures) + places.check_clouds(keyframes, clouds, figures)

@@ -38,7 +38,9 @@ class Finding:
     unit: str = ""
 
     def sentence(self, kind: str) -> str:
-        """Cause, figures and remedy; other doors than xtreme1 have no settings, so the tables themselves are to blame."""
+        """Cause, figures and remedy; other doors than xtreme1 have no settings, so the tables
+        themselves are to blame.
+        """
         remedy = ""
         if self.setting:
             remedy = (
@@ -54,7 +56,9 @@ _PARTS = {"boxes": "boxes", "externals": "extrinsics", "cloud": "point clouds"}
 
 
 def wrong_unit(parts: tuple[str, ...], unit: str, evidence: str, cause: str = "") -> Finding:
-    """Find that some parts of a data set are in `cm` or `mm`; the cause names them where none is given."""
+    """Find that some parts of a data set are in `cm` or `mm`; the cause names them where none is
+    given.
+    """
     setting = unit if len(parts) == len(_PARTS) else f"{{{', '.join(f'{part}: {unit}' for part in parts)}}}"
     named = cause or f"{', '.join(_PARTS[part] for part in parts)} are in {unit}"
     return Finding("fail", "units", named, f"length_unit: {setting}", evidence, parts, unit)

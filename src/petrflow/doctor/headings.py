@@ -73,7 +73,9 @@ def check_headings(
 
 
 def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
-    """(2,) counts of long boxes that hold clearly more points as given, and turned by 90 degrees about their centre."""
+    """(2,) counts of long boxes that hold clearly more points as given, and turned by 90 degrees
+    about their centre.
+    """
     boxes = keyframe.boxes
     ratio = boxes[:, 4] / np.maximum(boxes[:, 3], 1e-6)
     long = (
@@ -82,7 +84,8 @@ def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
         & (np.hypot(boxes[:, 0], boxes[:, 1]) < 50)
     )
     boxes = boxes[long].copy()
-    # The ground's points say nothing about a heading: leave out the lowest fifth, and some paint outside for noise.
+    # The ground's points say nothing about a heading: leave out the lowest fifth, and some paint
+    # outside for noise.
     boxes[:, 2] += 0.1 * boxes[:, 5]
     boxes[:, 5] *= 0.8
     boxes[:, 3:5] += 0.1
@@ -96,7 +99,9 @@ def _side_votes(keyframe: Keyframe, points: np.ndarray) -> np.ndarray:
 
 
 def _motion_turns(keyframes: Sequence[Keyframe]) -> np.ndarray:
-    """Angles from heading to motion, rad, of things that move at more than 1.5 m/s and have a heading."""
+    """Angles from heading to motion, rad, of things that move at more than 1.5 m/s and have a
+    heading.
+    """
     turns: list[np.ndarray] = []
     for keyframe in keyframes:
         speed = np.linalg.norm(keyframe.velocities, axis=1)

@@ -19,7 +19,9 @@ _UNITS = {"mm": 1000.0, "cm": 100.0}
 
 
 def sizes_by_class(keyframes: Sequence[Keyframe]) -> dict[str, np.ndarray]:
-    """Median width, length and height (3,) of each class with a typical size and at least three boxes."""
+    """Median width, length and height (3,) of each class with a typical size and at least three
+    boxes.
+    """
     collected: dict[str, list[np.ndarray]] = {}
     for keyframe in keyframes:
         for name, box in zip(keyframe.names, keyframe.boxes, strict=True):
@@ -56,7 +58,8 @@ def check_sizes(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
     best = min(orders, key=lambda order: orders[order])
     figures["size order misfit (as given, best)"] = [round(orders[0, 1, 2], 3), round(orders[best], 3)]
     if size_columns(keyframes) != (0, 1, 2):
-        # Column best[k] of (w, l, h) holds what truly is the k-th of w, l, h; size3D's x, y and z were read as l, w and h.
+        # Column best[k] of (w, l, h) holds what truly is the k-th of w, l, h; size3D's x, y and z
+        # were read as l, w and h.
         truly = {"wlh"[best[k]]: axis for k, axis in enumerate("wlh")}
         setting = "size_order: " + "".join(truly[axis] for axis in "lwh")
         evidence = f"misfit of log sizes {orders[0, 1, 2]:.2f} as given, {orders[best]:.2f} in that order"
@@ -65,7 +68,9 @@ def check_sizes(keyframes: Sequence[Keyframe], figures: dict[str, Any]) -> list[
 
 
 def size_columns(keyframes: Sequence[Keyframe]) -> tuple[int, ...]:
-    """Which of the columns w, l, h hold what truly is w, l and h: (0, 1, 2) unless another order fits the classes clearly better."""
+    """Which of the columns w, l, h hold what truly is w, l and h: (0, 1, 2) unless another order
+    fits the classes clearly better.
+    """
     medians = sizes_by_class(keyframes)
     if not medians:
         return 0, 1, 2
@@ -75,7 +80,9 @@ def size_columns(keyframes: Sequence[Keyframe]) -> tuple[int, ...]:
 
 
 def _weights(keyframes: Sequence[Keyframe], medians: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weight of each class, (C,): its count, up to 200, so that one frequent class does not decide alone."""
+    """Weight of each class, (C,): its count, up to 200, so that one frequent class does not decide
+    alone.
+    """
     counts = np.array(
         [min(200, sum(keyframe.names.count(name) for keyframe in keyframes)) for name in medians], dtype=float
     )
@@ -85,7 +92,8 @@ def _weights(keyframes: Sequence[Keyframe], medians: Mapping[str, np.ndarray]) -
 def _order_misfits(medians: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[tuple[int, ...], float]:
     """Distance of log sizes from the typical ones, scale apart, for each order of the columns.
 
-    What has no front (a barrier's is across its long side in nuScenes, along it elsewhere) or no usual shape has no say.
+    What has no front (a barrier's is across its long side in nuScenes, along it elsewhere) or no
+    usual shape has no say.
     """
     weights = np.array([0.0 if name in _SHAPELESS else weight for name, weight in zip(medians, weights, strict=True)])
     weights = weights / max(weights.sum(), 1e-9)

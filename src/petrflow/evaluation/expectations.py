@@ -1,4 +1,6 @@
-"""Figures that weights are known to reach: compare what was measured with them, and explain a miss by its usual causes."""
+"""Figures that weights are known to reach: compare what was measured with them, and explain a miss
+by its usual causes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def compare_with_expected(metrics: Mapping[str, Any], expect: Mapping[str, Any])
     Returns
     -------
     dict
-        ``{"met": bool, "rows": [{metric, expected, tolerance, found, met}], "explanations": [str]}``.
+        ``{"met": bool, "rows": [{metric, expected, tolerance, found, met}], "explanations":
+        [str]}``.
 
     Raises
     ------

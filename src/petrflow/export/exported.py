@@ -38,7 +38,9 @@ class Predictor:
         self._predictor = inference.create_predictor(config)
 
     def run(self, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return class logits (1, Q, C) and box codes (1, Q, 10) of images, img2lidars and timestamps."""
+        """Return class logits (1, Q, C) and box codes (1, Q, 10) of images, img2lidars and
+        timestamps.
+        """
         for name, array in zip(INPUTS, arrays, strict=True):
             handle = self._predictor.get_input_handle(name)
             handle.reshape(list(array.shape))

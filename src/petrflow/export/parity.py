@@ -17,15 +17,21 @@ from petrflow.model.petr import network_inputs
 from petrflow.samples.dataset import PetrDataset
 
 TOLERANCE = 1e-3
-"""Largest difference between exported and eager model, relative to the number or to the scale below, whichever is larger."""
+"""Largest difference between exported and eager model, relative to the number or to the scale
+below, whichever is larger.
+"""
 BOX_SCALE, SCORE_SCALE = 1.0, 1e-2
 STEADY, CANDIDATES = 1e-4, 10
-"""Gap in logits above which rounding changes no selection of cells, and how many samples are tried for one that has it."""
+"""Gap in logits above which rounding changes no selection of cells, and how many samples are tried
+for one that has it.
+"""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest differences between two models over some samples, before the choice of the best boxes."""
+    """Largest differences between two models over some samples, before the choice of the best
+    boxes.
+    """
 
     boxes: float
     scores: float
@@ -66,10 +72,12 @@ def run_eager(model: PetrV2, dataset: PetrDataset, index: int) -> Sample:
 
 
 def steady_sample(model: PetrV2, dataset: PetrDataset, index: int) -> Sample:
-    """Return the first sample from ``index`` on whose queries and keys do not depend on rounding, or the one of a few with the widest gap.
+    """Return the first sample from ``index`` on whose queries and keys do not depend on rounding,
+    or the one of a few with the widest gap.
 
-    The dense head's cells of the highest scores become queries and keys. Where the last selected cell and the best cell left out differ
-    by less than rounding, an exact copy of the model may select the other, and no comparison of outputs would hold.
+    The dense head's cells of the highest scores become queries and keys. Where the last selected
+    cell and the best cell left out differ by less than rounding, an exact copy of the model may
+    select the other, and no comparison of outputs would hold.
     """
     best: Sample | None = None
     for candidate in range(index, min(index + CANDIDATES, len(dataset))):
@@ -83,9 +91,11 @@ def steady_sample(model: PetrV2, dataset: PetrDataset, index: int) -> Sample:
 
 
 def compare(expected: list[tuple[np.ndarray, np.ndarray]], actual: list[tuple[np.ndarray, np.ndarray]]) -> Parity:
-    """Compare class logits and box codes of two models, as scores and as boxes, whatever order their queries have.
+    """Compare class logits and box codes of two models, as scores and as boxes, whatever order
+    their queries have.
 
-    Queries that start from the dense head's cells come in the order of their scores: the last digit decides between two equal ones.
+    Queries that start from the dense head's cells come in the order of their scores: the last digit
+    decides between two equal ones.
     """
     boxes, scores = [], []
     for (logits, codes), unordered in zip(expected, actual, strict=True):
@@ -101,7 +111,9 @@ def compare(expected: list[tuple[np.ndarray, np.ndarray]], actual: list[tuple[np
 def _in_order_of(
     expected: tuple[np.ndarray, np.ndarray], actual: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the queries of ``actual`` into the order of those of ``expected`` that they are nearest to."""
+    """Bring the queries of ``actual`` into the order of those of ``expected`` that they are nearest
+    to.
+    """
     ordered = []
     for sample in range(len(expected[0])):
         wanted, given = (np.concatenate([part[sample] for part in both], axis=-1) for both in (expected, actual))

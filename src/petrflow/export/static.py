@@ -1,4 +1,6 @@
-"""A trained model as a static one for ``paddle.inference``, proven equal to the eager one on real samples."""
+"""A trained model as a static one for ``paddle.inference``, proven equal to the eager one on real
+samples.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from petrflow.weights.load import load_weights
 
 
 class Network(paddle.nn.Layer):
-    """What is exported: images and calibration in, the last decoder layer's class logits and box codes out."""
+    """What is exported: images and calibration in, the last decoder layer's class logits and box
+    codes out.
+    """
 
     def __init__(self, model: PetrV2) -> None:
         super().__init__()
@@ -56,8 +60,8 @@ def export(
     store_path, root : Path
         Annotation store of the split to compare on, and the nuScenes root it was made from.
     out_dir : Path
-        Gets ``model.json`` and ``model.pdiparams`` (the program and its parameters), ``model.onnx`` where paddle2onnx
-        manages it, and, last, ``parity.json``.
+        Gets ``model.json`` and ``model.pdiparams`` (the program and its parameters), ``model.onnx``
+        where paddle2onnx manages it, and, last, ``parity.json``.
     samples : int
         How many samples to compare on, spread over the split.
 
@@ -115,7 +119,9 @@ def export(
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards; if this process is killed, the next writer beside it sweeps it up."""
+    """A folder that is gone afterwards; if this process is killed, the next writer beside it sweeps
+    it up.
+    """
     folder = temporary_path(parent / "export")
     folder.mkdir()
     try:
@@ -125,7 +131,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def save(model: PetrV2, shapes: list[tuple[int, ...]], path: Path) -> None:
-    """Trace a model that has run eagerly on inputs of these shapes, and write ``path``.json and ``path``.pdiparams."""
+    """Trace a model that has run eagerly on inputs of these shapes, and write ``path``.json and
+    ``path``.pdiparams.
+    """
     model.pts_bbox_head.register_constants()
     network = Network(model)
     network.eval()

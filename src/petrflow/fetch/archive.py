@@ -1,11 +1,14 @@
-"""Archives unpacked without trust and without loss: nothing leaves the folder, and a kill costs minutes, not the whole archive.
+"""Archives unpacked without trust and without loss: nothing leaves the folder, and a kill costs
+minutes, not the whole archive.
 
-An archive is read once, front to back. Every file is written beside its name and renamed; every few hundred megabytes what was written is
-flushed and noted in a journal, so that the next call skips what is surely there.
+An archive is read once, front to back. Every file is written beside its name and renamed; every few
+hundred megabytes what was written is flushed and noted in a journal, so that the next call skips
+what is surely there.
 
-An archive is known by its content and not by its name. Its SHA-256 is taken while it is read and kept with the file's size, time and
-inode, and is taken again only where one of those differs. What an archive held is summed up in `.petrflow-archives/` of the target
-folder, one record a content: `petrflow.sources` reads there which archive a missing file should have come from.
+An archive is known by its content and not by its name. Its SHA-256 is taken while it is read and
+kept with the file's size, time and inode, and is taken again only where one of those differs. What
+an archive held is summed up in `.petrflow-archives/` of the target folder, one record a content:
+`petrflow.sources` reads there which archive a missing file should have come from.
 """
 
 from __future__ import annotations
@@ -58,9 +61,11 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zli
 
 @dataclass
 class Record:
-    """What an archive held: number of files and bytes, and files by folder and by the part of the name before `__` (nuScenes' log).
+    """What an archive held: number of files and bytes, and files by folder and by the part of the
+    name before `__` (nuScenes' log).
 
-    `origin` is what the caller knows the archive by, such as its address; `sha256` and `stamp` say which file it was.
+    `origin` is what the caller knows the archive by, such as its address; `sha256` and `stamp` say
+    which file it was.
     """
 
     archive: str
@@ -109,10 +114,11 @@ def extract(
     progress: bool = True,
     origin: str = "",
 ) -> Record:
-    """Unpack an archive (tar, gzip, bzip2, xz, zip) into a folder; a call after a kill goes on where the last one stopped.
+    """Unpack an archive (tar, gzip, bzip2, xz, zip) into a folder; a call after a kill goes on
+    where the last one stopped.
 
-    An archive whose content was unpacked into this folder before is not unpacked again, whatever it is called by now; an archive of the
-    same name with another content is.
+    An archive whose content was unpacked into this folder before is not unpacked again, whatever it
+    is called by now; an archive of the same name with another content is.
 
     Parameters
     ----------
@@ -125,8 +131,8 @@ def extract(
     Raises
     ------
     PetrflowError
-        a member would leave the folder or is a link or device, the archive is cut short or damaged, the disk is too small, the
-        limit is passed; the message names the member and the remedy
+        a member would leave the folder or is a link or device, the archive is cut short or damaged,
+        the disk is too small, the limit is passed; the message names the member and the remedy
     """
     archive, destination = Path(archive), Path(destination)
     if not archive.is_file():
@@ -155,7 +161,9 @@ def extract(
 
 
 def finished_record(destination: Path, archive_name: str, origin: str = "") -> Record | None:
-    """What an archive held, if all of it was unpacked into `destination`; None otherwise. `origin` tells archives of one name apart."""
+    """What an archive held, if all of it was unpacked into `destination`; None otherwise. `origin`
+    tells archives of one name apart.
+    """
     for record in read_records(destination):
         if record.archive == archive_name and (not origin or record.origin in ("", origin)):
             return record
@@ -189,7 +197,9 @@ def _record_file(destination: Path, record: Record) -> Path:
 
 
 def _unpacked_before(destination: Path, archive: Path, stamp: list[int]) -> Record | None:
-    """Return the record of an archive's content in a folder. The archive is read only where its size is that of another content's file."""
+    """Return the record of an archive's content in a folder. The archive is read only where its
+    size is that of another content's file.
+    """
     records = read_records(destination)
     for record in records:
         if record.archive == archive.name and record.stamp == stamp:
@@ -205,7 +215,9 @@ def _identity(archive: Path, stamp: list[int]) -> str:
 
 
 def bytes_unpacked(destination: Path) -> int:
-    """Bytes that have been unpacked into a folder, by its records and by the journals of archives that are half done."""
+    """Bytes that have been unpacked into a folder, by its records and by the journals of archives
+    that are half done.
+    """
     done = sum(record.bytes for record in read_records(destination))
     for path in (destination / RECORDS).glob("*.journal.json"):
         with contextlib.suppress(PetrflowError):
@@ -299,7 +311,9 @@ class _Extraction:
         return tar_members(Counted(handle, bar, self.hash), handle, self.archive)
 
     def _checksum(self, handle: IO[bytes]) -> str:
-        """SHA-256 of the whole file: a tar's was taken while it was read, a zip is not read in order."""
+        """SHA-256 of the whole file: a tar's was taken while it was read, a zip is not read in
+        order.
+        """
         if not self.in_order:
             return sha256_file(self.archive)
         while block := handle.read(COPY_BYTES):  # what may follow the end of a compressed stream
@@ -323,7 +337,9 @@ class _Extraction:
             self._flush()
 
     def _target(self, member: Member) -> Path:
-        """Where a member goes. Anything that is not plainly below the folder is refused, never bent to fit."""
+        """Where a member goes. Anything that is not plainly below the folder is refused, never bent
+        to fit.
+        """
         path = PurePosixPath(member.name)
         if (
             not member.name

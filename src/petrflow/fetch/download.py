@@ -1,7 +1,9 @@
-"""Files fetched over a network that fails: resumed, verified, and under their final name only when they are whole.
+"""Files fetched over a network that fails: resumed, verified, and under their final name only when
+they are whole.
 
-The transfer goes to `NAME.part` beside the target and is resumed by range as long as the server's validators say that the file is the
-same; `NAME.part.json` remembers them. A checksum that the config does not give is recorded at first use and enforced afterwards.
+The transfer goes to `NAME.part` beside the target and is resumed by range as long as the server's
+validators say that the file is the same; `NAME.part.json` remembers them. A checksum that the
+config does not give is recorded at first use and enforced afterwards.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ __all__ = ["Patience", "Source", "fetch", "file_name", "public", "public_url", "
 CHECKSUMS = "checksums.json"
 
 Source = str | Sequence[str] | Mapping[str, Any]
-"""A URL, mirrors in order, or `{"url": URL or mirrors, "sha256": hex or None, "size": bytes or None}`."""
+"""A URL, mirrors in order, or `{"url": URL or mirrors, "sha256": hex or None, "size": bytes or
+None}`.
+"""
 
 
 # ------------------------------------------------------------------------------------------------------------------ the one entry
@@ -72,7 +76,8 @@ def fetch(
     patience: Patience | None = None,
     progress: bool = True,
 ) -> Path:
-    """Bring a file to `destination`, whole and verified, whatever happens on the way; a second call goes on where the first stopped.
+    """Bring a file to `destination`, whole and verified, whatever happens on the way; a second call
+    goes on where the first stopped.
 
     Parameters
     ----------
@@ -167,7 +172,8 @@ def _read_source(source: Source, sha256: str | None, size: int | None) -> tuple[
 
 def _expectation(urls: Sequence[str], sha256: str | None, size: int | None, checksums: Path) -> Expected:
     recorded = (read_json(checksums) if checksums.is_file() else {}).get(public_url(urls[0]))
-    # A file is hashed once; while its size, time and inode stay the same it is the file that was hashed.
+    # A file is hashed once; while its size, time and inode stay the same it is the file that was
+    # hashed.
     stamp = recorded.get("stamp") if recorded and sha256 in (None, recorded["sha256"]) else None
     if sha256 or not recorded:
         return Expected(sha256, size, "the config", stamp)

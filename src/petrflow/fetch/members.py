@@ -1,4 +1,6 @@
-"""The members of tar and zip archives, one after the other, and nothing that is not a plain file or folder."""
+"""The members of tar and zip archives, one after the other, and nothing that is not a plain file or
+folder.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ STREAM_BYTES = (
 
 @dataclass
 class Member:
-    """A file or folder of an archive: its name there, size in bytes, time of the last change in s, and how to read it."""
+    """A file or folder of an archive: its name there, size in bytes, time of the last change in s,
+    and how to read it.
+    """
 
     name: str
     size: int
@@ -55,7 +59,9 @@ class Counted(io.RawIOBase):
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A header whose damage is an error: past the first member, tarfile takes a broken or missing header for the end of the archive."""
+    """A header whose damage is an error: past the first member, tarfile takes a broken or missing
+    header for the end of the archive.
+    """
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:
@@ -130,7 +136,9 @@ def zip_members(handle: IO[bytes], archive: Path, limit: int, bar: Any) -> Itera
 
 
 def _zip_names(infos: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names of a zip's members. Packers on Chinese Windows write GBK and say nothing; some of theirs write backslashes, too."""
+    """Names of a zip's members. Packers on Chinese Windows write GBK and say nothing; some of
+    theirs write backslashes, too.
+    """
     unsaid = [info.flag_bits & 0x800 == 0 for info in infos]
     names = [info.filename for info in infos]
     raw = [name.encode("cp437", errors="replace") for name, plain in zip(names, unsaid, strict=True) if plain]

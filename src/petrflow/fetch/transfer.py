@@ -1,4 +1,6 @@
-"""One HTTP request for the rest of a file: what the answer means, and when what was fetched before may be kept."""
+"""One HTTP request for the rest of a file: what the answer means, and when what was fetched before
+may be kept.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a transfer is kept up. Attempts are counted anew whenever new bytes arrive, so a large file over a bad line gets through."""
+    """How long a transfer is kept up. Attempts are counted anew whenever new bytes arrive, so a
+    large file over a bad line gets through.
+    """
 
     attempts: int = 8  # fruitless ones in a row, on each mirror
     backoff: float = 1.0  # seconds before the second attempt; doubles up to `longest_wait`, with jitter
@@ -68,7 +72,9 @@ def scheme_of(url: str) -> str:
 
 
 def public_url(url: str) -> str:
-    """A URL without its query and credentials, which may be personal: for messages, logs and lock files."""
+    """A URL without its query and credentials, which may be personal: for messages, logs and lock
+    files.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:  # no URL after all
@@ -77,7 +83,9 @@ def public_url(url: str) -> str:
 
 
 def public(value: Any) -> Any:
-    """Any piece of a config with its URLs made public: for whatever is printed, logged or kept as metadata."""
+    """Any piece of a config with its URLs made public: for whatever is printed, logged or kept as
+    metadata.
+    """
     if isinstance(value, str):
         return public_url(value) if scheme_of(value) in ("http", "https") else value
     if isinstance(value, Mapping):
@@ -166,7 +174,8 @@ def _read_notes(path: Path) -> dict[str, Any]:
 
 
 def _may_resume(notes: dict[str, Any], expected: Expected, url: str) -> bool:
-    # Without a validator nothing says that the rest belongs to what we have, unless a checksum will tell at the end.
+    # Without a validator nothing says that the rest belongs to what we have, unless a checksum will
+    # tell at the end.
     if expected.sha256 is not None:
         return True
     return notes.get("url") == public_url(url) and bool(_strong_validator(notes))
@@ -224,7 +233,9 @@ def _root_cause(error: BaseException) -> str:
 def _check_answer(
     response: requests.Response, offset: int, notes: Mapping[str, Any], expected: Expected, url: str
 ) -> int | None:
-    """Judge the answer's status and headers; returns the file's whole size where the server says it."""
+    """Judge the answer's status and headers; returns the file's whole size where the server says
+    it.
+    """
     status = response.status_code
     if status in RETRIED_STATUS:
         raise Retry(f"the server answers {status} {response.reason}", _retry_after(response))
@@ -325,7 +336,8 @@ def _write_body(
 
 def _read_block(response: requests.Response, patience: Patience) -> bytes:
     try:
-        # The raw stream: a .tgz that a server declares as gzip-encoded must not be unpacked on the way.
+        # The raw stream: a .tgz that a server declares as gzip-encoded must not be unpacked on the
+        # way.
         return bytes(response.raw.read1(CHUNK_BYTES))
     except Exception as error:  # urllib3's own errors, which requests does not translate on the raw stream
         raise _network_trouble(error, patience) from None

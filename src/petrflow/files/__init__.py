@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all, locks that die with their process, fingerprints, and disk space as sentences."""
+"""Files that appear whole or not at all, locks that die with their process, fingerprints, and disk
+space as sentences.
+"""
 
 from petrflow.files.atomic import (
     TEMPORARY_MARK,

@@ -1,8 +1,9 @@
 """Files that appear whole or not at all: atomic writes of files and folders.
 
-Everything here holds on local disks, on NFS and on mounted buckets: a temporary lives in the folder of its target, is flushed, and is
-renamed there; there are no hard links and no writes through mmap. A process that is killed leaves temporaries behind; their names say
-who wrote them, and the next process that writes into the folder removes them.
+Everything here holds on local disks, on NFS and on mounted buckets: a temporary lives in the folder
+of its target, is flushed, and is renamed there; there are no hard links and no writes through mmap.
+A process that is killed leaves temporaries behind; their names say who wrote them, and the next
+process that writes into the folder removes them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _swept_folders: set[tuple[int, str]] = set()
 
 
 def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
-    """Return a hidden name beside ``path`` that no other live process uses and that :func:`sweep_stale` recognises."""
+    """Return a hidden name beside ``path`` that no other live process uses and that
+    :func:`sweep_stale` recognises.
+    """
     name = path.name
     if len(name.encode()) > 150:  # the file system allows 255 bytes
         name = name.encode()[:100].decode(errors="ignore") + hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -39,7 +42,8 @@ def temporary_path(path: Path, suffix: str = ".tmp") -> Path:
 
 
 def sweep_stale(folder: Path) -> list[Path]:
-    """Remove what killed processes left in a folder. A folder that was being replaced when its writer died is put back.
+    """Remove what killed processes left in a folder. A folder that was being replaced when its
+    writer died is put back.
 
     Temporary files of live processes are not touched.
 
@@ -72,7 +76,9 @@ def sweep_stale(folder: Path) -> list[Path]:
 
 
 def _prepare_folder(path: Path) -> None:
-    """Make the folder of ``path``, and sweep it once per process: a folder of 30,000 images must not be listed for each image."""
+    """Make the folder of ``path``, and sweep it once per process: a folder of 30,000 images must
+    not be listed for each image.
+    """
     with disk_errors(path, permissions=True):
         path.parent.mkdir(parents=True, exist_ok=True)
     key = (os.getpid(), str(path.parent))
@@ -90,7 +96,9 @@ def remove(path: Path) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a folder to the disk. Mounted buckets cannot flush folders: that is not an error."""
+    """Flush a file or a folder to the disk. Mounted buckets cannot flush folders: that is not an
+    error.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -113,7 +121,9 @@ def fsync_path(path: Path) -> None:
 
 
 def fsync_all(paths: Sequence[Path]) -> None:
-    """Flush many files and folders of one file system, with one call where the system has one for that."""
+    """Flush many files and folders of one file system, with one call where the system has one for
+    that.
+    """
     if len(paths) > 64:
         with contextlib.suppress(OSError, AttributeError):
             descriptor = os.open(paths[-1], os.O_RDONLY)
@@ -129,7 +139,8 @@ def fsync_all(paths: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``. What the body wrote there becomes ``path`` at the end, or is removed if the body fails.
+    """Yield a temporary path beside ``path``. What the body wrote there becomes ``path`` at the
+    end, or is removed if the body fails.
 
     Parameters
     ----------
@@ -153,7 +164,9 @@ def atomic_path(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write bytes or text (UTF-8) so that ``path`` holds either all of it or its earlier content."""
+    """Write bytes or text (UTF-8) so that ``path`` holds either all of it or its earlier
+    content.
+    """
     payload = data.encode() if isinstance(data, str) else data
     with (
         atomic_path(path, len(payload)) as temporary,
@@ -164,7 +177,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that replaces ``path`` at the end. If the body fails, ``path`` stays as it was."""
+    """Yield a temporary folder beside ``path`` that replaces ``path`` at the end. If the body
+    fails, ``path`` stays as it was.
+    """
     path = Path(path)
     _prepare_folder(path)
     temporary = temporary_path(path)
@@ -191,7 +206,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, obj: Any) -> None:
-    """Write JSON with sorted keys and an indent of 1: the same object gives the same bytes. NaN stays NaN, as Python reads it back."""
+    """Write JSON with sorted keys and an indent of 1: the same object gives the same bytes. NaN
+    stays NaN, as Python reads it back.
+    """
     write_atomic(path, json.dumps(obj, sort_keys=True, indent=1, default=plain) + "\n")
 
 

@@ -23,7 +23,9 @@ def human_bytes(count: float) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the bytes that this user may still write on the disk that holds (or will hold) ``path``."""
+    """Return the bytes that this user may still write on the disk that holds (or will hold)
+    ``path``.
+    """
     probe = path.absolute()
     while not probe.exists() and probe != probe.parent:
         probe = probe.parent
@@ -31,7 +33,9 @@ def free_bytes(path: Path) -> int:
 
 
 def require_space(path: Path, needed: int, what: str) -> None:
-    """Raise before a long write when the disk under `path` has less than `needed` bytes free (plus 64 MB for everything else)."""
+    """Raise before a long write when the disk under `path` has less than `needed` bytes free (plus
+    64 MB for everything else).
+    """
     free = free_bytes(path)
     if free < needed + (64 << 20):
         raise CannotWrite(
@@ -42,7 +46,9 @@ def require_space(path: Path, needed: int, what: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, needed: int | None = None, permissions: bool = False) -> Iterator[None]:
-    """Turn a full disk or quota (and forbidden folders, if asked) into a CannotWrite that names path, need and what is free."""
+    """Turn a full disk or quota (and forbidden folders, if asked) into a CannotWrite that names
+    path, need and what is free.
+    """
     try:
         yield
     except OSError as error:

@@ -13,7 +13,9 @@ from petrflow.errors import PetrflowError
 
 
 def plain(value: Any) -> Any:
-    """Return what ``json`` can write in place of a path, a numpy scalar or array, a set (sorted) or bytes (hex)."""
+    """Return what ``json`` can write in place of a path, a numpy scalar or array, a set (sorted) or
+    bytes (hex).
+    """
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (set, frozenset)):
@@ -35,13 +37,17 @@ def sha256_file(path: Path) -> str:
 
 
 def file_stamp(path: Path) -> list[int]:
-    """Size in bytes, time of the last change in ns, and inode: while they stay the same, a file's checksum is not taken again."""
+    """Size in bytes, time of the last change in ns, and inode: while they stay the same, a file's
+    checksum is not taken again.
+    """
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def fingerprint(obj: Any) -> str:
-    """Return the hex SHA-256 of an object's canonical JSON: equal settings give equal fingerprints whatever their order."""
+    """Return the hex SHA-256 of an object's canonical JSON: equal settings give equal fingerprints
+    whatever their order.
+    """
 
     def canonical(value: Any) -> Any:
         # 1.0 and 1 are the same setting to a person who edits YAML.

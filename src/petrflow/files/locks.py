@@ -24,7 +24,8 @@ _held_locks: set[int] = set()
 
 
 def _close_locks_after_fork() -> None:
-    # A data loader worker that outlives its killed parent must not keep the parent's lock; closing its copy does not release ours.
+    # A data loader worker that outlives its killed parent must not keep the parent's lock; closing
+    # its copy does not release ours.
     for descriptor in _held_locks:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -33,9 +34,11 @@ def _close_locks_after_fork() -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock that the kernel drops with its process, so that a kill never leaves it behind.
+    """Hold an exclusive lock that the kernel drops with its process, so that a kill never leaves it
+    behind.
 
-    A lock file of another user that cannot be written is locked all the same; it then does not say who holds it.
+    A lock file of another user that cannot be written is locked all the same; it then does not say
+    who holds it.
 
     Parameters
     ----------
@@ -81,12 +84,15 @@ def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[Non
 
 
 def _open(path: Path, public: bool) -> tuple[int, bool]:
-    """Return a descriptor of a lock file, made where it is missing, and whether it can be written."""
+    """Return a descriptor of a lock file, made where it is missing, and whether it can be
+    written.
+    """
     flags = getattr(os, "O_CLOEXEC", 0) | (getattr(os, "O_NOFOLLOW", 0) if public else 0)
     with disk_errors(path, permissions=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
-            # In /tmp the kernel refuses O_CREAT for another user's file (fs.protected_regular), so we first open without it.
+            # In /tmp the kernel refuses O_CREAT for another user's file (fs.protected_regular), so
+            # we first open without it.
             with contextlib.suppress(FileNotFoundError):
                 try:
                     return os.open(path, os.O_RDWR | flags), True
@@ -109,7 +115,9 @@ def _holder(descriptor: int) -> str:
 
 @contextlib.contextmanager
 def patient_lock(path: Path, timeout: float = 24 * 3600.0) -> Iterator[None]:
-    """Hold a lock; while another process has it, say so and wait. For work whose result the other process leaves for us, too."""
+    """Hold a lock; while another process has it, say so and wait. For work whose result the other
+    process leaves for us, too.
+    """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock(path))
@@ -134,7 +142,8 @@ def _try_lock(descriptor: int) -> bool:
                 errno.EINVAL,
             ):
                 raise
-    # A mount without locks (some buckets, NFSv3 without lockd): the owner's name in the file has to do.
+    # A mount without locks (some buckets, NFSv3 without lockd): the owner's name in the file has to
+    # do.
     content = os.pread(descriptor, 400, 0).decode(errors="replace").strip()
     tag = content.rpartition("#")[2]
     return not content or owner_is_gone(tag, time.time() - os.fstat(descriptor).st_mtime)

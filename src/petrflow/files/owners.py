@@ -10,12 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 
 FOREIGN_STALE_SECONDS = 24 * 3600.0
-"""Seconds after which another machine's temporary file is removed: we cannot check whether its writer still runs."""
+"""Seconds after which another machine's temporary file is removed: we cannot check whether its
+writer still runs.
+"""
 
 
 @lru_cache(maxsize=4)
 def machine_tag(_pid: int) -> str:
-    """Return eight hex digits for this machine since its last boot and for the pid namespace that our pids belong to."""
+    """Return eight hex digits for this machine since its last boot and for the pid namespace that
+    our pids belong to.
+    """
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -25,7 +29,9 @@ def machine_tag(_pid: int) -> str:
 
 
 def start_ticks(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot, which tells a reused pid from the old one; '' where unknown."""
+    """Return when a process started, in clock ticks since boot, which tells a reused pid from the
+    old one; '' where unknown.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -33,7 +39,9 @@ def start_ticks(pid: int) -> str:
 
 
 def owner_tag() -> str:
-    """Return ``machine-pid-start`` of this process: it stands in the names of temporary files and inside lock files."""
+    """Return ``machine-pid-start`` of this process: it stands in the names of temporary files and
+    inside lock files.
+    """
     return _tag_of(os.getpid())
 
 
@@ -43,7 +51,9 @@ def _tag_of(pid: int) -> str:
 
 
 def owner_is_gone(tag: str, age_seconds: float) -> bool:
-    """Return whether the process of an owner tag has ended; for another machine's process, whether the file is older than a day."""
+    """Return whether the process of an owner tag has ended; for another machine's process, whether
+    the file is older than a day.
+    """
     try:
         machine, pid_text, start = tag.split("-")[:3]
         pid = int(pid_text)

@@ -1,4 +1,6 @@
-"""``provenance.json``: what a stage was made from and what it cost, written when the stage has succeeded."""
+"""``provenance.json``: what a stage was made from and what it cost, written when the stage has
+succeeded.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Provenance:
 
 
 def input_fingerprint(value: str | Path) -> str:
-    """Return the fingerprint of one input: text as it is, a file by its bytes, a folder by its ``.complete.json`` or its names and sizes."""
+    """Return the fingerprint of one input: text as it is, a file by its bytes, a folder by its
+    ``.complete.json`` or its names and sizes.
+    """
     if isinstance(value, str):
         return value
     if value.is_file():
@@ -67,7 +71,8 @@ def input_fingerprint(value: str | Path) -> str:
 
 
 def require_own_folder(folder: Path) -> None:
-    """Raise a `PetrflowError` where a stage would replace a folder of results that petrflow did not make.
+    """Raise a `PetrflowError` where a stage would replace a folder of results that petrflow did not
+    make.
 
     A folder that a stage has written holds a ``provenance.json``. One without any file is nobody's.
     """
@@ -84,7 +89,9 @@ def require_own_folder(folder: Path) -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the installed versions of the packages that shape results, without importing any of them."""
+    """Return the installed versions of the packages that shape results, without importing any of
+    them.
+    """
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -93,7 +100,9 @@ def package_versions() -> dict[str, str]:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident set of this process or of one of its finished children, in bytes."""
+    """Return the largest resident set of this process or of one of its finished children, in
+    bytes.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 

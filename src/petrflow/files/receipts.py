@@ -1,9 +1,11 @@
-"""What a stage was made from: the receipt that says a result is finished, and whether it still is what the configuration asks for.
+"""What a stage was made from: the receipt that says a result is finished, and whether it still is
+what the configuration asks for.
 
-The workflow knows a finished stage by one small file, its receipt, whose name holds the fingerprint of everything that shaped the
-stage. The results themselves (weights, metrics, pictures) are no outputs of the workflow, so nothing deletes them: a successor
-replaces them when it is whole. Their ``provenance.json`` carries the same record under ``made_from``, and that is the truth: a
-receipt beside results that were made from something else is not believed.
+The workflow knows a finished stage by one small file, its receipt, whose name holds the fingerprint
+of everything that shaped the stage. The results themselves (weights, metrics, pictures) are no
+outputs of the workflow, so nothing deletes them: a successor replaces them when it is whole. Their
+``provenance.json`` carries the same record under ``made_from``, and that is the truth: a receipt
+beside results that were made from something else is not believed.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ DIGITS = 16
 """Hex digits of a fingerprint in a receipt's name."""
 
 BEAT_SECONDS = 5.0
-"""Seconds between two notes of a running stage's time: a kill loses at most as much of its account."""
+"""Seconds between two notes of a running stage's time: a kill loses at most as much of its
+account.
+"""
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Order:
     fingerprint : str
         Of ``shaping`` and ``after``.
     settings : dict
-        Every setting that shapes the stage, defaults included, for people: what has changed is told by comparing two of these.
+        Every setting that shapes the stage, defaults included, for people: what has changed is told
+        by comparing two of these.
     after : dict
         Fingerprints of the stages before this one, by ``stage subject``.
     receipt : Path
@@ -77,7 +82,9 @@ class Order:
 
     @contextlib.contextmanager
     def account(self) -> Iterator[None]:
-        """Keep account of the stage's time while the body runs; at its end the receipt is written and older ones go."""
+        """Keep account of the stage's time while the body runs; at its end the receipt is written
+        and older ones go.
+        """
         note = running_note(self.receipt.parent, self.stage)
         earlier = _read(note)
         if earlier.get("fingerprint") == self.fingerprint:
@@ -122,7 +129,9 @@ def running_note(folder: Path, stage: str) -> Path:
 
 
 def running(folder: Path, stage: str, digest: str) -> dict[str, Any] | None:
-    """The account of a stage under these settings that has begun and is not finished; ``alive`` says whether it runs now."""
+    """The account of a stage under these settings that has begun and is not finished; ``alive``
+    says whether it runs now.
+    """
     note = running_note(folder, stage)
     record = _read(note)
     if record.get("fingerprint") != digest:
@@ -139,7 +148,9 @@ def receipts_of(folder: Path, stage: str) -> list[Path]:
 
 
 def made_from(provenance: Path) -> dict[str, Any] | None:
-    """What the results beside a ``provenance.json`` were made from; None where there are none, or of another form."""
+    """What the results beside a ``provenance.json`` were made from; None where there are none, or
+    of another form.
+    """
     record = _read(provenance).get("made_from")
     return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
@@ -177,9 +188,11 @@ def flat(settings: Any, path: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say what has changed between two settings, one phrase for each key path: ``batch_size 4 -> 64``.
+    """Say what has changed between two settings, one phrase for each key path: ``batch_size 4 ->
+    64``.
 
-    A key that only one of them knows was added or removed by another version of petrflow, or by a model file's edit.
+    A key that only one of them knows was added or removed by another version of petrflow, or by a
+    model file's edit.
     """
     before, now = flat(old), flat(new)
     changes = []
@@ -191,7 +204,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def common_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """As :func:`differences`, of the keys that both know: another value of these is another result, whatever the version."""
+    """As :func:`differences`, of the keys that both know: another value of these is another result,
+    whatever the version.
+    """
     before, now = flat(old), flat(new)
     both = before.keys() & now.keys()
     return differences({key: before[key] for key in both}, {key: now[key] for key in both})

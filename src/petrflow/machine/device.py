@@ -14,7 +14,8 @@ from petrflow.machine import processes
 
 LARGE_MODEL_PARAMETERS = 50_000_000
 LARGE_RUN_SAMPLES = 500
-# Measured with the 8.4 M model at 96x256 on two cores: about 1.1 s a sample. The work grows with the pixels and, roughly, with the weights.
+# Measured with the 8.4 M model at 96x256 on two cores: about 1.1 s a sample. The work grows with
+# the pixels and, roughly, with the weights.
 CPU_SECONDS_PER_SAMPLE = 1.1 / (8.4e6 * 96 * 256)
 SUPPORTED_PADDLE = "3.3.x (tested: 3.3.1); 2.6.2 and 3.0 to 3.2 are not part of the tests"
 GPU_DOCS = "docs/gpu.md"
@@ -104,7 +105,8 @@ def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
         )
     if answer.capabilities and answer.architectures:
         major, minor = answer.capabilities[index]
-        # Kernels of one architecture run on later ones of the same generation, never on earlier or on other generations.
+        # Kernels of one architecture run on later ones of the same generation, never on earlier or
+        # on other generations.
         if not any(built // 10 == major and built % 10 <= minor for built in answer.architectures):
             return (
                 f"{answer.names[index]} has compute capability {major}.{minor}, and this Paddle {answer.version} (CUDA {answer.cuda_build}) has kernels "
@@ -116,7 +118,8 @@ def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
 def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0) -> str:
     """Turn `auto`, `cpu` or `gpu` into Paddle's name of a device.
 
-    `gpu` without a usable GPU raises and says what to do; `auto` falls to the CPU with one line on stderr.
+    `gpu` without a usable GPU raises and says what to do; `auto` falls to the CPU with one line on
+    stderr.
 
     Parameters
     ----------
@@ -137,7 +140,8 @@ def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0)
     answer = answer or ask_paddle()
     problem = gpu_problem(answer)
     if not problem:
-        # Processes that train together must not fall to a CPU one by one: they would wait for each other in vain.
+        # Processes that train together must not fall to a CPU one by one: they would wait for each
+        # other in vain.
         if index and (missing := gpu_problem(answer, index)):
             raise MachineError(
                 f"schedule.devices asks for GPU number {index + 1}. {missing} Or lower `schedule.devices`."
@@ -150,7 +154,9 @@ def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0)
 
 
 def cpu_hours(parameters: int, samples: int, image_size: tuple[int, int], cores: int) -> float:
-    """Return roughly how many hours a CPU needs to train on ``samples`` samples in all (samples a pass times passes) of (H, W) images."""
+    """Return roughly how many hours a CPU needs to train on ``samples`` samples in all (samples a
+    pass times passes) of (H, W) images.
+    """
     height, width = image_size
     return CPU_SECONDS_PER_SAMPLE * parameters * height * width * samples * 2 / max(cores, 1) / 3600
 
@@ -166,7 +172,8 @@ def refuse_slow_cpu(
     cores: int = 2,
     allow: bool = False,
 ) -> None:
-    """Raise when `auto` fell to a CPU and the run is a large model's: weeks of work that nobody meant to start.
+    """Raise when `auto` fell to a CPU and the run is a large model's: weeks of work that nobody
+    meant to start.
 
     Parameters
     ----------
@@ -193,7 +200,8 @@ def refuse_slow_cpu(
 
 
 def check_paddle_version(version: str | None = None) -> str:
-    """Raise for a Paddle that petrflow cannot work with; return a line of warning, or '', for the others.
+    """Raise for a Paddle that petrflow cannot work with; return a line of warning, or '', for the
+    others.
 
     Parameters
     ----------
@@ -216,7 +224,8 @@ def check_paddle_version(version: str | None = None) -> str:
 
 
 def use_device(asked: str) -> str:
-    """Choose a device (``auto``, ``cpu`` or ``gpu``), make it Paddle's, and return its name (``cpu``, ``gpu:0``, …).
+    """Choose a device (``auto``, ``cpu`` or ``gpu``), make it Paddle's, and return its name
+    (``cpu``, ``gpu:0``, …).
 
     Of several processes that train together, each takes the GPU that its launcher named.
     """

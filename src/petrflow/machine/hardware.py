@@ -1,4 +1,6 @@
-"""What this machine is: nvidia-smi's answer, memory, disks, clock. Whether it is enough is decided elsewhere."""
+"""What this machine is: nvidia-smi's answer, memory, disks, clock. Whether it is enough is decided
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class Machine:
 
 
 def ask_nvidia_smi(timeout: float = 20.0) -> SmiAnswer:
-    """Ask nvidia-smi. That it is missing, hangs or fails is an answer, too, and never an exception."""
+    """Ask nvidia-smi. That it is missing, hangs or fails is an answer, too, and never an
+    exception.
+    """
     if shutil.which("nvidia-smi") is None:
         return SmiAnswer(
             problem="nvidia-smi is not installed: this machine (or container) has no NVIDIA driver; start a container with `--gpus all`"
@@ -164,10 +168,13 @@ def cores() -> int:
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment for a Python child that must find this petrflow, and no stand-in for other modules."""
+    """Return this process's environment for a Python child that must find this petrflow, and no
+    stand-in for other modules.
+    """
     package = str(Path(__file__).resolve().parents[2])
     search_path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    # PYTHONSAFEPATH: a script's own folder must not stand in for installed modules of the same names.
+    # PYTHONSAFEPATH: a script's own folder must not stand in for installed modules of the same
+    # names.
     return {**os.environ, "PYTHONPATH": search_path, "PYTHONSAFEPATH": "1"}
 
 

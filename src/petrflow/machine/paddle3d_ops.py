@@ -1,12 +1,14 @@
-"""Paddle3D's compiled operators, as names that Paddle3D's own modules can import on Python 3.12 and newer.
+"""Paddle3D's compiled operators, as names that Paddle3D's own modules can import on Python 3.12 and
+newer.
 
-Upstream fault: ``import paddle3d`` imports all its models, and those say ``from paddle3d.ops import voxelize`` and the like.
-``paddle3d.ops`` answers with an import hook of the ``find_module`` form, which Python 3.12 removed.
-Symptom: ``ImportError: cannot import name 'voxelize' from 'paddle3d.ops'``. Seen with paddle3d 1.0.0 on Python 3.12.1 and
-3.13.0; on Python 3.11 Paddle3D's hook still answers.
+Upstream fault: ``import paddle3d`` imports all its models, and those say ``from paddle3d.ops import
+voxelize`` and the like. ``paddle3d.ops`` answers with an import hook of the ``find_module`` form,
+which Python 3.12 removed. Symptom: ``ImportError: cannot import name 'voxelize' from
+'paddle3d.ops'``. Seen with paddle3d 1.0.0 on Python 3.12.1 and 3.13.0; on Python 3.11 Paddle3D's
+hook still answers.
 
-The hook below has today's form and makes the same modules. Each of them compiles its operator when one of its functions is
-used for the first time. PETR uses none.
+The hook below has today's form and makes the same modules. Each of them compiles its operator when
+one of its functions is used for the first time. PETR uses none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""One process or several that train together: the few collective operations that the training loop needs.
+"""One process or several that train together: the few collective operations that the training loop
+needs.
 
-Gradients are averaged by one all-reduce over a flat buffer after backward. ``paddle.DataParallel`` would overlap it with backward, at the
-price of hooks that fight with recomputation and unused parameters; with one all-reduce, two processes compute what one would.
+Gradients are averaged by one all-reduce over a flat buffer after backward. ``paddle.DataParallel``
+would overlap it with backward, at the price of hooks that fight with recomputation and unused
+parameters; with one all-reduce, two processes compute what one would.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ def world_size() -> int:
 
 
 def initialize(device: str) -> None:
-    """Join the other processes, where there are any; ``device`` is what this one computes on (``cpu``, ``gpu:0``, …)."""
+    """Join the other processes, where there are any; ``device`` is what this one computes on
+    (``cpu``, ``gpu:0``, …).
+    """
     if world_size() > 1:
         import paddle.distributed
 
         if device == "cpu":
             os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # a GPU build would take NCCL
 
-        # Paddle writes there which of its flags differ from their defaults: its own doing, and nothing to act on.
+        # Paddle writes there which of its flags differ from their defaults: its own doing, and
+        # nothing to act on.
         with contextlib.redirect_stderr(io.StringIO()):
             paddle.distributed.init_parallel_env()
 
@@ -41,7 +46,8 @@ def barrier() -> None:
     if world_size() > 1:
         import paddle
 
-        # gloo's barrier in 3.3.1 wants a device id; a reduction of one number waits just as well on every backend
+        # gloo's barrier in 3.3.1 wants a device id; a reduction of one number waits just as well on
+        # every backend
         flag = paddle.zeros([1])
         paddle.distributed.all_reduce(flag)
         flag.numpy()
@@ -66,7 +72,9 @@ def average_in_place(tensors: Sequence[Any]) -> None:
 
 
 def average_gradients(parameters: Iterable[Any]) -> None:
-    """Average the gradients of all parameters; one that has none here counts as zero, as it may have one elsewhere."""
+    """Average the gradients of all parameters; one that has none here counts as zero, as it may
+    have one elsewhere.
+    """
     if world_size() == 1:
         return
     import paddle

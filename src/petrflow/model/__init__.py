@@ -1,7 +1,7 @@
 """PETRv2 as it must be: subclasses of Paddle3D's parts, each stating what upstream gets wrong.
 
-``build_model`` makes a model from a parsed ``config/models/*.yml``; ``model.losses(batch)`` trains it, ``model.predict(batch)``
-uses it, :func:`petrflow.weights.load.load_weights` fills it.
+``build_model`` makes a model from a parsed ``config/models/*.yml``; ``model.losses(batch)`` trains
+it, ``model.predict(batch)`` uses it, :func:`petrflow.weights.load.load_weights` fills it.
 """
 
 from petrflow.model.build import build_model

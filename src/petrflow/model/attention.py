@@ -1,4 +1,6 @@
-"""The decoder of PETRv2, batch first; positions are added to keys once and not in every layer. Parameters are Paddle3D's own."""
+"""The decoder of PETRv2, batch first; positions are added to keys once and not in every layer.
+Parameters are Paddle3D's own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from paddle3d.models.layers import petr_transformer
 def attend(
     wrapper: nn.Layer, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, residual: Tensor
 ) -> Tensor:
-    """Multi-head attention with the weights of one of Paddle3D's attention wrappers, plus its residual.
+    """Multi-head attention with the weights of one of Paddle3D's attention wrappers, plus its
+    residual.
 
     Parameters
     ----------
@@ -82,7 +85,9 @@ class DecoderLayer(petr_transformer.PETRTransformerDecoderLayer):
 
 
 class _BatchFirst:
-    """Runs the decoder on batch-first tokens; shared by the two transformers, which differ in their initial weights."""
+    """Runs the decoder on batch-first tokens; shared by the two transformers, which differ in their
+    initial weights.
+    """
 
     decoder: nn.Layer
 

@@ -1,6 +1,8 @@
-"""The orders in which a box is written, and the ways between them (numpy, shared by the eager and the exported model).
+"""The orders in which a box is written, and the ways between them (numpy, shared by the eager and
+the exported model).
 
-All are in the lidar frame, in m, rad and m/s. An order's name in this project is the one in the left column.
+All are in the lidar frame, in m, rad and m/s. An order's name in this project is the one in the
+left column.
 
 =====================  ============================================================================================
 nuScenes' order        (9) x, y, z of the centre, width, length, height, yaw from x towards y, vx, vy
@@ -9,8 +11,9 @@ centred PETR boxes     (9) the same with the centre of the box
 box codes              (10) x, y, ln width, ln length, z, ln height, sin and cos of Paddle3D's yaw, vx, vy; centre of the box
 =====================  ============================================================================================
 
-Between the first two goes :mod:`petrflow.geometry`, where the yaws are explained. What a cell of the dense head predicts is in
-:mod:`petrflow.model.dense_targets`. The roundings to float32 stand where stock Paddle3D has them.
+Between the first two goes :mod:`petrflow.geometry`, where the yaws are explained. What a cell of
+the dense head predicts is in :mod:`petrflow.model.dense_targets`. The roundings to float32 stand
+where stock Paddle3D has them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from petrflow.samples.types import Detections
 
 
 def centred(boxes: np.ndarray) -> np.ndarray:
-    """Turn PETR boxes (M, 9) into centred PETR boxes (M, 9) float32: half the height is added to z."""
+    """Turn PETR boxes (M, 9) into centred PETR boxes (M, 9) float32: half the height is added to
+    z.
+    """
     boxes = np.array(boxes, dtype="float32").reshape(-1, 9)
     boxes[:, 2] += boxes[:, 5] * 0.5
     return boxes
@@ -63,7 +68,8 @@ def centred_headings(boxes: np.ndarray) -> np.ndarray:
 def best_detections(
     logits: np.ndarray, codes: np.ndarray, max_num: int, centre_range: Sequence[float]
 ) -> list[Detections]:
-    """Keep the ``max_num`` (query, class) pairs of each sample with the highest scores, as far as their centres lie in range.
+    """Keep the ``max_num`` (query, class) pairs of each sample with the highest scores, as far as
+    their centres lie in range.
 
     Parameters
     ----------

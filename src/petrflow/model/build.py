@@ -21,7 +21,9 @@ COMPONENTS = {
     "PETRDNTransformer": attention.DenoisingTransformer,
     "PETRTransformerDecoderLayer": attention.DecoderLayer,
 }
-"""Our parts by the upstream name they stand in for; any other name is looked up in Paddle3D's registries."""
+"""Our parts by the upstream name they stand in for; any other name is looked up in Paddle3D's
+registries.
+"""
 
 
 def build_model(model_config: Mapping[str, Any], num_cameras: int = 6) -> petr.PetrV2:
@@ -39,7 +41,8 @@ def build_model(model_config: Mapping[str, Any], num_cameras: int = 6) -> petr.P
     tree = dict(model_config["model"])
     recompute = bool(tree.pop("use_recompute", False))
     tree["backbone"] = {"use_recompute": recompute, **tree["backbone"]}
-    # Parameter names start anew with each model, so that an optimizer's saved state finds them in another process.
+    # Parameter names start anew with each model, so that an optimizer's saved state finds them in
+    # another process.
     with paddle.utils.unique_name.guard():
         tree = {key: _build(value, f"model.{key}", recompute) for key, value in tree.items() if key != "type"}
         arguments = {"num_cameras": num_cameras, "image_shape": model_config["input"]["image_size"], **tree}

@@ -1,4 +1,6 @@
-"""Denoising queries: true boxes with noise on their centres, which the decoder must correct (numpy, no device round trip)."""
+"""Denoising queries: true boxes with noise on their centres, which the decoder must correct (numpy,
+no device round trip).
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ def make_queries(
     rng : numpy Generator
     """
     counts = [len(b) for b in boxes]
-    # Upstream divides by the largest count and dies with ZeroDivisionError on a batch without boxes (1.0.0).
+    # Upstream divides by the largest count and dies with ZeroDivisionError on a batch without boxes
+    # (1.0.0).
     if not sum(counts):
         return None
     longest = max(counts)

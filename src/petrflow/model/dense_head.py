@@ -1,4 +1,6 @@
-"""The dense head: one class and one box predicted at every image cell, from which queries and keys get their positions."""
+"""The dense head: one class and one box predicted at every image cell, from which queries and keys
+get their positions.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ NEIGHBOUR_PENALTY = 5.0
 NOT_CENTRE = np.array([0, 0, 1, 1, 0, 1, 1, 1, 1, 1], "float32")
 """1 at the terms of a box code that do not describe the centre, 0 at the centre's."""
 EDGE = 1e-3
-"""Share of the detection range by which centres are kept from its ends, so that their logits stay finite."""
+"""Share of the detection range by which centres are kept from its ends, so that their logits stay
+finite.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class CellPredictions:
     points : (B, T, 3) float32
         Boxes' centres, 0 to 1 within the detection range.
     codes : (B, T, 10) float32
-        Boxes as the decoder predicts them, offsets from the middle of the range: logit x, logit y, ln w, ln l, logit z, ln h,
-        sin, cos, and displacement between the frames (x, y), m.
+        Boxes as the decoder predicts them, offsets from the middle of the range: logit x, logit y,
+        ln w, ln l, logit z, ln h, sin, cos, and displacement between the frames (x, y), m.
     """
 
     logits: Tensor
@@ -75,7 +79,9 @@ class Proposals:
     codes: Tensor
 
     def followed_by(self, learned: Tensor) -> Proposals:
-        """Append queries with learned reference points (1, Q, 3); content, logits and codes of these are zero."""
+        """Append queries with learned reference points (1, Q, 3); content, logits and codes of
+        these are zero.
+        """
         batch, _, _ = self.reference.shape
         count = learned.shape[1]
 
@@ -84,7 +90,9 @@ class Proposals:
         return Proposals(reference, *rest)
 
     def after(self, count: int) -> Proposals:
-        """Put ``count`` queries of zero content, logits and codes before these; the caller adds their reference points."""
+        """Put ``count`` queries of zero content, logits and codes before these; the caller adds
+        their reference points.
+        """
         rest = (paddle.concat([_zeros(part, count), part], axis=1) for part in (self.content, self.logits, self.codes))
         return Proposals(self.reference, *rest)
 
@@ -96,8 +104,8 @@ def _zeros(part: Tensor, count: int) -> Tensor:
 class DenseHead(nn.Layer):
     """Class and box at every cell, placed in the lidar frame by the camera's geometry.
 
-    FCOS3D's idea (Wang et al., 2021) on PETR's tokens, and 3DPPE's (Shu et al., 2023): a token that knows its depth has a point
-    for a position, where PETR's has a ray.
+    FCOS3D's idea (Wang et al., 2021) on PETR's tokens, and 3DPPE's (Shu et al., 2023): a token that
+    knows its depth has a point for a position, where PETR's has a ray.
 
     Parameters
     ----------
@@ -139,7 +147,9 @@ class DenseHead(nn.Layer):
         return self.embed(paddle.concat([F.sigmoid(cells.logits), cells.codes], axis=-1))
 
     def peaks(self, cells: CellPredictions) -> Tensor:
-        """Return (B, T / 2) float32: the current frame's highest class logits, lowered where a neighbouring cell has a higher one."""
+        """Return (B, T / 2) float32: the current frame's highest class logits, lowered where a
+        neighbouring cell has a higher one.
+        """
         current, grid = cells.current, cells.grid
         batch, _, classes = cells.logits.shape
         scores = cells.logits[:, :current].detach()
@@ -148,7 +158,8 @@ class DenseHead(nn.Layer):
         return scores.max(axis=1).reshape([batch, current])
 
     def proposals(self, cells: CellPredictions, tokens: Tensor, count: int) -> Proposals:
-        """Turn the current frame's top_cells peaks into queries; no gradient flows into their boxes.
+        """Turn the current frame's top_cells peaks into queries; no gradient flows into their
+        boxes.
 
         Parameters
         ----------
@@ -172,7 +183,9 @@ class DenseHead(nn.Layer):
         return Proposals(reference, pick(tokens, selected), logits - PRIOR_LOGIT, codes * self.not_centre)
 
     def losses(self, cells: CellPredictions, targets: Sequence[CellTargets]) -> tuple[Tensor, Tensor]:
-        """Return the focal loss of all current cells and the L1 loss of those with a box, each divided by the number of the latter."""
+        """Return the focal loss of all current cells and the L1 loss of those with a box, each
+        divided by the number of the latter.
+        """
         current = cells.current
         batch, tokens, classes = cells.logits.shape
         wanted = np.zeros((batch, current, classes), "float32")
@@ -198,7 +211,8 @@ class DenseHead(nn.Layer):
 def place_cells(
     raw: Tensor, img2lidar: Tensor, grid: Grid, pixels: Tensor, low: Tensor, size: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Turn the cells' box terms into points and box codes of the lidar frame; arguments as :meth:`DenseHead.forward`.
+    """Turn the cells' box terms into points and box codes of the lidar frame; arguments as
+    :meth:`DenseHead.forward`.
 
     Returns
     -------
@@ -219,8 +233,8 @@ def place_cells(
     moved = terms[..., 8:9] * ahead + terms[..., 9:10] * right
     centre, heading, moved = (part.reshape([batch, -1, part.shape[-1]]) for part in (centre, heading, moved))
     points = ((centre - low) / size).clip(EDGE, 1 - EDGE)
-    # Not the log of points / (1 - points): in an exported graph paddle.inference (3.3.1) divides in place, and whoever needs
-    # the points afterwards gets the quotients.
+    # Not the log of points / (1 - points): in an exported graph paddle.inference (3.3.1) divides in
+    # place, and whoever needs the points afterwards gets the quotients.
     where = -(1 / points - 1).log()
     return points, paddle.concat(
         [where[..., :2], raw[..., 3:5], where[..., 2:], raw[..., 5:6], heading, moved], axis=-1
@@ -228,7 +242,9 @@ def place_cells(
 
 
 def _axes(rays: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Level unit vectors (..., 2) along rays (B, 2N, cells, 3), and to the image's right; mirrored images turn the latter."""
+    """Level unit vectors (..., 2) along rays (B, 2N, cells, 3), and to the image's right; mirrored
+    images turn the latter.
+    """
     level = rays[..., :2]
     ahead = level / (level * level).sum(-1, keepdim=True).sqrt().clip(min=1e-6)
     right = paddle.concat([ahead[..., 1:], -ahead[..., :1]], axis=-1)

@@ -10,13 +10,16 @@ import numpy as np
 from petrflow.model import box_codes
 
 TERMS = ("u", "v", "depth", "width", "length", "height", "heading ahead", "right", "displacement ahead", "right")
-"""The ten numbers that a cell predicts: offset of the box's projected centre from the cell's centre (in cells); ln(depth / focal length);
-ln of width, length and height in metres; heading and displacement, each split into a part along the cell's viewing ray and a part to its
-right."""
+"""The ten numbers that a cell predicts: offset of the box's projected centre from the cell's centre
+(in cells); ln(depth / focal length); ln of width, length and height in metres; heading and
+displacement, each split into a part along the cell's viewing ray and a part to its right.
+"""
 FOCAL_PER_METRE = 12.0
 """Pixels of focal length for each metre of depth where the head predicts 0: 15 m with 183 px."""
 CORE = 0.3
-"""Share of a box's extent in the image: the cells within it, around the box's centre, are to predict the box."""
+"""Share of a box's extent in the image: the cells within it, around the box's centre, are to
+predict the box.
+"""
 NEAREST = 1.0
 """Metres of depth below which no cell is to predict a box."""
 
@@ -38,11 +41,15 @@ class Grid:
 
     @classmethod
     def over(cls, height: int, width: int, pad_shape: Sequence[int]) -> Grid:
-        """Return the grid of a feature map (height, width) of images padded to (height, width) pixels."""
+        """Return the grid of a feature map (height, width) of images padded to (height, width)
+        pixels.
+        """
         return cls(height, width, (pad_shape[0] / height, pad_shape[1] / width))
 
     def centres(self) -> np.ndarray:
-        """Return (height * width, 3) float32: homogeneous pixels (u, v, 1) of the cells' middles, row by row."""
+        """Return (height * width, 3) float32: homogeneous pixels (u, v, 1) of the cells' middles,
+        row by row.
+        """
         v, u = np.meshgrid(
             (np.arange(self.height) + 0.5) * self.cell[0], (np.arange(self.width) + 0.5) * self.cell[1], indexing="ij"
         )
@@ -75,12 +82,14 @@ def cell_targets(
     grid: Grid,
     between: float,
 ) -> CellTargets:
-    """Assign boxes to the cells of one sample's current images; where boxes overlap, the nearest one wins.
+    """Assign boxes to the cells of one sample's current images; where boxes overlap, the nearest
+    one wins.
 
     Parameters
     ----------
     boxes : (M, 9) float32
-        Centred PETR boxes (:mod:`petrflow.model.box_codes`), lidar frame. Boxes without a finite centre, size and yaw are left out.
+        Centred PETR boxes (:mod:`petrflow.model.box_codes`), lidar frame. Boxes without a finite
+        centre, size and yaw are left out.
     labels : (M,) int64
     img2lidar : (N, 4, 4) float32
     grid : Grid
@@ -137,7 +146,9 @@ def cell_targets(
 
 
 def _cells_within(centre: float, half: float, count: int) -> slice:
-    """Return the cells whose middles lie within ``half`` of ``centre``; the cell that holds ``centre`` is always one of them."""
+    """Return the cells whose middles lie within ``half`` of ``centre``; the cell that holds
+    ``centre`` is always one of them.
+    """
     first, last = (
         min(int(np.ceil(centre - half - 0.5)), int(centre)),
         max(int(np.floor(centre + half - 0.5)), int(centre)),

@@ -1,4 +1,6 @@
-"""PETRv2's head: Paddle3D's parameters, computed over tokens, for any number of cameras, layers and channels."""
+"""PETRv2's head: Paddle3D's parameters, computed over tokens, for any number of cameras, layers and
+channels.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,8 @@ class Queries:
 
 
 class PetrV2Head(petr_head.PETRHead):
-    """PETRHead without its fixed sizes and faults; without ``monocular`` its parameters' names and shapes are upstream's.
+    """PETRHead without its fixed sizes and faults; without ``monocular`` its parameters' names and
+    shapes are upstream's.
 
     Parameters
     ----------
@@ -85,18 +88,21 @@ class PetrV2Head(petr_head.PETRHead):
     num_pred : int
         Decoder layers; upstream fixes 6 and dies with an IndexError beyond that.
     reference_height : (low, high), optional
-        Where reference points start within the height range, 0 to 1; upstream spreads them over all of it.
+        Where reference points start within the height range, 0 to 1; upstream spreads them over all
+        of it.
     monocular : float
-        Weight of the loss of the dense head, which predicts a box at each cell; its predictions are added to keys and values. 0, as
-        upstream: there is no such head.
+        Weight of the loss of the dense head, which predicts a box at each cell; its predictions are
+        added to keys and values. 0, as upstream: there is no such head.
     proposals : int
-        Of the ``num_query`` queries, how many start from the cells of the dense head's highest scores.
+        Of the ``num_query`` queries, how many start from the cells of the dense head's highest
+        scores.
     keys : int
-        To how many of each frame's cells the decoder attends at most, those of the highest scores: fine feature maps are mostly road
-        and sky. 0: all.
+        To how many of each frame's cells the decoder attends at most, those of the highest scores:
+        fine feature maps are mostly road and sky. 0: all.
     point_prior : sequence of floats, optional
-        One strength per attention head: by how much attention logits are lowered for each metre between a query's reference
-        point and the box that a cell predicts. A small model otherwise takes long to find out where to look. 0 leaves a head free.
+        One strength per attention head: by how much attention logits are lowered for each metre
+        between a query's reference point and the box that a cell predicts. A small model otherwise
+        takes long to find out where to look. 0 leaves a head free.
     **arguments
         As PETRHead.
     """
@@ -124,8 +130,9 @@ class PetrV2Head(petr_head.PETRHead):
         self.num_keys = keys
         super().__init__(**arguments)
         self._constants: dict[tuple[str | float, ...], Tensor] = {}
-        # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a tensor reaches an exported
-        # graph without data ("Tensor holds no memory" on loading); the losses below do without it.
+        # Upstream keeps float32 epsilon as a loose tensor here. Under PIR (Paddle 3.x) such a
+        # tensor reaches an exported graph without data ("Tensor holds no memory" on loading); the
+        # losses below do without it.
         del self.pd_eps
         if not (self.with_position and self.with_time and self.with_multiview):
             raise ValueError("PetrV2Head needs with_position, with_time and with_multiview: true, as PETRv2 has them")
@@ -143,7 +150,9 @@ class PetrV2Head(petr_head.PETRHead):
             self.monocular = DenseHead(self.embed_dims, self.num_classes)
 
     def constant(self, name: tuple[str | float, ...], make: Callable[[], np.ndarray]) -> Tensor:
-        """Return a constant tensor, made once for each name: what it is, and the sizes that it depends on."""
+        """Return a constant tensor, made once for each name: what it is, and the sizes that it
+        depends on.
+        """
         if name not in self._constants:
             if not paddle.in_dynamic_mode():
                 raise RuntimeError(
@@ -153,17 +162,21 @@ class PetrV2Head(petr_head.PETRHead):
         return self._constants[name]
 
     def register_constants(self) -> None:
-        """Make buffers of the constants made so far, which an exported graph then carries; ``state_dict`` leaves them out.
+        """Make buffers of the constants made so far, which an exported graph then carries;
+        ``state_dict`` leaves them out.
 
-        Under PIR (Paddle 3.x) a tensor that is neither parameter nor buffer reaches an exported graph without its data:
-        saving dies with ``KeyError: 'generated_tensor_…'``, or loading with "Tensor holds no memory".
+        Under PIR (Paddle 3.x) a tensor that is neither parameter nor buffer reaches an exported
+        graph without its data: saving dies with ``KeyError: 'generated_tensor_…'``, or loading with
+        "Tensor holds no memory".
         """
         for name, tensor in self._constants.items():
             text = "_".join(str(part) for part in name).replace(".", "_")
             self.register_buffer(f"constant_{text}", tensor, persistable=False)
 
     def init_weights(self) -> None:
-        """Draw the initial weights as upstream does, but for the reference points' heights where the config says so."""
+        """Draw the initial weights as upstream does, but for the reference points' heights where
+        the config says so.
+        """
         super().init_weights()
         if self.reference_height is not None:
             low, high = self.reference_height
@@ -171,7 +184,8 @@ class PetrV2Head(petr_head.PETRHead):
             points[:, 2] = low + (high - low) * points[:, 2]
             self.reference_points.weight.set_value(points)
 
-    # -- where tokens are -------------------------------------------------------------------------------------------
+    # -- where tokens are
+    # -------------------------------------------------------------------------------------------
 
     def depths(self) -> np.ndarray:
         """Return (D,) float32: how far along a cell's ray its points lie, m."""
@@ -184,12 +198,13 @@ class PetrV2Head(petr_head.PETRHead):
     def point_embedding(
         self, img2lidar: Tensor, grid: Sequence[int], pad_shape: Sequence[int], selected: Tensor | None = None
     ) -> Tensor:
-        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * h * w, E); with ``selected``, of these cells only: (B, K, E).
+        """Embed where each cell's ray runs: (B, 2N, 4, 4) -> (B, 2N * h * w, E); with ``selected``,
+        of these cells only: (B, K, E).
 
         ``grid`` is (h, w), the size of one image's feature map.
 
-        Upstream tiles a 4x4 matrix to every cell and depth bin and multiplies hundreds of thousands of 4x4 by 4x1;
-        one product over all points gives the same numbers.
+        Upstream tiles a 4x4 matrix to every cell and depth bin and multiplies hundreds of thousands
+        of 4x4 by 4x1; one product over all points gives the same numbers.
         """
         batch, images = img2lidar.shape[:2]
         low, high = np.split(np.asarray(self.position_range, "float32"), 2)
@@ -229,14 +244,17 @@ class PetrV2Head(petr_head.PETRHead):
         low, high = np.split(np.asarray(self.pc_range, "float32"), 2)
         size = self.constant(("level_size",), lambda: (high - low)[:2])
         reference, points = reference.detach()[..., :2] * size, points.detach()[..., :2] * size
-        # Differences first: squares of 50 m cancel to errors of centimetres, which an exported graph makes otherwise.
+        # Differences first: squares of 50 m cancel to errors of centimetres, which an exported
+        # graph makes otherwise.
         across = reference.unsqueeze(2) - points.unsqueeze(1)
         distance = ((across * across).sum(-1) + 0.25).sqrt().unsqueeze(1)
         strength = self.constant(("point_prior",), lambda: np.asarray(self.point_prior, "float32").reshape(1, -1, 1, 1))
         return -distance * strength
 
     def selection_scores(self, cells: CellPredictions) -> tuple[Tensor, int]:
-        """Return each cell's score, (2B, T / 2) with one row per sample and frame, and how many cells per row the decoder attends to."""
+        """Return each cell's score, (2B, T / 2) with one row per sample and frame, and how many
+        cells per row the decoder attends to.
+        """
         scores = cells.logits.detach().max(axis=-1).reshape([-1, cells.current])
         return scores, min(self.num_keys, cells.current)
 
@@ -255,19 +273,24 @@ class PetrV2Head(petr_head.PETRHead):
     def image_embedding(
         self, where: tuple[int, int, int], padding: np.ndarray | None, selected: Tensor | None = None
     ) -> Tensor:
-        """Embed image number, row and column of (2N, h, w) cells: (1, 2N * h * w, E), the same for every sample; or (B, K, E)."""
+        """Embed image number, row and column of (2N, h, w) cells: (1, 2N * h * w, E), the same for
+        every sample; or (B, K, E).
+        """
         name = ("sines", *where, padding is not None)
         sines = self.constant(name, lambda: image_sines(where, padding, self.positional_encoding))
         return pointwise(self.adapt_pos3d[2], F.relu(pointwise(self.adapt_pos3d[0], pick(sines, selected))))
 
     def embed_points(self, points: Tensor) -> Tensor:
-        """Embed points (..., 3), 0 to 1 within the detection range, as queries' positions are: (..., E)."""
+        """Embed points (..., 3), 0 to 1 within the detection range, as queries' positions are:
+        (..., E).
+        """
         frequencies = self.constant(
             ("frequencies",), lambda: (2 * math.pi / wavelengths(self.embed_dims // 2)).astype("float32")
         )
         return self.query_embedding(sine_embedding(points, frequencies))
 
-    # -- forward ----------------------------------------------------------------------------------------------------
+    # -- forward
+    # ----------------------------------------------------------------------------------------------------
 
     def decode_queries(
         self,
@@ -278,7 +301,8 @@ class PetrV2Head(petr_head.PETRHead):
         image_shape: Sequence[int],
         denoising: denoise.DenoisingQueries | None = None,
     ) -> tuple[Tensor, Tensor, CellPredictions | None]:
-        """Return the class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and the dense head's predictions.
+        """Return the class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers,
+        and the dense head's predictions.
 
         Parameters
         ----------
@@ -319,7 +343,8 @@ class PetrV2Head(petr_head.PETRHead):
         pad_shape: Sequence[int],
         image_shape: Sequence[int],
     ) -> Keys:
-        """Return what the decoder attends to: all cells, or those of the highest scores where ``keys`` of the model file says so.
+        """Return what the decoder attends to: all cells, or those of the highest scores where
+        ``keys`` of the model file says so.
 
         Parameters
         ----------
@@ -361,7 +386,9 @@ class PetrV2Head(petr_head.PETRHead):
         keys: Keys,
         denoising: denoise.DenoisingQueries | None,
     ) -> Queries:
-        """Return the decoder's queries: those of denoising first, then those that start from cells, then those with learned points."""
+        """Return the decoder's queries: those of denoising first, then those that start from cells,
+        then those with learned points.
+        """
         reference, start = self.reference_points.weight.unsqueeze(0), None
         if cells is not None and self.num_proposals:
             start = self.monocular.proposals(cells, tokens + keys.predicted, self.num_proposals).followed_by(reference)
@@ -374,7 +401,9 @@ class PetrV2Head(petr_head.PETRHead):
         return Queries(reference, None if start is None else start.after(noisy.shape[1]), blocked)
 
     def _decode(self, keys: Keys, queries: Queries) -> tuple[Tensor, Tensor]:
-        """Run the decoder; return the class logits (L, B, Q, C) and what is added to reference points, (L, B, Q, 10)."""
+        """Run the decoder; return the class logits (L, B, Q, C) and what is added to reference
+        points, (L, B, Q, 10).
+        """
         bias, start = keys.bias, queries.start
         if self.point_prior is not None:
             bias = self.point_bias(queries.reference, keys.points)
@@ -388,7 +417,9 @@ class PetrV2Head(petr_head.PETRHead):
         return logits, codes
 
     def place(self, codes: Tensor, reference: Tensor, timestamps: Tensor) -> Tensor:
-        """Turn offsets from the reference points into metres and displacements between frames into velocities."""
+        """Turn offsets from the reference points into metres and displacements between frames into
+        velocities.
+        """
         low, size = self.detection_range()
         centre = paddle.concat([codes[..., 0:2], codes[..., 4:5]], axis=-1)
         centre = F.sigmoid(centre + inverse_sigmoid(reference))
@@ -397,7 +428,8 @@ class PetrV2Head(petr_head.PETRHead):
         batch, images = timestamps.shape
         halves = timestamps.reshape([batch, 2, images // 2])
         between = (halves[:, 1] - halves[:, 0]).mean(-1).reshape([1, batch, 1, 1])
-        # Upstream divides by this time as it is: two frames of one time give inf, and NaN losses. They show no motion.
+        # Upstream divides by this time as it is: two frames of one time give inf, and NaN losses.
+        # They show no motion.
         moving = (between.abs() > STILL).astype("float32")
         velocity = codes[..., 8:] / (between * moving + (1 - moving)) * moving
         return paddle.concat([centre[..., :2], codes[..., 2:4], centre[..., 2:], codes[..., 5:8], velocity], axis=-1)
@@ -405,7 +437,9 @@ class PetrV2Head(petr_head.PETRHead):
     def denoising_queries(
         self, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray], rng: np.random.Generator
     ) -> denoise.DenoisingQueries | None:
-        """Return denoising queries for the true boxes of a batch (centred PETR boxes); None without ``with_denoise``."""
+        """Return denoising queries for the true boxes of a batch (centred PETR boxes); None without
+        ``with_denoise``.
+        """
         if not self.with_denoise:
             return None
         return denoise.make_queries(
@@ -429,7 +463,9 @@ class PetrV2Head(petr_head.PETRHead):
         labels: Sequence[np.ndarray],
         denoising: denoise.DenoisingQueries | None,
     ) -> dict[str, Tensor]:
-        """Return the losses of all queries by their upstream names; arguments as :meth:`decode_queries` returns and takes them."""
+        """Return the losses of all queries by their upstream names; arguments as
+        :meth:`decode_queries` returns and takes them.
+        """
         losses: dict[str, Tensor] = {}
         if denoising is not None:
             padding = denoising.reference.shape[1]
@@ -447,7 +483,9 @@ class PetrV2Head(petr_head.PETRHead):
         img2lidar: np.ndarray,
         timestamps: np.ndarray,
     ) -> dict[str, Tensor]:
-        """Return the losses of the dense head; ``img2lidar`` and ``timestamps`` as the network gets them, on the host."""
+        """Return the losses of the dense head; ``img2lidar`` and ``timestamps`` as the network gets
+        them, on the host.
+        """
         count = timestamps.shape[1] // 2
         between = timestamps[:, count:].mean(-1) - timestamps[:, :count].mean(-1)
         targets = [

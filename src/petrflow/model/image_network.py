@@ -1,4 +1,6 @@
-"""The image network of PETRv2: Paddle3D's VoVNetCP, CPFPN and GridMask, with what the config must be able to choose."""
+"""The image network of PETRv2: Paddle3D's VoVNetCP, CPFPN and GridMask, with what the config must
+be able to choose.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from paddle3d.models.necks import cp_fpn
 
 
 class VoVNet(vovnetcp.VoVNetCP):
-    """VoVNetCP whose recomputation can be switched off and whose block sizes may come from the config.
+    """VoVNetCP whose recomputation can be switched off and whose block sizes may come from the
+    config.
 
     Parameters
     ----------
@@ -24,10 +27,11 @@ class VoVNet(vovnetcp.VoVNetCP):
         One of Paddle3D's own sizes, for example ``V-99-eSE``.
     spec : mapping, optional
         Sizes of our own in place of a name: ``stem`` (3 channel counts; or one, for a single 7x7
-        convolution of stride 4), ``stage_conv_ch``, ``stage_out_ch``, ``block_per_stage`` (4 each), ``layer_per_block``, ``eSE``, ``dw``.
+        convolution of stride 4), ``stage_conv_ch``, ``stage_out_ch``, ``block_per_stage`` (4 each),
+        ``layer_per_block``, ``eSE``, ``dw``.
     use_recompute : bool
-        Recompute every block in the backward pass (less memory, about a third more time). Upstream always does, whatever
-        its config says.
+        Recompute every block in the backward pass (less memory, about a third more time). Upstream
+        always does, whatever its config says.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class GridMask(petr3d.GridMask):
     rng: np.random.Generator
 
     def forward(self, images: Tensor) -> Tensor:
-        """Blank a grid out of all images (K, C, H, W) alike, with probability ``prob``, in training only."""
+        """Blank a grid out of all images (K, C, H, W) alike, with probability ``prob``, in training
+        only.
+        """
         if not self.training or self.rng.random() > self.prob:
             return images
         height, width = images.shape[-2:]
@@ -78,7 +84,9 @@ class GridMask(petr3d.GridMask):
 
 
 def _stripes(size: int, period: int, stripe: int, start: int) -> np.ndarray:
-    """Return (size,) bool: False on the stripes that fall on the middle ``size`` of 1.5 times as many rows."""
+    """Return (size,) bool: False on the stripes that fall on the middle ``size`` of 1.5 times as
+    many rows.
+    """
     whole = int(1.5 * size)
     row = np.arange(whole)
     index = (row - start) // period
@@ -90,12 +98,15 @@ def _stripes(size: int, period: int, stripe: int, start: int) -> np.ndarray:
 class Pyramid(cp_fpn.CPFPN):
     """CPFPN whose upsampling by whole factors is a broadcast.
 
-    Upstream interpolates, which oneDNN refuses in an exported graph ("ConvertPirAttribute2RuntimeAttribute not support
-    ArrayAttribute<DoubleAttribute>", Paddle 3.3.1), and adds in place, which a static graph has no safe form of.
+    Upstream interpolates, which oneDNN refuses in an exported graph
+    ("ConvertPirAttribute2RuntimeAttribute not support ArrayAttribute<DoubleAttribute>", Paddle
+    3.3.1), and adds in place, which a static graph has no safe form of.
     """
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return one map a level, (K, out_channels, h, w), from the backbone's maps (K, in_channels, h, w)."""
+        """Return one map a level, (K, out_channels, h, w), from the backbone's maps (K,
+        in_channels, h, w).
+        """
         if self.num_outs > len(inputs) or self.start_level or self.add_extra_convs:
             return super().forward(inputs)
         laterals = [convolution(inputs[index]) for index, convolution in enumerate(self.lateral_convs)]

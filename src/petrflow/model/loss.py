@@ -1,4 +1,6 @@
-"""Set matching and the losses of all decoder layers at once: one transfer to the host a step, no loop over slices."""
+"""Set matching and the losses of all decoder layers at once: one transfer to the host a step, no
+loop over slices.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 def regression_targets(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split encoded boxes into targets and weights, both (K, 10) float32.
 
-    A box of unknown velocity keeps every other term and loses the velocity's; upstream drops the whole box from the
-    regression loss (1.0.0), so that a data set without velocities trains no box at all. A box with any other
-    non-finite term is dropped, as upstream does.
+    A box of unknown velocity keeps every other term and loses the velocity's; upstream drops the
+    whole box from the regression loss (1.0.0), so that a data set without velocities trains no box
+    at all. A box with any other non-finite term is dropped, as upstream does.
     """
     finite = np.isfinite(codes)
     weights = finite.astype("float32") * finite[:, :8].all(axis=1, keepdims=True)
@@ -69,7 +71,8 @@ def _regression(loss: nn.Layer, codes: Tensor, targets: np.ndarray, weights: Ten
 
 
 def _sum_levels(values: Tensor) -> Tensor:
-    # Paddle 3.3.1 on CPU adds up one after the other along an axis, 1e-5 off; a whole tensor it adds up pairwise.
+    # Paddle 3.3.1 on CPU adds up one after the other along an axis, 1e-5 off; a whole tensor it
+    # adds up pairwise.
     return paddle.stack([level.sum() for level in values.unbind(0)])
 
 
@@ -104,15 +107,17 @@ def matching_losses(
             rows.append((level * batch + sample) * queries + query)
             targets.append(truth[box])
     positives = sum(min(queries, len(b)) for b in boxes)
-    # Before any return: processes that wait for each other must ask equally often, whoever has no boxes.
+    # Before any return: processes that wait for each other must ask equally often, whoever has no
+    # boxes.
     everywhere = max(mean_over_devices(float(positives)), 1.0)
     average = everywhere if head.sync_cls_avg_factor else max(float(positives), 1.0)
     loss_cls = _classification(head.loss_cls, logits.flatten(1, 2), assigned, average)
     if not positives:
         return loss_cls, codes.sum(axis=[1, 2, 3]) * 0.0
     target, weight = regression_targets(np.concatenate(targets))
-    # Upstream writes targets into slices of a (Q, 10) tensor; on Paddle 3.2.2 and 3.3.1 an index-put into such a strided
-    # view writes out of bounds ("double free or corruption"). Gathering the matched rows needs no write at all.
+    # Upstream writes targets into slices of a (Q, 10) tensor; on Paddle 3.2.2 and 3.3.1 an
+    # index-put into such a strided view writes out of bounds ("double free or corruption").
+    # Gathering the matched rows needs no write at all.
     matched = paddle.gather(codes.reshape([-1, codes.shape[-1]]), paddle.to_tensor(np.concatenate(rows)))
     shape = [levels, positives, -1]
     weights = (paddle.to_tensor(weight) * head.code_weights).reshape(shape)
@@ -136,7 +141,8 @@ def denoising_losses(head: nn.Layer, logits: Tensor, codes: Tensor, queries: Den
     average = max(mean_over_devices(average) if head.sync_cls_avg_factor else average, 1.0)
     known_logits = paddle.index_select(logits.flatten(1, 2), rows, axis=1)
     known_codes = paddle.index_select(codes.flatten(1, 2), rows, axis=1)
-    # Upstream passes int64 label weights here, which Paddle 3.x refuses to multiply with float32; they are all one.
+    # Upstream passes int64 label weights here, which Paddle 3.x refuses to multiply with float32;
+    # they are all one.
     loss_cls = _classification(head.loss_cls, known_logits, np.tile(queries.labels, (levels, 1)), average)
     target, weight = regression_targets(encode(queries.boxes))
     weight[:, 6:8] = 0  # upstream leaves the heading out of denoising
@@ -147,7 +153,9 @@ def denoising_losses(head: nn.Layer, logits: Tensor, codes: Tensor, queries: Den
 
 
 def named(prefix: str, loss_cls: Tensor, loss_bbox: Tensor) -> dict[str, Tensor]:
-    """Name the losses as upstream does: the last layer plainly, the others with ``d0.``, ``d1.`` …"""
+    """Name the losses as upstream does: the last layer plainly, the others with ``d0.``, ``d1.``
+    …
+    """
     losses: dict[str, Tensor] = {}
     last = loss_cls.shape[0] - 1
     for level, (cls, bbox) in enumerate(zip(loss_cls.unbind(0), loss_bbox.unbind(0), strict=True)):

@@ -28,7 +28,8 @@ class PetrV2(petr3d.Petr3D):
     backbone_learning_rate_factor : float
         Upstream fixes 0.1, which suits pretrained backbones only.
     previous_frame_gradient : bool
-        False: the backbone learns from current images only, and the previous frame costs no backward pass.
+        False: the backbone learns from current images only, and the previous frame costs no
+        backward pass.
     **arguments
         As Petr3D.
     """
@@ -53,23 +54,29 @@ class PetrV2(petr3d.Petr3D):
         self.seed_step(0, 0, 0)
 
     def seed_step(self, seed: int, epoch: int, iteration: int) -> None:
-        """Make all randomness of the next forward (GridMask, denoising, dropout) a pure function of these numbers."""
+        """Make all randomness of the next forward (GridMask, denoising, dropout) a pure function of
+        these numbers.
+        """
         self.rng = np.random.default_rng([seed, epoch, iteration])
         if self.use_grid_mask:
             self.grid_mask.rng = self.rng
         paddle.seed(int(self.rng.integers(2**31)))
 
     def train(self) -> None:
-        """Switch to training; the backbone keeps its normalisation frozen where its config says so."""
+        """Switch to training; the backbone keeps its normalisation frozen where its config says
+        so.
+        """
         super().train()
         self.backbone.train()
 
-    # -- forward ----------------------------------------------------------------------------------------------------
+    # -- forward
+    # ----------------------------------------------------------------------------------------------------
 
     def extract_features(self, images: Tensor) -> Tensor:
         """Return features (B, 2N, C, h, w) float32 of normalised images (B, 2N, 3, H, W).
 
-        Upstream calls ``squeeze_`` on a batch of one, which changes the caller's tensor: the second forward on it fails.
+        Upstream calls ``squeeze_`` on a batch of one, which changes the caller's tensor: the second
+        forward on it fails.
         """
         batch, count = images.shape[:2]
         if self.training and not self.previous_frame_gradient:
@@ -91,7 +98,8 @@ class PetrV2(petr3d.Petr3D):
     def all_outputs(
         self, images: Tensor, img2lidar: Tensor, timestamps: Tensor, denoising: Any = None
     ) -> tuple[Tensor, Tensor, CellPredictions | None]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and the dense head's predictions.
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10) of all decoder layers, and
+        the dense head's predictions.
 
         Parameters
         ----------
@@ -110,18 +118,24 @@ class PetrV2(petr3d.Petr3D):
             )
 
     def raw_outputs(self, images: Tensor, img2lidar: Tensor, timestamps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before the best are kept; arguments as :meth:`all_outputs`."""
+        """Return class logits (L, B, Q, C) and box codes (L, B, Q, 10), before the best are kept;
+        arguments as :meth:`all_outputs`.
+        """
         return self.all_outputs(images, img2lidar, timestamps)[:2]
 
     def inputs_of(self, batch: types.Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three inputs of :meth:`raw_outputs` for a batch of numpy arrays, which stays as it is."""
+        """Return the three inputs of :meth:`raw_outputs` for a batch of numpy arrays, which stays
+        as it is.
+        """
         return _tensors(network_inputs(batch))
 
     def losses(self, batch: types.Batch) -> dict[str, Tensor]:
-        """Return the losses of a batch, the queries' by their upstream names; the total is their sum.
+        """Return the losses of a batch, the queries' by their upstream names; the total is their
+        sum.
 
-        Call :meth:`seed_step` before, for a step that can be repeated. Under ``paddle.amp.auto_cast`` only the image
-        features are computed in low precision, as upstream does.
+        Call :meth:`seed_step` before, for a step that can be repeated. Under
+        ``paddle.amp.auto_cast`` only the image features are computed in low precision, as upstream
+        does.
         """
         head = self.pts_bbox_head
         boxes = [box_codes.centred(b) for b in batch["gt_bboxes_3d"]]
@@ -136,7 +150,9 @@ class PetrV2(petr3d.Petr3D):
             return losses
 
     def predict(self, batch: types.Batch) -> list[types.Detections]:
-        """Return the detections of every sample of a batch, best first; leaves the training mode as it was."""
+        """Return the detections of every sample of a batch, best first; leaves the training mode as
+        it was.
+        """
         training = self.training
         self.eval()
         with paddle.no_grad():
@@ -152,7 +168,9 @@ def _tensors(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Tensor,
 
 
 def network_inputs(batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return images, img2lidar and timestamps, all float32, of a batch; matrices are inverted in float64."""
+    """Return images, img2lidar and timestamps, all float32, of a batch; matrices are inverted in
+    float64.
+    """
     images = np.asarray(batch["img"], dtype="float32")
     img2lidar = np.linalg.inv(np.asarray(batch["lidar2img"], dtype="float64")).astype("float32")
     return images, img2lidar, np.asarray(batch["timestamp"], dtype="float32")

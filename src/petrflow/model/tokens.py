@@ -1,4 +1,6 @@
-"""Image cells as tokens: where each one is, what its position embedding is made of, and how some are picked."""
+"""Image cells as tokens: where each one is, what its position embedding is made of, and how some
+are picked.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ def pointwise(convolution: nn.Layer, tokens: Tensor) -> Tensor:
 def pick(tokens: Tensor, selected: Tensor | None) -> Tensor:
     """Return the selected tokens of (B, T, C) as (B, K, C); all of them without a selection.
 
-    ``selected`` (B, K) int64 counts through the whole batch: token t of sample b is b * T + t. With tokens (1, T, C) that all samples
-    share, t counts.
+    ``selected`` (B, K) int64 counts through the whole batch: token t of sample b is b * T + t. With
+    tokens (1, T, C) that all samples share, t counts.
     """
     if selected is None:
         return tokens
@@ -31,17 +33,20 @@ def pick(tokens: Tensor, selected: Tensor | None) -> Tensor:
 
 
 def top_cells(scores: Tensor, count: int, stride: int) -> Tensor:
-    """Return (G, count) int64: the cells of the highest scores in each row of ``scores`` (G, T), as :func:`pick` takes them.
+    """Return (G, count) int64: the cells of the highest scores in each row of ``scores`` (G, T), as
+    :func:`pick` takes them.
 
-    ``stride`` is the distance between the first tokens of two rows in the flattened batch. It is T, or larger if only the first T
-    tokens of a row are candidates.
+    ``stride`` is the distance between the first tokens of two rows in the flattened batch. It is T,
+    or larger if only the first T tokens of a row are candidates.
     """
     starts = paddle.arange(scores.shape[0], dtype="int64").unsqueeze(1) * stride
     return paddle.topk(scores, count)[1] + starts
 
 
 def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
-    """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies (rad), in the order y, x, z."""
+    """Embed points (..., 3), each 0 to 1, as (..., 3 * F) sines and cosines of F frequencies (rad),
+    in the order y, x, z.
+    """
     angle = position.unsqueeze(-1) * frequencies
     even, odd = angle[..., 0::2].sin(), angle[..., 1::2].cos()
     x, y, z = paddle.stack([even, odd], axis=-1).flatten(-2).unbind(-2)
@@ -49,13 +54,16 @@ def sine_embedding(position: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def wavelengths(features: int, temperature: float = 10000.0) -> np.ndarray:
-    """Return (features,) float32: what positions are divided by before their sines and cosines, each twice."""
+    """Return (features,) float32: what positions are divided by before their sines and cosines,
+    each twice.
+    """
     index = np.arange(features)
     return (temperature ** (2 * (index // 2) / features)).astype("float32")
 
 
 def frustum(cells: Sequence[int], pad_shape: Sequence[int], depths: np.ndarray) -> np.ndarray:
-    """Return (h * w * D, 4) float32: homogeneous image points (u d, v d, d, 1) of every cell and depth.
+    """Return (h * w * D, 4) float32: homogeneous image points (u d, v d, d, 1) of every cell and
+    depth.
 
     Parameters
     ----------
@@ -74,7 +82,9 @@ def frustum(cells: Sequence[int], pad_shape: Sequence[int], depths: np.ndarray) 
 
 
 def image_sines(where: Sequence[int], padding: np.ndarray | None, encoding: nn.Layer) -> np.ndarray:
-    """Return (1, 2N * h * w, 3 * num_feats) float32, SinePositionalEncoding3D's numbers for (2N, h, w) cells."""
+    """Return (1, 2N * h * w, 3 * num_feats) float32, SinePositionalEncoding3D's numbers for (2N, h,
+    w) cells.
+    """
     valid = np.ones(tuple(where), "float32") if padding is None else 1.0 - padding
     embeds = []
     for axis in range(3):
@@ -88,7 +98,9 @@ def image_sines(where: Sequence[int], padding: np.ndarray | None, encoding: nn.L
 
 
 def cell_padding(where: Sequence[int], pad_shape: Sequence[int], image_shape: Sequence[int]) -> np.ndarray | None:
-    """Return (2N, h, w) float32, 1 where a cell's image point is padding; None if nothing is padded."""
+    """Return (2N, h, w) float32, 1 where a cell's image point is padding; None if nothing is
+    padded.
+    """
     if tuple(pad_shape) == tuple(image_shape):
         return None
     _, height, width = where

@@ -1,6 +1,7 @@
 """Between Arrow and numpy without a copy.
 
-pyarrow's own conversions import pandas on first use, 60 MB and half a second that every loader worker would pay.
+pyarrow's own conversions import pandas on first use, 60 MB and half a second that every loader
+worker would pay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import pyarrow.compute as pc
 
 
 def view(array: pa.Array) -> np.ndarray:
-    """See a numeric Arrow array (n,) as numpy; what stands at nulls is undefined. Booleans are unpacked into a copy."""
+    """See a numeric Arrow array (n,) as numpy; what stands at nulls is undefined. Booleans are
+    unpacked into a copy.
+    """
     buffer = array.buffers()[1]
     if pa.types.is_boolean(array.type):
         return _bits(buffer, array)

@@ -1,7 +1,8 @@
 """nuScenes tables as columns: streamed from JSON by DuckDB, never as Python objects.
 
-``sample_data.json`` of trainval is over 1 GB of text. DuckDB's reader parses it on all cores, skips the fields that nobody asked for and
-hands over Arrow batches, of which only the wanted rows are kept. benchmarks/README.md compares it with the other readers.
+``sample_data.json`` of trainval is over 1 GB of text. DuckDB's reader parses it on all cores, skips
+the fields that nobody asked for and hands over Arrow batches, of which only the wanted rows are
+kept. benchmarks/README.md compares it with the other readers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Columns = dict[str, Any]
 
 TEXT, INT, BOOL = "text", "int", "bool"
 LIST = "list"
-"""First entry of a list of strings, '' when the list is empty; and the list's length, as column ``{name}_count``."""
+"""First entry of a list of strings, '' when the list is empty; and the list's length, as column
+``{name}_count``.
+"""
 MATRIX = "matrix"
 """Three rows of three numbers; NaN when the list is empty."""
 _SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", BOOL: "BOOLEAN", LIST: "VARCHAR[]", MATRIX: "DOUBLE[][]"}
@@ -75,13 +78,14 @@ def read_columns(
     Returns
     -------
     Columns
-        In the file's order. ``TEXT`` and ``LIST``: pyarrow.StringArray; ``INT``: (n,) int64; ``BOOL``: (n,) bool; ``MATRIX``: (n, 9)
-        float64; ``vector``: (n, size) float64.
+        In the file's order. ``TEXT`` and ``LIST``: pyarrow.StringArray; ``INT``: (n,) int64;
+        ``BOOL``: (n,) bool; ``MATRIX``: (n, 9) float64; ``vector``: (n, size) float64.
 
     Raises
     ------
     PetrflowError
-        The file is missing, cut off, not a JSON array, or a record lacks a field; the message names the file.
+        The file is missing, cut off, not a JSON array, or a record lacks a field; the message names
+        the file.
     """
     pieces: dict[str, list[Any]] = {}
     for rows in read_batches(path, kinds, optional=optional, keep=keep, on_bytes=on_bytes, threads=threads):
@@ -100,9 +104,11 @@ def read_batches(
     hashed: str | None = None,
     batch_rows: int = _BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch]:
-    """Read a table as :func:`read_columns` does, a batch of the wanted rows at a time, at least one batch.
+    """Read a table as :func:`read_columns` does, a batch of the wanted rows at a time, at least one
+    batch.
 
-    ``hashed`` names a column of text whose 64-bit hashes are wanted, too, as column ``{hashed}_hash``.
+    ``hashed`` names a column of text whose 64-bit hashes are wanted, too, as column
+    ``{hashed}_hash``.
     """
     # A root's tables may be links: messages name the file that a person would correct.
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
@@ -146,7 +152,9 @@ def empty_columns(kinds: Kinds) -> Columns:
 
 
 def _require_array(path: Path) -> int:
-    """Check the two ends of a table, which the parser is lenient about, and return its length in bytes."""
+    """Check the two ends of a table, which the parser is lenient about, and return its length in
+    bytes.
+    """
     if not path.exists():
         raise PetrflowError(
             f"{path} is missing: a nuScenes root holds all of its tables in one folder. Copy or extract the data set again."

@@ -1,4 +1,6 @@
-"""The names and figures of nuScenes: channels and their order, tables, categories and classes, attributes, visibilities, sizes."""
+"""The names and figures of nuScenes: channels and their order, tables, categories and classes,
+attributes, visibilities, sizes.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,13 @@ DETECTION_NAMES = {
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }
-"""nuScenes category to detection class; any other category keeps its own name, as in stock infos."""
+"""nuScenes category to detection class; any other category keeps its own name, as in stock
+infos.
+"""
 VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
-"""Shares of an object's pixels that are seen in all images together, in %; their tokens are 1 to 4."""
+"""Shares of an object's pixels that are seen in all images together, in %; their tokens are 1 to
+4.
+"""
 ATTRIBUTES = {
     "vehicle.moving": "Moving.",
     "vehicle.stopped": "Not moving, but not parked.",
@@ -39,7 +45,9 @@ TYPICAL_SIZES = {
 }  # fmt: skip
 """m: width, length and height that boxes of a detection class have on average."""
 VELOCITY_SECONDS = 1.5
-"""s: the devkit gives no velocity from annotations further apart than this; twice as far where it uses both neighbours."""
+"""s: the devkit gives no velocity from annotations further apart than this; twice as far where it
+uses both neighbours.
+"""
 LIDAR_HEIGHT = 1.84
 """m: height of LIDAR_TOP above the ground."""
 

@@ -12,7 +12,9 @@ from petrflow.errors import PetrflowError
 
 
 def read_table(root: Path, version: str, name: str) -> list[dict[str, Any]]:
-    """All records of a table; for the small ones (`petrflow.annotations` streams the large ones)."""
+    """All records of a table; for the small ones (`petrflow.annotations` streams the large
+    ones).
+    """
     path = Path(root) / version / f"{name}.json"
     try:
         rows = _parse(path.read_bytes())
@@ -28,7 +30,9 @@ def read_table(root: Path, version: str, name: str) -> list[dict[str, Any]]:
 
 
 def _parse(content: bytes) -> Any:
-    """Parse JSON; NaN and Infinity, which JSON does not have and Python writes, are left for those who check values."""
+    """Parse JSON; NaN and Infinity, which JSON does not have and Python writes, are left for those
+    who check values.
+    """
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -35,7 +35,8 @@ def describe_root(
     splits: Mapping[str, Sequence[str]] | None = None,
     about: Path | None = None,
 ) -> Root:
-    """Read version, splits, cameras and fingerprint of a root from what its door wrote, or from its tables.
+    """Read version, splits, cameras and fingerprint of a root from what its door wrote, or from its
+    tables.
 
     Parameters
     ----------
@@ -44,9 +45,11 @@ def describe_root(
     version : str, optional
         Needed only where no door said it and there is more than one version.
     splits : mapping, optional
-        ``{"train": [scene names], "val": [...]}``; by default from the receipt or from ``splits.json``.
+        ``{"train": [scene names], "val": [...]}``; by default from the receipt or from
+        ``splits.json``.
     about : Path, optional
-        ``results/{dataset}/root/``. Its ``receipt.json`` goes before ``.complete.json`` in the root.
+        ``results/{dataset}/root/``. Its ``receipt.json`` goes before ``.complete.json`` in the
+        root.
     """
     root = Path(root)
     receipt = read_receipt(root, about)
@@ -75,7 +78,9 @@ def describe_root(
 
 
 def read_receipt(root: Path, about: Path | None = None) -> dict[str, Any]:
-    """Return what a door wrote about a root: the receipt in `about`, else `.complete.json` in the root, else nothing."""
+    """Return what a door wrote about a root: the receipt in `about`, else `.complete.json` in the
+    root, else nothing.
+    """
     for path in ([Path(about) / RECEIPT] if about is not None else []) + [Path(root) / COMPLETE]:
         if path.exists():
             content: dict[str, Any] = read_json(path)
@@ -84,7 +89,8 @@ def read_receipt(root: Path, about: Path | None = None) -> dict[str, Any]:
 
 
 def mark_of(root: Path, about: Path) -> str:
-    """Fingerprint of what doors wrote about a root, in it and beside it: another one means that the root was made anew since.
+    """Fingerprint of what doors wrote about a root, in it and beside it: another one means that the
+    root was made anew since.
 
     Parameters
     ----------

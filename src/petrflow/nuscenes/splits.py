@@ -1,4 +1,6 @@
-"""Splits: nuScenes' own by name, and those of a data set in `splits.json`, which nuscenes-devkit reads, too."""
+"""Splits: nuScenes' own by name, and those of a data set in `splits.json`, which nuscenes-devkit
+reads, too.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,23 @@ from petrflow.errors import PetrflowError
 from petrflow.files import read_json, write_json
 
 SPLITS = "splits.json"
-"""File beside the tables, or beside the receipt where the root is the user's own: lists of scene names by split."""
+"""File beside the tables, or beside the receipt where the root is the user's own: lists of scene
+names by split.
+"""
 PARTS = ("train", "val")
 
 
 def split_name(part: str) -> str:
-    """Return what a data set's own split of a part is called in `splits.json`, so that no split of nuScenes' is meant."""
+    """Return what a data set's own split of a part is called in `splits.json`, so that no split of
+    nuScenes' is meant.
+    """
     return f"petrflow_{part}"
 
 
 def named_splits(splits: Mapping[str, Sequence[str]], others: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what `splits.json` holds: scene names by part, and other splits that the source names."""
+    """Return what `splits.json` holds: scene names by part, and other splits that the source
+    names.
+    """
     return {**(others or {}), **{split_name(part): list(splits[part]) for part in PARTS}}
 
 
@@ -53,9 +61,11 @@ def own_splits(folder: Path) -> dict[str, list[str]]:
 
 @cache
 def official_splits() -> dict[str, list[str]]:
-    """Scene names of ``train``, ``val``, ``test``, ``mini_train``, ``mini_val`` and the devkit's other splits.
+    """Scene names of ``train``, ``val``, ``test``, ``mini_train``, ``mini_val`` and the devkit's
+    other splits.
 
-    The lists are read out of the devkit's source: importing that module takes seconds, since it imports the whole devkit.
+    The lists are read out of the devkit's source: importing that module takes seconds, since it
+    imports the whole devkit.
     """
     package = find_spec("nuscenes")
     assert package is not None and package.submodule_search_locations

@@ -35,7 +35,9 @@ def token(*parts: object) -> str:
 
 
 def visibility_token(share: float) -> str:
-    """Visibility level, in nuScenes' terms, of an object that shows `share` (0..1) of itself in the six images."""
+    """Visibility level, in nuScenes' terms, of an object that shows `share` (0..1) of itself in the
+    six images.
+    """
     return "1" if share < 0.4 else "2" if share < 0.6 else "3" if share < 0.8 else "4"
 
 

@@ -22,7 +22,9 @@ CLASS_COLORS: dict[str, tuple[int, int, int]] = {
     "pedestrian": (255, 123, 47),
     "traffic_cone": (255, 210, 100),
 }
-"""Class colours (BGR), far enough apart to tell thin lines from each other; the devkit's vehicles are all orange."""
+"""Class colours (BGR), far enough apart to tell thin lines from each other; the devkit's vehicles
+are all orange.
+"""
 
 TRUE_COLOR = (255, 255, 255)
 OTHER_COLOR = (180, 180, 180)
@@ -30,7 +32,9 @@ NEAR = 0.1
 """Distance (m) in front of the camera at which box edges are cut."""
 
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
-"""Edges between the corners in the devkit's order: 0 to 3 are the front face, 4 to 7 the back face."""
+"""Edges between the corners in the devkit's order: 0 to 3 are the front face, 4 to 7 the back
+face.
+"""
 
 
 def draw_boxes(
@@ -85,7 +89,9 @@ def _draw_edge(
     color: tuple[int, int, int],
     thickness: int,
 ) -> None:
-    """Draw one edge (camera frame, m), cut at the near plane so that nothing behind the camera is mirrored in front."""
+    """Draw one edge (camera frame, m), cut at the near plane so that nothing behind the camera is
+    mirrored in front.
+    """
     if start[2] <= NEAR and end[2] <= NEAR:
         return
     if start[2] <= NEAR or end[2] <= NEAR:
@@ -106,7 +112,9 @@ def _draw_edge(
 
 
 def _clip_segment(pixels: np.ndarray, limit: float) -> np.ndarray | None:
-    """Clip a segment (2, 2) to the square ``[-limit, limit]`` (Liang and Barsky); None when it lies outside."""
+    """Clip a segment (2, 2) to the square ``[-limit, limit]`` (Liang and Barsky); None when it lies
+    outside.
+    """
     start, delta = pixels[0], pixels[1] - pixels[0]
     enter, leave = 0.0, 1.0
     for axis in (0, 1):
@@ -136,14 +144,16 @@ def birds_eye_view(
     extent: float = 51.2,
     points: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw boxes from above: x to the right, y up (lidar frame of nuScenes: the vehicle looks along +y).
+    """Draw boxes from above: x to the right, y up (lidar frame of nuScenes: the vehicle looks along
+    +y).
 
     Parameters
     ----------
     size : int
         Width and height of the picture in pixels.
     true_boxes, predicted_boxes : (N, 7+), (M, 7+) float
-        Lidar frame, nuScenes' order, m and rad; velocities in columns 7 and 8 of predictions are drawn as arrows.
+        Lidar frame, nuScenes' order, m and rad; velocities in columns 7 and 8 of predictions are
+        drawn as arrows.
     predicted_colors : sequence of BGR
         One a predicted box.
     extent : float
@@ -197,25 +207,30 @@ def _draw_footprint(
 
 
 def camera_grid_order(lidar_from_camera: np.ndarray) -> list[int]:
-    """Return camera indices as a person looks around: front cameras from left to right, then rear ones.
+    """Return camera indices as a person looks around: front cameras from left to right, then rear
+    ones.
 
     Parameters
     ----------
     lidar_from_camera : (N, 4, 4) float
-        The cameras' poses in the lidar frame; a camera looks along its +z axis, the vehicle along the lidar's +y.
+        The cameras' poses in the lidar frame; a camera looks along its +z axis, the vehicle along
+        the lidar's +y.
     """
     looking = lidar_from_camera[:, :2, 2]
     # Angle to the left of the driving direction: +90 degrees is left, 180 is back.
     angle = np.arctan2(-looking[:, 0], looking[:, 1])
     front = [index for index in range(len(angle)) if abs(angle[index]) <= math.radians(90)]
     rear = [index for index in range(len(angle)) if index not in front]
-    # Seen on a screen, a rear camera that looks left belongs on the left: start at the left rear and turn past the back.
+    # Seen on a screen, a rear camera that looks left belongs on the left: start at the left rear
+    # and turn past the back.
     rear_angle = {index: angle[index] % (2 * math.pi) for index in rear}
     return sorted(front, key=lambda i: -angle[i]) + sorted(rear, key=lambda i: rear_angle[i])
 
 
 def fit_into(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scale an image into a cell of ``width`` x ``height`` pixels, keeping its proportions, on black."""
+    """Scale an image into a cell of ``width`` x ``height`` pixels, keeping its proportions, on
+    black.
+    """
     scale = min(width / image.shape[1], height / image.shape[0])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     target = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

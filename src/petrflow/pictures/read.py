@@ -1,10 +1,11 @@
 """Image files: the one place where they are read, and where it is decided whether they are whole.
 
-Pixels are taken as the file stores them. An EXIF orientation is not applied, because calibration knows nothing of it; a door that
-wants upright pixels turns them when it imports.
+Pixels are taken as the file stores them. An EXIF orientation is not applied, because calibration
+knows nothing of it; a door that wants upright pixels turns them when it imports.
 
-JPEGs are decoded by libjpeg-turbo through simplejpeg, which gives the pixels of OpenCV, also at reduced sizes. OpenCV and Pillow fill
-what a damaged JPEG lacks with grey and say nothing; simplejpeg passes on libjpeg's warnings.
+JPEGs are decoded by libjpeg-turbo through simplejpeg, which gives the pixels of OpenCV, also at
+reduced sizes. OpenCV and Pillow fill what a damaged JPEG lacks with grey and say nothing;
+simplejpeg passes on libjpeg's warnings.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _GREY = {
 _START_OF_JPEG = b"\xff\xd8"
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_PNG = b"\x89PNG\r\n\x1a\n"
-# libjpeg's warnings about files whose pixels are all there. Some cameras leave a few bytes before the end marker.
+# libjpeg's warnings about files whose pixels are all there. Some cameras leave a few bytes before
+# the end marker.
 _HARMLESS = re.compile(
     r"\b([1-9]|1[0-6]) extraneous bytes before marker 0xd9|unknown JFIF revision|Adobe color transform"
 )
@@ -52,14 +54,17 @@ _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 class Unreadable(ValueError):
-    """An image file that is not there, not whole or no image; the text says which in a clause, such as `cut short`."""
+    """An image file that is not there, not whole or no image; the text says which in a clause, such
+    as `cut short`.
+    """
 
 
 # ------------------------------------------------------------------------------------------------------------------ pixels
 
 
 def read_image(path: Path, size: tuple[int, int], owner: str, reduction: int = 1) -> NDArray[np.uint8]:
-    """Read a camera's picture, or say which file of which camera of which sample cannot be used and why.
+    """Read a camera's picture, or say which file of which camera of which sample cannot be used and
+    why.
 
     Parameters
     ----------
@@ -170,13 +175,17 @@ def _check_png(data: bytes) -> None:
 
 
 def where(path: Path) -> str:
-    """Return the place of a file as a person should look for it: behind the links of a root, in the source."""
+    """Return the place of a file as a person should look for it: behind the links of a root, in the
+    source.
+    """
     real = Path(path).resolve()
     return str(path if real == Path(path).absolute() else real)
 
 
 def exif_orientation(path: Path) -> int:
-    """Return a file's EXIF orientation: 1 for upright or unsaid, up to 8; only the header is read."""
+    """Return a file's EXIF orientation: 1 for upright or unsaid, up to 8; only the header is
+    read.
+    """
     try:
         with Image.open(path) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
@@ -196,7 +205,8 @@ def picture_fault(path: Path, size: tuple[int, int] | None = None, *, full: bool
     size : (width, height) px, optional
         What the tables say of it.
     full : bool
-        Decode it, at an eighth of its size where the format allows that, instead of reading its header and its end.
+        Decode it, at an eighth of its size where the format allows that, instead of reading its
+        header and its end.
     """
     try:
         found = header_size(path)
@@ -210,7 +220,8 @@ def picture_fault(path: Path, size: tuple[int, int] | None = None, *, full: bool
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a JPEG or PNG from its header, having seen that the file has its end.
+    """Return width and height of a JPEG or PNG from its header, having seen that the file has its
+    end.
 
     Raises
     ------
@@ -242,13 +253,16 @@ def header_size(path: Path) -> tuple[int, int]:
     finally:
         os.close(descriptor)
     if end not in tail:
-        # Some cameras append data of their own; only a decoder can tell those files from one that was cut off.
+        # Some cameras append data of their own; only a decoder can tell those files from one that
+        # was cut off.
         read_pixels(path, 8, grey=True)
     return size
 
 
 def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int]:
-    """Walk a JPEG's segments to its frame header; previews and profiles ahead of it may be large, so only headers are read."""
+    """Walk a JPEG's segments to its frame header; previews and profiles ahead of it may be large,
+    so only headers are read.
+    """
     position = 2
     while True:
         inside = position + 9 <= len(head)
@@ -272,7 +286,9 @@ def _jpeg_size(descriptor: int, head: bytes) -> tuple[int, int]:
 
 
 def cloud_fault(path: Path) -> str:
-    """Say in a clause what is wrong with a point cloud or any other file by its first bytes and its size; '' if nothing is."""
+    """Say in a clause what is wrong with a point cloud or any other file by its first bytes and its
+    size; '' if nothing is.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:

@@ -1,9 +1,11 @@
-"""Resize, crop, flip, normalise and pad a picture in two passes, with the very bytes that Pillow's bicubic resize gives.
+"""Resize, crop, flip, normalise and pad a picture in two passes, with the very bytes that Pillow's
+bicubic resize gives.
 
-Stock Paddle3D resizes whole frames with Pillow and then throws most rows away. Pillow cannot resize a part of a picture to
-the bytes that the whole would have had: its ``box`` is single precision and shifts the filter. So the filter is computed
-here as Pillow computes it (double precision, then 22 bits of fixed point; rows are filtered first, rounded to bytes, then
-columns), and applied only where the crop looks.
+Stock Paddle3D resizes whole frames with Pillow and then throws most rows away. Pillow cannot resize
+a part of a picture to the bytes that the whole would have had: its ``box`` is single precision and
+shifts the filter. So the filter is computed here as Pillow computes it (double precision, then 22
+bits of fixed point; rows are filtered first, rounded to bytes, then columns), and applied only
+where the crop looks.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Filter:
     start : (size,) int64
         First source pixel of each target pixel.
     count : (size,) int64
-        Number of source pixels; 0 where the target lies outside the resized picture and stays black.
+        Number of source pixels; 0 where the target lies outside the resized picture and stays
+        black.
     weights : (size, taps) int32
         Fixed point, ``2**22`` is one.
     """
@@ -59,7 +62,8 @@ def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def bicubic_filter(source: int, resized: int, first: int, size: int) -> Filter:
-    """Weights for the target pixels ``first .. first + size - 1`` of an axis resized from `source` to `resized` pixels.
+    """Weights for the target pixels ``first .. first + size - 1`` of an axis resized from `source`
+    to `resized` pixels.
 
     Parameters
     ----------
@@ -97,7 +101,9 @@ def bicubic_filter(source: int, resized: int, first: int, size: int) -> Filter:
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile on first use; kept on disk for the next process where a folder for it can be written."""
+    """Compile on first use; kept on disk for the next process where a folder for it can be
+    written.
+    """
     try:
         compiled: Callable[..., None] = numba.njit(function, cache=True, nogil=True)
     except RuntimeError:  # "no locator available": neither the package's folder nor the user's cache is writable
@@ -107,7 +113,8 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @_compiled
 def _filter_columns(rows, axis, first_row, out):  # pragma: no cover - compiled
-    """Resize the columns of `rows` (R, width * 3), whose first row is row `first_row` of the picture, into `out`.
+    """Resize the columns of `rows` (R, width * 3), whose first row is row `first_row` of the
+    picture, into `out`.
 
     `axis` holds start, count and weights of a :class:`Filter`.
     """
@@ -130,7 +137,9 @@ def _filter_columns(rows, axis, first_row, out):  # pragma: no cover - compiled
 
 @_compiled
 def _normalise(picture, table, flip, out):  # pragma: no cover - compiled
-    """Look every byte of `picture` (h, w, 3) up in `table` (3, 256) and write it to `out` (3, H, W), the rest zero."""
+    """Look every byte of `picture` (h, w, 3) up in `table` (3, 256) and write it to `out` (3, H,
+    W), the rest zero.
+    """
     height, width = picture.shape[:2]
     for channel in range(3):
         plane = out[channel]
@@ -149,7 +158,8 @@ def _normalise(picture, table, flip, out):  # pragma: no cover - compiled
 def resize_crop(
     picture: NDArray[np.uint8], resized: tuple[int, int], origin: tuple[int, int], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Crop of a resized picture; equal to ``Image.resize(resized).crop(...)`` of Pillow byte for byte.
+    """Crop of a resized picture; equal to ``Image.resize(resized).crop(...)`` of Pillow byte for
+    byte.
 
     Parameters
     ----------
@@ -170,8 +180,8 @@ def resize_crop(
     first, last = vertical.source_range
     if first == last or not horizontal.count.any():
         return np.zeros((height, width, 3), np.uint8)
-    # Filtering along columns runs over contiguous bytes, sixteen or more at a time; along rows it cannot. Two transposes
-    # cost less than half of what filtering along rows does.
+    # Filtering along columns runs over contiguous bytes, sixteen or more at a time; along rows it
+    # cannot. Two transposes cost less than half of what filtering along rows does.
     turned = cv2.transpose(picture[first:last])
     filtered = np.empty((width, last - first, 3), np.uint8)
     _filter_columns(_flat(turned), _arrays(horizontal), 0, _flat(filtered))
@@ -189,14 +199,16 @@ def _arrays(axis: Filter) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray
 
 
 def normalisation_table(mean: list[float], std: list[float]) -> NDArray[np.float32]:
-    """Value of every byte of every channel after ``(x - mean) / std``, rounded as stock's two OpenCV passes round it.
+    """Value of every byte of every channel after ``(x - mean) / std``, rounded as stock's two
+    OpenCV passes round it.
 
     Returns
     -------
     (3, 256) float32
     """
     values = np.arange(256, dtype=np.float32)
-    # Stock keeps mean and std in single precision; OpenCV subtracts in single and multiplies by 1/std in double precision.
+    # Stock keeps mean and std in single precision; OpenCV subtracts in single and multiplies by
+    # 1/std in double precision.
     centered = values - np.asarray(mean, np.float32)[:, None]
     inverse = 1 / np.asarray(std, np.float32).astype(np.float64)[:, None]
     return np.ascontiguousarray((centered.astype(np.float64) * inverse).astype(np.float32))
@@ -205,7 +217,9 @@ def normalisation_table(mean: list[float], std: list[float]) -> NDArray[np.float
 def normalise_into(
     picture: NDArray[np.uint8], table: NDArray[np.float32], flip: bool, out: NDArray[np.float32]
 ) -> None:
-    """Write `picture` (h, w, 3), mirrored left to right if `flip`, normalised into `out` (3, H, W); zeros to the right and below."""
+    """Write `picture` (h, w, 3), mirrored left to right if `flip`, normalised into `out` (3, H, W);
+    zeros to the right and below.
+    """
     _normalise(picture, table, flip, out)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 
 def encode_video(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
-    """Encode BGR frames of one size (even width and height) as an MP4 that browsers play (H.264, yuv420p).
+    """Encode BGR frames of one size (even width and height) as an MP4 that browsers play (H.264,
+    yuv420p).
 
     One thread and no wall clock in the container: the same frames give the same bytes.
     """

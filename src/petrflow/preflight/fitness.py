@@ -1,6 +1,8 @@
-"""What this machine is good for: one table before anything expensive, with what is wrong and what to do about it.
+"""What this machine is good for: one table before anything expensive, with what is wrong and what
+to do about it.
 
-`petrflow.machine.hardware` and `petrflow.machine.device` ask; here the answers are judged, so that the judgement is tested on recorded ones.
+`petrflow.machine.hardware` and `petrflow.machine.device` ask; here the answers are judged, so that
+the judgement is tested on recorded ones.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from petrflow.sources.needs import disk_need, is_made, samples_of
 
 # Linux drivers from which on CUDA's minor-version compatibility holds.
 OLDEST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
-# Bytes under results/ a number of the model: checkpoints of weights and the optimizer's two moments, best and last model, two exports.
+# Bytes under results/ a number of the model: checkpoints of weights and the optimizer's two
+# moments, best and last model, two exports.
 BYTES_A_PARAMETER = 50
 # Bytes of a run's tables, curves, pictures and video.
 RUN_BYTES = 200_000_000
@@ -71,7 +74,9 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to happen on this machine: runs by name, and the data sets that are about to be made."""
+    """What is about to happen on this machine: runs by name, and the data sets that are about to be
+    made.
+    """
 
     runs: Mapping[str, RunPlan]
     making: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -251,7 +256,9 @@ def _shared_bytes(run: RunPlan) -> int:
 
 
 def _disk_rows(plan: Plan, machine: Machine) -> list[Row]:
-    """One row a folder: what the data sets that are about to be made still need, and what the runs leave."""
+    """One row a folder: what the data sets that are about to be made still need, and what the runs
+    leave.
+    """
     rows = []
     for folder, free in machine.free.items():
         if Path(folder).name == "data":
@@ -308,7 +315,9 @@ def require(rows: Iterable[Row]) -> None:
 
 
 def main(config: Mapping[str, Any], models: Mapping[str, Any], making: Iterable[str] | None = None) -> None:
-    """Print the table for what :func:`plan_of` makes of a configuration; raise when something is wrong."""
+    """Print the table for what :func:`plan_of` makes of a configuration; raise when something is
+    wrong.
+    """
     rows = preflight(plan_of(config, models, making))
     print(table(rows), file=sys.stderr, flush=True)
     require(rows)
@@ -317,9 +326,11 @@ def main(config: Mapping[str, Any], models: Mapping[str, Any], making: Iterable[
 def gate(
     schedule: Mapping[str, Any], model_config: Mapping[str, Any], results: Path, samples: int | None = None
 ) -> None:
-    """Look at the machine before a run's expensive stages, where there is something to lose: a GPU asked for, or a large model.
+    """Look at the machine before a run's expensive stages, where there is something to lose: a GPU
+    asked for, or a large model.
 
-    The workflow prints the whole table before it starts; this is for jobs that a cluster runs on another machine.
+    The workflow prints the whole table before it starts; this is for jobs that a cluster runs on
+    another machine.
 
     Parameters
     ----------

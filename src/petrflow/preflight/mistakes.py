@@ -1,7 +1,9 @@
-"""One pass over everything a person wrote, before anything is deleted, fetched or trained: all mistakes together.
+"""One pass over everything a person wrote, before anything is deleted, fetched or trained: all
+mistakes together.
 
-The configuration and the model files are checked against their schemas; what they name (sources, splits, scenes, weights) is looked
-for; weights on this disk are held against the model by names and shapes. Nothing is written, and it takes a second.
+The configuration and the model files are checked against their schemas; what they name (sources,
+splits, scenes, weights) is looked for; weights on this disk are held against the model by names and
+shapes. Nothing is written, and it takes a second.
 """
 
 from __future__ import annotations
@@ -64,8 +66,8 @@ def read_all(
 class _Pass:
     """Adds to a document the mistakes that its files on this disk have.
 
-    Of an entry in which the schema found mistakes, the keys that are right are looked at: the others stand at their defaults, and nothing
-    is said of them a second time.
+    Of an entry in which the schema found mistakes, the keys that are right are looked at: the
+    others stand at their defaults, and nothing is said of them a second time.
     """
 
     def __init__(self, document: Document, folders: list[Path]) -> None:
@@ -144,7 +146,9 @@ class _Pass:
             self._file(here, name, run, Path(weights))
 
     def _fetched(self, here: KeyPath, name: str, run: Mapping[str, Any]) -> None:
-        """Weights that are fetched: a ``file:`` link must lead somewhere; what has been fetched is looked at."""
+        """Weights that are fetched: a ``file:`` link must lead somewhere; what has been fetched is
+        looked at.
+        """
         urls = run["weights"].get("url", [])
         links = [urls] if isinstance(urls, str) else urls
         local = [Path(link.removeprefix("file://")) for link in links if scheme_of(link) == "file"]
@@ -216,7 +220,8 @@ def fetched_weights(weights: Mapping[str, Any]) -> Path:
 def require_fit(
     path: Path, config: Mapping[str, Any], weights: Mapping[str, Any], models: Iterable[Path] = (Path("config/models"),)
 ) -> None:
-    """Raise when weights that were just fetched do not belong to the models of the runs that name them.
+    """Raise when weights that were just fetched do not belong to the models of the runs that name
+    them.
 
     Parameters
     ----------

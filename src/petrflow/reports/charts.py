@@ -1,4 +1,6 @@
-"""Charts of the page as Vega-Lite specifications. A text is ``{"en": …, "zh": …}``; the page takes the language it shows."""
+"""Charts of the page as Vega-Lite specifications. A text is ``{"en": …, "zh": …}``; the page takes
+the language it shows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import Any
 from petrflow.reports.words import pair
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5A2B", "#000000", "#8C8C8C", "#5B3A9B")
-"""Okabe and Ito's colours, which people with any colour vision can tell apart, and three more for many runs."""
+"""Okabe and Ito's colours, which people with any colour vision can tell apart, and three more for
+many runs.
+"""
 
 BEFORE_AFTER = ("#9AA7BD", "#0072B2")
 
@@ -108,7 +112,9 @@ def paired_bars(
 
 
 def recall_curves(rows: Sequence[Mapping[str, Any]], title: Mapping[str, str]) -> Spec:
-    """Return precision over recall, a curve a class: rows of ``{"class", "recall", "precision", "score"}``."""
+    """Return precision over recall, a curve a class: rows of ``{"class", "recall", "precision",
+    "score"}``.
+    """
     names = list(dict.fromkeys(row["class"] for row in rows))
     body = {
         "data": {"values": list(rows)},
@@ -141,7 +147,9 @@ def recall_curves(rows: Sequence[Mapping[str, Any]], title: Mapping[str, str]) -
 
 
 def score_counts(rows: Sequence[Mapping[str, Any]], title: Mapping[str, str]) -> Spec:
-    """Return how many detections of each score are right and false: rows of ``{"score", "which", "count"}``."""
+    """Return how many detections of each score are right and false: rows of ``{"score", "which",
+    "count"}``.
+    """
     body = {
         "data": {"values": [{**row, "which": pair(row["which"])} for row in rows]},
         "mark": {"type": "bar", "tooltip": True},
@@ -210,7 +218,9 @@ def confusion(rows: Sequence[Mapping[str, Any]], title: Mapping[str, str], order
 
 
 def _named(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the confusion with a word for an object or a box that has no partner (None)."""
+    """Return a row of the confusion with a word for an object or a box that has no partner
+    (None).
+    """
     return {**row, **{side: pair("nothing") for side in ("true", "found") if row[side] is None}}
 
 

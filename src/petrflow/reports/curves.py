@@ -1,4 +1,5 @@
-"""Show training curves in a browser: VisualDL on the results folder, with the tunnel that a rented instance needs.
+"""Show training curves in a browser: VisualDL on the results folder, with the tunnel that a rented
+instance needs.
 
 python -m petrflow.reports.curves --logdir results --port 8040
 """
@@ -20,7 +21,8 @@ from petrflow.errors import PetrflowError
 def tunnel_command(port: int, environment: Mapping[str, str]) -> str:
     """Return the one line that a person types on their own machine to see ``port`` of this one.
 
-    An SSH session knows the address and the port under which this machine was reached; without one, they are left to fill in.
+    An SSH session knows the address and the port under which this machine was reached; without one,
+    they are left to fill in.
     """
     connection = environment.get("SSH_CONNECTION", "").split()
     address, ssh_port = (connection[2], connection[3]) if len(connection) == 4 else ("ADDRESS-OF-THIS-MACHINE", "22")

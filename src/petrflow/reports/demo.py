@@ -37,7 +37,8 @@ def demo(
     frames_per_second: int = 2,
     num_workers: int = 0,
 ) -> None:
-    """Predict one scene, draw boxes on every camera and from above, and leave pictures, a video and the numbers.
+    """Predict one scene, draw boxes on every camera and from above, and leave pictures, a video and
+    the numbers.
 
     Parameters
     ----------
@@ -124,7 +125,8 @@ def draw_keyframe(
     title: str,
     score_threshold: float,
 ) -> np.ndarray:
-    """Draw one keyframe: true boxes white (those that the lidar touched), predicted ones in their class's colour.
+    """Draw one keyframe: true boxes white (those that the lidar touched), predicted ones in their
+    class's colour.
 
     Returns
     -------

@@ -1,4 +1,6 @@
-"""Detections that a stage has left, set against the labelled boxes: what is right, missed and false, at any score."""
+"""Detections that a stage has left, set against the labelled boxes: what is right, missed and
+false, at any score.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class DetectionSet:
     title : pair of texts
         For people, as :func:`petrflow.reports.words.pair` gives it.
     path : Path
-        A submission (``results_nusc.json``, global frame) or a demo's ``detections.json`` (lidar frame).
+        A submission (``results_nusc.json``, global frame) or a demo's ``detections.json`` (lidar
+        frame).
     """
 
     key: str
@@ -43,14 +46,16 @@ class DetectionSet:
 
 @dataclass(frozen=True)
 class Found:
-    """Detections of all keyframes of a store, those of a keyframe in one piece and the highest score first.
+    """Detections of all keyframes of a store, those of a keyframe in one piece and the highest
+    score first.
 
     Attributes
     ----------
     keyframe : (n,) int64
         Number of the keyframe in the store.
     boxes : (n, 9) float64
-        Lidar frame: x, y, z, w, l, h, yaw, vx, vy; m, rad, m/s. NaN for a velocity that is not given.
+        Lidar frame: x, y, z, w, l, h, yaw, vx, vy; m, rad, m/s. NaN for a velocity that is not
+        given.
     scores : (n,) float64
     labels : (n,) int64
         Index into the class names.
@@ -108,7 +113,9 @@ class Truth:
         return geometry.invert_rigid(geometry.transform(poses[:, :3], poses[:, 3:]))[:, :2, 3]
 
     def within_range(self, keyframe: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return (n,) bool: of a class of the model, and nearer to the vehicle than the class's range."""
+        """Return (n,) bool: of a class of the model, and nearer to the vehicle than the class's
+        range.
+        """
         ranges = np.array([self.protocol.class_ranges.get(name, 0.0) for name in self.names])
         ranges[self.classes :] = 0.0
         offset = boxes[:, :2] - self._vehicle[keyframe]
@@ -116,7 +123,8 @@ class Truth:
 
 
 def read_detections(path: Path, store: AnnotationStore, class_names: Sequence[str], least_score: float = 0.0) -> Found:
-    """Read the detections of a file that belong to keyframes of ``store``; classes that are not in ``class_names`` are left out.
+    """Read the detections of a file that belong to keyframes of ``store``; classes that are not in
+    ``class_names`` are left out.
 
     Raises
     ------
@@ -160,14 +168,16 @@ def class_order(names: set[str]) -> list[str]:
 
 
 def match(found: Found, truth: Truth) -> np.ndarray:
-    """Match as the evaluation does, at its error threshold: the best detection takes the nearest free box of its class.
+    """Match as the evaluation does, at its error threshold: the best detection takes the nearest
+    free box of its class.
 
     A match depends on better detections only, so it holds at any least score.
 
     Returns
     -------
     (n,) int64
-        Number of the matched box among the keyframe's; -1 for a false detection; -2 for one that does not count.
+        Number of the matched box among the keyframe's; -1 for a false detection; -2 for one that
+        does not count.
     """
     counts = truth.within_range(found.keyframe, found.boxes, found.labels)
     rows, kept = np.flatnonzero(counts), np.flatnonzero(truth.counts)
@@ -241,7 +251,9 @@ def _rows_by_token(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _row(item: Mapping[str, Any], number: Mapping[str, int]) -> list[float] | None:
-    """Return x, y, z, w, l, h, yaw, vx, vy, score, label of one detection; None for a class that is not known."""
+    """Return x, y, z, w, l, h, yaw, vx, vy, score, label of one detection; None for a class that is
+    not known.
+    """
     name = item.get("detection_name", item.get("class"))
     if name not in number:
         return None
@@ -268,14 +280,18 @@ def frame_counts(found: Found, partner: np.ndarray, truth: Truth, threshold: flo
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """Return (K,) float64: 2 found / (2 found + missed + false); 1 where there is nothing to find and nothing false."""
+    """Return (K,) float64: 2 found / (2 found + missed + false); 1 where there is nothing to find
+    and nothing false.
+    """
     right, missed, false = (counts[:, k].astype(np.float64) for k in range(3))
     total = 2 * right + missed + false
     return np.where(total > 0, 2 * right / np.maximum(total, 1), 1.0)
 
 
 def recall_curves(found: Found, partner: np.ndarray, truth: Truth, points: int = 60) -> list[dict[str, Any]]:
-    """Return precision over recall by class: rows of ``class``, ``recall``, ``precision`` and ``score``, thinned to ``points``."""
+    """Return precision over recall by class: rows of ``class``, ``recall``, ``precision`` and
+    ``score``, thinned to ``points``.
+    """
     rows = []
     for label in range(truth.classes):
         boxes = int((truth.counts & (truth.labels == label)).sum())
@@ -299,7 +315,9 @@ def recall_curves(found: Found, partner: np.ndarray, truth: Truth, points: int =
 
 
 def score_counts(found: Found, partner: np.ndarray, bins: int = 20) -> list[dict[str, Any]]:
-    """Return how many detections of each score are right and false: rows of ``score``, ``which`` and ``count``."""
+    """Return how many detections of each score are right and false: rows of ``score``, ``which``
+    and ``count``.
+    """
     edges = np.linspace(0.0, 1.0, bins + 1)
     rows = []
     for which, chosen in (("right", partner >= 0), ("false", partner == -1)):
@@ -315,7 +333,9 @@ AREAS = ((0.0, 1.0), (1.0, 3.0), (3.0, 8.0), (8.0, 15.0), (15.0, np.inf))
 
 
 def found_by_size(found: Found, partner: np.ndarray, truth: Truth, threshold: float) -> list[dict[str, Any]]:
-    """Return the share of boxes found by their area seen from above: rows of ``name`` and ``value``."""
+    """Return the share of boxes found by their area seen from above: rows of ``name`` and
+    ``value``.
+    """
     shown = (found.scores >= threshold) & (partner >= 0)
     hit = np.zeros(len(truth.labels), dtype=bool)
     hit[truth.first[found.keyframe[shown]] + partner[shown]] = True
@@ -330,7 +350,9 @@ def found_by_size(found: Found, partner: np.ndarray, truth: Truth, threshold: fl
 
 
 def confusion(found: Found, truth: Truth, threshold: float) -> list[dict[str, Any]]:
-    """Return how labelled classes were called: rows of ``true``, ``found`` (None: nothing), ``count`` and ``share`` of its row."""
+    """Return how labelled classes were called: rows of ``true``, ``found`` (None: nothing),
+    ``count`` and ``share`` of its row.
+    """
     rows, boxes = match_any_class(found, truth, threshold)
     size = truth.classes
     table = np.zeros((size + 1, size + 1), dtype=np.int64)

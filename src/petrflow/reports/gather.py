@@ -1,4 +1,6 @@
-"""Read what a run has left so far. A file that is absent is None or empty; a file that cannot be read is said and left out."""
+"""Read what a run has left so far. A file that is absent is None or empty; a file that cannot be
+read is said and left out.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of all stages that have ended, all of their starts together; None where none has."""
+        """Seconds of all stages that have ended, all of their starts together; None where none
+        has.
+        """
         known = [float(record["seconds"]) for record in self.provenance.values() if "seconds" in record]
         return sum(known) if known else None
 
@@ -111,7 +115,9 @@ class Run:
 
     @property
     def failure(self) -> dict[str, str] | None:
-        """Stage, sentence and log of a failed run, from the workflow's notes or from ``status.json``."""
+        """Stage, sentence and log of a failed run, from the workflow's notes or from
+        ``status.json``.
+        """
         for note in self.notes:
             stage, failed, sentence = note.partition(" failed: ")
             if failed and " " not in stage:
@@ -175,7 +181,9 @@ def run_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -
 
 
 def runs_of(results: Path, config: Mapping[str, Any]) -> list[Run]:
-    """Return the runs that the config names, in its order, then those that stand in ``results`` and are named no more."""
+    """Return the runs that the config names, in its order, then those that stand in ``results`` and
+    are named no more.
+    """
     named = dict(config.get("runs") or {})
     runs = [run_of(results / name, name, settings) for name, settings in named.items()]
     return runs + [run_of(results / name, name) for name in _unnamed(results, named)]

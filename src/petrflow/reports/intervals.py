@@ -42,7 +42,8 @@ class Interval:
 def of_metric(
     before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, name: str, label: str | None = None
 ) -> Interval | None:
-    """Return the interval of a figure's change between two ``metrics.json``; None without enough scenes in both.
+    """Return the interval of a figure's change between two ``metrics.json``; None without enough
+    scenes in both.
 
     Parameters
     ----------
@@ -81,7 +82,9 @@ def bootstrap(changes: np.ndarray, weights: np.ndarray) -> Interval | None:
 
 
 def _of_scene(scene: Mapping[str, Any], name: str, label: str | None) -> float | None:
-    """Return a figure of one scene; mAP is over the classes that the scene has, NDS over the errors that it has."""
+    """Return a figure of one scene; mAP is over the classes that the scene has, NDS over the errors
+    that it has.
+    """
     if label is not None:
         return (scene.get("AP") or {}).get(label)
     precision = scene.get("mAP_present_classes")

@@ -34,7 +34,9 @@ HIGHER_IS_BETTER = {
 """Metrics in the order of the table, and whether a higher one is better."""
 
 LARGEST_PICTURE = 1280
-"""Pixels: wider pictures of the demo are embedded at this width; a page of ten runs stays below 20 MB."""
+"""Pixels: wider pictures of the demo are embedded at this width; a page of ten runs stays below 20
+MB.
+"""
 
 LONGEST_HISTORY = 500
 """Points of one curve; a longer history is thinned evenly."""
@@ -48,19 +50,22 @@ def write_report(
 ) -> None:
     """Write a page that works from disk, without a network, in English and Chinese.
 
-    It may be written at any time: what a stage has not left yet is named as missing, and a file that cannot be read is said.
+    It may be written at any time: what a stage has not left yet is named as missing, and a file
+    that cannot be read is said.
 
     Parameters
     ----------
     results : Path
         Folder with one folder a run.
     config : mapping
-        The whole config; its ``runs`` come first, in their order. Runs that stand in ``results`` and that it does not name follow.
-        ``price_per_hour``, of the config or of a run, gives the costs in money.
+        The whole config; its ``runs`` come first, in their order. Runs that stand in ``results``
+        and that it does not name follow. ``price_per_hour``, of the config or of a run, gives the
+        costs in money.
     out : Path
         The page (UTF-8 HTML). ``entries.json`` beside it keeps the figures of earlier settings.
     notes : mapping of run name to sentences, optional
-        What of the run is not as the config asks for: a stage that failed, results of other settings.
+        What of the run is not as the config asks for: a stage that failed, results of other
+        settings.
 
     Raises
     ------
@@ -123,7 +128,9 @@ def run_view(run: Run, page: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(run: Run) -> dict[str, Any]:
-    """Return what a run came to, as one sentence in both languages, and its kind: good, bad, even, open or failed."""
+    """Return what a run came to, as one sentence in both languages, and its kind: good, bad, even,
+    open or failed.
+    """
     if failure := run.failure:
         return {"kind": "failed", "text": words.pair("verdict_failed", **failure)}
     before, after = run.before, run.after
@@ -158,7 +165,9 @@ def verdict(run: Run) -> dict[str, Any]:
 
 
 def metric_rows(run: Run) -> list[dict[str, Any]]:
-    """Return the rows of the table of metrics; those that say the same as another one are left out."""
+    """Return the rows of the table of metrics; those that say the same as another one are left
+    out.
+    """
     before, after = run.before, run.after
     shown = after or before or {}
     missing = set(shown.get("not_available", []))
@@ -184,7 +193,9 @@ def metric_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def class_rows(run: Run) -> list[dict[str, Any]]:
-    """Return the rows of the table of classes: boxes, AP before and after, and the errors of the newest figures."""
+    """Return the rows of the table of classes: boxes, AP before and after, and the errors of the
+    newest figures.
+    """
     before, after = run.before, run.after
     shown = after or before
     if not shown:
@@ -223,7 +234,9 @@ def _change(
 
 
 def _kind(change: float, interval: intervals.Interval | None, higher: bool) -> str:
-    """Return good, bad or grey; grey where the change is within noise, or where nothing says how large noise is."""
+    """Return good, bad or grey; grey where the change is within noise, or where nothing says how
+    large noise is.
+    """
     if interval is None or interval.within_noise or change == 0:
         return "grey"
     return "good" if (interval.low > 0) == higher else "bad"
@@ -514,9 +527,11 @@ def _difference(entry: Mapping[str, Any], name: str) -> float | None:
 
 
 def _entries(path: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Keep the figures of finished runs in ``path``; return those whose run now has other settings, the newest first.
+    """Keep the figures of finished runs in ``path``; return those whose run now has other settings,
+    the newest first.
 
-    An entry is one run with one training: what made it (inputs and settings of training's provenance), and its figures.
+    An entry is one run with one training: what made it (inputs and settings of training's
+    provenance), and its figures.
     """
     try:
         kept = {str(entry["id"]): entry for entry in (read_json(path)["entries"] if path.is_file() else [])}
@@ -572,7 +587,9 @@ def _revision(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as ``{"schedule.epochs": "6"}``; what a run expects of its figures is no setting."""
+    """Return nested settings as ``{"schedule.epochs": "6"}``; what a run expects of its figures is
+    no setting.
+    """
     found: dict[str, str] = {}
     for key, value in settings.items():
         if key in ("expect", "price_per_hour"):

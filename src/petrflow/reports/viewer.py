@@ -1,6 +1,8 @@
-"""A folder of files that plays scenes in a browser: all cameras and the view from above, detections against labelled boxes.
+"""A folder of files that plays scenes in a browser: all cameras and the view from above, detections
+against labelled boxes.
 
-No server: the page reads its data from script files, which a page from disk may do, and its pictures by their relative paths.
+No server: the page reads its data from script files, which a page from disk may do, and its
+pictures by their relative paths.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ FORMAT = 1
 """Raised when the viewer itself changes: viewers of another number are written anew."""
 
 LEAST_SCORE = 0.05
-"""Detections below it are left out: no one looks at them, and they are most of a submission's bytes."""
+"""Detections below it are left out: no one looks at them, and they are most of a submission's
+bytes.
+"""
 
 
 def run_sets(folder: Path) -> list[DetectionSet]:
@@ -54,7 +58,8 @@ def run_sets(folder: Path) -> list[DetectionSet]:
 def update_viewer(results: Path, run: str, dataset: str, data: Path = Path("data")) -> str:
     """Write ``results/{run}/viewer`` if the detections that stand there are others than it shows.
 
-    A viewer is an extra: what keeps it from being written is returned as a sentence, and a run without detections has none.
+    A viewer is an extra: what keeps it from being written is returned as a sentence, and a run
+    without detections has none.
 
     Parameters
     ----------
@@ -98,11 +103,14 @@ def write_viewer(
     Parameters
     ----------
     store_path, root : Path
-        A split's annotation store, and the nuScenes root that it was made from; pictures stay there.
+        A split's annotation store, and the nuScenes root that it was made from; pictures stay
+        there.
     sets : sequence of DetectionSet
-        Any number; the first is taken for "before" and the last for "after" until a person chooses others.
+        Any number; the first is taken for "before" and the last for "after" until a person chooses
+        others.
     out : Path
-        Folder; appears whole. ``index.html`` is the page, ``figures.json`` what :mod:`petrflow.reports.page` shows of it.
+        Folder; appears whole. ``index.html`` is the page, ``figures.json`` what
+        :mod:`petrflow.reports.page` shows of it.
     class_names : sequence of str, optional
         The model's classes; by default those that the sets hold, or those that are labelled.
     threshold : float
@@ -190,8 +198,9 @@ def _findings(path: Path | None) -> list[str]:
 def _frame(store: AnnotationStore, truth: Truth, shown: Sequence[_Shown], index: int, root: Path) -> dict[str, Any]:
     """Return one keyframe as the page's script reads it.
 
-    ``cameras``: path, width, height, and ``image_from_lidar`` (3, 4), row by row. ``truth``: box, class, whether it counts,
-    lidar points. ``sets``: box, class, score, number of the matched labelled box (-1 false, -2 does not count).
+    ``cameras``: path, width, height, and ``image_from_lidar`` (3, 4), row by row. ``truth``: box,
+    class, whether it counts, lidar points. ``sets``: box, class, score, number of the matched
+    labelled box (-1 false, -2 does not count).
     """
     keyframe = store[index]
     views = geometry.view_matrix(keyframe.intrinsics, geometry.invert_rigid(keyframe.lidar_from_camera))
@@ -238,7 +247,9 @@ def _figures(
     scenes: Mapping[str, Sequence[int]],
     threshold: float,
 ) -> dict[str, Any]:
-    """Return what the page over all runs shows of the detections: of the last set that covers the whole split, sizes of the first too."""
+    """Return what the page over all runs shows of the detections: of the last set that covers the
+    whole split, sizes of the first too.
+    """
     whole = [k for k, one in enumerate(shown) if len(np.unique(one.found.keyframe)) > 0.5 * len(truth.store)]
     if not whole or not truth.counts.any():
         return {}

@@ -1,4 +1,6 @@
-"""The words of the page and of the viewer, in English and in Chinese, from one catalogue: ``words.toml``."""
+"""The words of the page and of the viewer, in English and in Chinese, from one catalogue:
+``words.toml``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 
 def pair(key: str, **values: Any) -> dict[str, str]:
-    """Return a text in both languages as plain text, with ``{name}`` filled in; a value may itself be such a pair."""
+    """Return a text in both languages as plain text, with ``{name}`` filled in; a value may itself
+    be such a pair.
+    """
     texts = catalogue()[key]
     return {
         language: texts[language].format_map({name: _in(value, language) for name, value in values.items()})

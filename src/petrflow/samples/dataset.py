@@ -1,4 +1,5 @@
-"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and times, and the true boxes.
+"""Samples for PETRv2: the pictures of a keyframe and of a frame before it, their matrices and
+times, and the true boxes.
 
 Nothing here imports Paddle, so that loader workers stay small.
 """
@@ -34,11 +35,15 @@ from petrflow.samples.transforms import (
 from petrflow.samples.types import Sample
 
 LARGEST_ENLARGEMENT = 1.3
-"""With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some blur for less work."""
+"""With fast_decode, how far a picture decoded at a fraction of its size may be enlarged again: some
+blur for less work.
+"""
 
 
 class Frames(Protocol):
-    """The cameras of one moment: what keyframes and sweeps of the annotation store have in common."""
+    """The cameras of one moment: what keyframes and sweeps of the annotation store have in
+    common.
+    """
 
     image_paths: Sequence[str]
     image_timestamps: NDArray[np.int64]
@@ -59,14 +64,16 @@ class PetrDataset:
     model_config : dict
         Parsed model file.
     training : bool
-        Whether samples carry boxes and are augmented. A training set leaves out keyframes without a single usable box
-        (a detection class, at least one lidar or radar point, inside the point cloud range), from which nothing
-        can be learnt; stock Paddle3D puts a random other keyframe in their place.
+        Whether samples carry boxes and are augmented. A training set leaves out keyframes without a
+        single usable box (a detection class, at least one lidar or radar point, inside the point
+        cloud range), from which nothing can be learnt; stock Paddle3D puts a random other keyframe
+        in their place.
     fast_decode : bool, optional
-        Decode pictures at half size or less where the model's input needs no more. Faster, and not the same pixels.
-        Not given, `input.fast_decode` of the model file holds.
+        Decode pictures at half size or less where the model's input needs no more. Faster, and not
+        the same pixels. Not given, `input.fast_decode` of the model file holds.
     store : object, optional
-        An opened store to use in place of `store_path`; it must be picklable if workers are to load from it.
+        An opened store to use in place of `store_path`; it must be picklable if workers are to load
+        from it.
     """
 
     def __init__(
@@ -156,7 +163,8 @@ class PetrDataset:
         index : int
             Below ``len(self)``.
         rng : Generator, optional
-            Source of the augmentation. Without it (or with a dataset not made for training) the sample is not augmented.
+            Source of the augmentation. Without it (or with a dataset not made for training) the
+            sample is not augmented.
         augmentation : Augmentation, optional
             The augmentation itself, in place of `rng`.
         out : (2N, 3, H, W) float32, optional
@@ -208,13 +216,16 @@ class PetrDataset:
         return sample
 
     def _previous(self, keyframe: Any, augmentation: Augmentation) -> Frames | None:
-        """Choose the frame before, by stock's rule; None if the keyframe has none with all cameras."""
+        """Choose the frame before, by stock's rule; None if the keyframe has none with all
+        cameras.
+        """
         count = keyframe.num_sweeps
         if count == 0:
             return None
         wanted = int(sum(self.settings.sweep_range) / 2) - 1 if augmentation.sweep is None else augmentation.sweep
         wanted = 0 if count == 1 else min(wanted, count - 1)
-        # A frame that lacks a camera gives way to the next one nearer to the keyframe, then to those farther away.
+        # A frame that lacks a camera gives way to the next one nearer to the keyframe, then to
+        # those farther away.
         for candidate in [*range(wanted, -1, -1), *range(wanted + 1, count)]:
             frames: Frames = keyframe.sweep(candidate)
             if len(frames.image_paths) == self.num_cameras:
@@ -222,16 +233,20 @@ class PetrDataset:
         return None
 
     def _reduction(self, resized: int, width: int) -> int:
-        """Return the fraction to decode at, for a picture `width` px wide that will be `resized` px wide."""
+        """Return the fraction to decode at, for a picture `width` px wide that will be `resized` px
+        wide.
+        """
         fitting = (fraction for fraction in (8, 4, 2) if resized * fraction <= LARGEST_ENLARGEMENT * width)
         return next(fitting, 1) if self.fast_decode else 1
 
     def _write_pictures(
         self, frames: Frames, augmentation: Augmentation, out: NDArray[np.float32], token: str, dtype: Any = np.float64
     ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Fill `out` with the pictures of `frames`; return (lidar2img, intrinsics), each (4, 4), by camera.
+        """Fill `out` with the pictures of `frames`; return (lidar2img, intrinsics), each (4, 4), by
+        camera.
 
-        Stock keeps a sweep's matrices in single precision and a keyframe's in double; `dtype` says which.
+        Stock keeps a sweep's matrices in single precision and a keyframe's in double; `dtype` says
+        which.
         """
         intrinsics = pad_intrinsics(np.asarray(frames.intrinsics)).astype(dtype)
         extrinsics = camera_from_lidar(np.asarray(frames.lidar_from_camera)).astype(dtype)

@@ -18,14 +18,18 @@ _ORDER, _AUGMENTATION = 0, 1
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random numbers of one sample in one epoch: a function of these three numbers and nothing else."""
+    """Return the random numbers of one sample in one epoch: a function of these three numbers and
+    nothing else.
+    """
     return np.random.Generator(
         np.random.Philox(np.random.SeedSequence([seed, epoch], spawn_key=(_AUGMENTATION, index)))
     )
 
 
 def epoch_order(seed: int, epoch: int, length: int, shuffle: bool) -> NDArray[np.int64]:
-    """Return the order of an epoch's samples, (length,) int64: a function of its arguments and nothing else."""
+    """Return the order of an epoch's samples, (length,) int64: a function of its arguments and
+    nothing else.
+    """
     if not shuffle:
         return np.arange(length)
     sequence = np.random.SeedSequence([seed, epoch], spawn_key=(_ORDER,))
@@ -37,9 +41,10 @@ def epoch_batches(
 ) -> list[NDArray[np.int64]]:
     """Cut an order into this rank's batches.
 
-    Step k of all ranks together is step k of one process with ``world_size`` times the batch size. What is left over at
-    the end is dropped (`drop_last`); or filled up from the start of the order, so that every rank takes as many steps
-    (`equal_steps`, for training on several devices); or dealt out, so that each sample comes exactly once.
+    Step k of all ranks together is step k of one process with ``world_size`` times the batch size.
+    What is left over at the end is dropped (`drop_last`); or filled up from the start of the order,
+    so that every rank takes as many steps (`equal_steps`, for training on several devices); or
+    dealt out, so that each sample comes exactly once.
     """
     whole = batch_size * world_size
     full = len(order) // whole * whole
@@ -66,7 +71,8 @@ class Loader:
         Processes that load; 0 loads in this process. The batches are the same, byte for byte.
     shuffle, drop_last : bool
     rank, world_size : int
-        See :func:`epoch_batches`. A training dataset has as many steps on every rank; otherwise every sample comes once.
+        See :func:`epoch_batches`. A training dataset has as many steps on every rank; otherwise
+        every sample comes once.
     prefetch : int
         Batches loaded ahead of the one in hand.
     """
@@ -100,7 +106,8 @@ class Loader:
         if prefetch is None:
             prefetch = 1 + -(-num_workers // batch_size)
         self.prefetch = prefetch if num_workers else 0
-        # One batch in the caller's hand while it asks for the next, one being handed over, the rest being filled.
+        # One batch in the caller's hand while it asks for the next, one being handed over, the rest
+        # being filled.
         self._slots = Slots((batch_size, *dataset.image_shape), self.prefetch + 2)
         self._pool: Pool | None = None
         if len(dataset) == 0 or (drop_last and len(dataset) < batch_size * world_size):
@@ -128,9 +135,10 @@ class Loader:
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Iterate over an epoch's batches from `start_batch` on; what comes before is not loaded.
 
-        A batch holds ``img`` (B, 2N, 3, H, W) float32, ``lidar2img`` and ``intrinsics`` (B, 2N, 4, 4) float32, ``timestamp``
-        (B, 2N) float32, ``token`` and, in training, ``gt_bboxes_3d`` and ``gt_labels_3d`` as lists; see
-        :meth:`PetrDataset.load`. Its memory is used again once nothing refers to it any more.
+        A batch holds ``img`` (B, 2N, 3, H, W) float32, ``lidar2img`` and ``intrinsics`` (B, 2N, 4,
+        4) float32, ``timestamp`` (B, 2N) float32, ``token`` and, in training, ``gt_bboxes_3d`` and
+        ``gt_labels_3d`` as lists; see :meth:`PetrDataset.load`. Its memory is used again once
+        nothing refers to it any more.
         """
         todo = self.batches(epoch)[start_batch:]
         if self.num_workers == 0:
@@ -150,8 +158,9 @@ class Loader:
         self.close()
 
     def _here(self, epoch: int, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
-        # A slot is free again when nothing refers to its array any more. While a generator is suspended at ``yield``, its local
-        # variables still refer to what they name. So we delete every name of the last batch before the next slot is taken.
+        # A slot is free again when nothing refers to its array any more. While a generator is
+        # suspended at ``yield``, its local variables still refer to what they name. So we delete
+        # every name of the last batch before the next slot is taken.
         for indices in todo:
             images = self._slots.take()[1] if self._slots.free else np.empty(self._slots.shape, np.float32)
             samples = [
@@ -180,8 +189,8 @@ class Loader:
                 batch = pool.complete(waiting.popleft())
                 if isinstance(batch, WorkerFailure):
                     raise batch.error()
-                # If the caller still holds all other slots, give it a copy of this one. Otherwise no slot would become free and
-                # loading would stop.
+                # If the caller still holds all other slots, give it a copy of this one. Otherwise
+                # no slot would become free and loading would stop.
                 if not waiting and not slots.free:
                     batch["img"] = batch["img"].copy()
                 yield batch

@@ -1,8 +1,9 @@
 """Worker processes of a loader, and the shared memory that they fill.
 
-Workers are plain subprocesses that talk over socket pairs. They write pictures into shared memory without a name, a memory file
-whose descriptor they inherit: the kernel frees it however the processes end, and the size limit of /dev/shm in containers does not
-apply. The main script is not run again in the workers, as multiprocessing would; Snakemake's scripts cannot be run twice.
+Workers are plain subprocesses that talk over socket pairs. They write pictures into shared memory
+without a name, a memory file whose descriptor they inherit: the kernel frees it however the
+processes end, and the size limit of /dev/shm in containers does not apply. The main script is not
+run again in the workers, as multiprocessing would; Snakemake's scripts cannot be run twice.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def collate(samples: list[Sample], images: NDArray[np.float32]) -> Batch:
 
 
 class Slots:
-    """Shared memory for pictures of batches, each part used again when no array refers to it any more."""
+    """Shared memory for pictures of batches, each part used again when no array refers to it any
+    more.
+    """
 
     def __init__(self, shape: tuple[int, ...], count: int) -> None:
         self.shape = shape
@@ -116,8 +119,8 @@ class Pool:
         warm_up()
         pairs = [socket.socketpair() for _ in range(num_workers + 1)]
         theirs = [pair[1].fileno() for pair in pairs]
-        # Interrupts are for the parent to answer. Workers are born with them blocked, so that none can hit them while
-        # Python starts up, and ignore them from then on.
+        # Interrupts are for the parent to answer. Workers are born with them blocked, so that none
+        # can hit them while Python starts up, and ignore them from then on.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             self._process = subprocess.Popen(
@@ -159,7 +162,9 @@ class Pool:
         return failures[0] if failures else collate(pending.samples, pending.images[: len(pending.samples)])
 
     def drain(self) -> None:
-        """Wait for the results of earlier tasks that nobody wants any more, as after an epoch that was left early."""
+        """Wait for the results of earlier tasks that nobody wants any more, as after an epoch that
+        was left early.
+        """
         while any(worker.tasks for worker in self._workers):
             self._receive()
 
@@ -197,7 +202,9 @@ class Pool:
         raise MachineError(f"A loader worker (process {process}) {how} {loading}{rest}.{hint}")
 
     def _post_mortem(self, number: int) -> tuple[int | None, int | None]:
-        """Return process id and exit code of a worker, as far as the process that started the workers tells them."""
+        """Return process id and exit code of a worker, as far as the process that started the
+        workers tells them.
+        """
         with contextlib.suppress(EOFError, OSError):
             while self._process_of(number) not in self._exit_codes and self._control.poll(_SECONDS_TO_STOP):
                 self._note(self._control.recv())
@@ -208,7 +215,9 @@ class Pool:
         return self._process_ids[number] if self._process_ids else None
 
     def _note(self, message: list[int] | tuple[int, int]) -> None:
-        """Note what the process that started the workers reports: first all their ids, then each one's exit code."""
+        """Note what the process that started the workers reports: first all their ids, then each
+        one's exit code.
+        """
         if isinstance(message, list):
             self._process_ids = message
         else:
@@ -254,7 +263,9 @@ class WorkerFailure:
             return cls(b"", trace)
 
     def error(self) -> Exception:
-        """Return the exception, with the worker's traceback as a note if it was not meant for users."""
+        """Return the exception, with the worker's traceback as a note if it was not meant for
+        users.
+        """
         try:
             error: Exception = pickle.loads(self.pickled)
         except Exception:
@@ -265,7 +276,9 @@ class WorkerFailure:
 
 
 def _worker_environment() -> dict[str, str]:
-    """Return the workers' environment: one thread each, and freed memory that stays in the process for the next picture."""
+    """Return the workers' environment: one thread each, and freed memory that stays in the process
+    for the next picture.
+    """
     environment = child_environment()
     for name in (*THREADS, "NUMBA_NUM_THREADS"):
         environment[name] = "1"

@@ -57,7 +57,9 @@ class InputSettings:
 
     @classmethod
     def from_model_config(cls, model_config: Mapping[str, Any]) -> InputSettings:
-        """Take a checked model file (:func:`petrflow.config.load_model`); its schema has the defaults."""
+        """Take a checked model file (:func:`petrflow.config.load_model`); its schema has the
+        defaults.
+        """
         filled = with_model_defaults(model_config)
         picture, scene = filled["input"], filled["augmentation"]
         height, width = picture["image_size"]

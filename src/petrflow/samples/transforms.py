@@ -1,9 +1,10 @@
 """What happens to a keyframe's pictures, matrices and boxes on the way to the model.
 
-The steps and their semantics are those of Paddle3D's transform chain for PETRv2 (load, choose a previous frame, filter boxes,
-resize-crop-flip, rotate and scale the scene, normalise, pad), fused: all random numbers are drawn first
-(:func:`draw_augmentation`), every picture goes from bytes to its place in the sample in one go, and matrices are multiplied in stock's order and precision, so
-that a sample equals stock's bit for bit for the same augmentation.
+The steps and their semantics are those of Paddle3D's transform chain for PETRv2 (load, choose a
+previous frame, filter boxes, resize-crop-flip, rotate and scale the scene, normalise, pad), fused:
+all random numbers are drawn first (:func:`draw_augmentation`), every picture goes from bytes to its
+place in the sample in one go, and matrices are multiplied in stock's order and precision, so that a
+sample equals stock's bit for bit for the same augmentation.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Augmentation:
     Attributes
     ----------
     sweep : int or None
-        Previous frame, counted back from the keyframe; clipped to those that exist. None: the middle of the range.
+        Previous frame, counted back from the keyframe; clipped to those that exist. None: the
+        middle of the range.
     resize : float or None
         Resize factor for a picture 1600 px wide. None: the smallest that fills the final size.
     bottom : float
@@ -56,7 +58,9 @@ class Augmentation:
 
 
 def draw_augmentation(settings: InputSettings, rng: np.random.Generator, num_sweeps: int) -> Augmentation:
-    """Draw the augmentation of one training sample: always as many random numbers, so that one setting does not shift another's."""
+    """Draw the augmentation of one training sample: always as many random numbers, so that one
+    setting does not shift another's.
+    """
     uniform = rng.random(7)
 
     def between(limits: tuple[float, float], share: float) -> float:
@@ -80,7 +84,9 @@ def draw_augmentation(settings: InputSettings, rng: np.random.Generator, num_swe
 
 
 def no_augmentation(settings: InputSettings) -> Augmentation:
-    """Return what validation does: the middle previous frame, the smallest resize that fills, a centred crop, no flip, no rotation."""
+    """Return what validation does: the middle previous frame, the smallest resize that fills, a
+    centred crop, no flip, no rotation.
+    """
     return Augmentation(bottom=float(np.mean(settings.bottom_limits)))
 
 
@@ -106,7 +112,9 @@ class ImagePlan:
 
 @lru_cache(maxsize=64)
 def plan_image(settings: InputSettings, augmentation: Augmentation, width: int, height: int) -> ImagePlan:
-    """Turn an augmentation into a plan for a picture of `width` x `height` px, by stock's rules and rounding."""
+    """Turn an augmentation into a plan for a picture of `width` x `height` px, by stock's rules and
+    rounding.
+    """
     final_height, final_width = settings.image_size
     if augmentation.resize is None:
         resize = max(final_height / height, final_width / width)
@@ -170,7 +178,9 @@ def pad_intrinsics(intrinsics: FloatArray) -> FloatArray:
 
 
 def rotate_matrices(augmentation: Augmentation, lidar2img: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Apply the scene's rotation and scale to projection matrices; stock rounds to single precision before each product."""
+    """Apply the scene's rotation and scale to projection matrices; stock rounds to single precision
+    before each product.
+    """
     if augmentation.scene_rotation is None or augmentation.scene_scale is None:
         return lidar2img
     cosine, sine = np.cos(augmentation.scene_rotation), np.sin(augmentation.scene_rotation)
@@ -183,12 +193,14 @@ def rotate_matrices(augmentation: Augmentation, lidar2img: list[NDArray[Any]]) -
 def rotate_boxes(
     settings: InputSettings, augmentation: Augmentation, boxes: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Apply the scene's rotation and scale to boxes in Paddle3D's order, whose yaw falls in a positive rotation.
+    """Apply the scene's rotation and scale to boxes in Paddle3D's order, whose yaw falls in a
+    positive rotation.
 
     Parameters
     ----------
     boxes : (M, 9) float32
-        Paddle3D's order (see `geometry.boxes_to_petr`), lidar frame, m, rad, m/s; velocity NaN where unknown.
+        Paddle3D's order (see `geometry.boxes_to_petr`), lidar frame, m, rad, m/s; velocity NaN
+        where unknown.
 
     Returns
     -------
@@ -210,7 +222,9 @@ def rotate_boxes(
 
 
 def in_range(settings: InputSettings, boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which boxes' centres lie inside the point cloud range, seen from above; stock ignores the height here."""
+    """Which boxes' centres lie inside the point cloud range, seen from above; stock ignores the
+    height here.
+    """
     low_x, low_y, _, high_x, high_y, _ = np.asarray(settings.point_cloud_range, np.float32)
     x, y = boxes[:, 0].astype(np.float32), boxes[:, 1].astype(np.float32)
     inside: NDArray[np.bool_] = (x > low_x) & (y > low_y) & (x < high_x) & (y < high_y)
@@ -218,7 +232,9 @@ def in_range(settings: InputSettings, boxes: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def wrap_petr_yaw(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring the yaw of boxes in Paddle3D's order within [-pi, pi), with stock's formula and precision."""
+    """Bring the yaw of boxes in Paddle3D's order within [-pi, pi), with stock's formula and
+    precision.
+    """
     boxes = boxes.copy()
     boxes[:, 6] -= np.floor(boxes[:, 6] / (2 * np.pi) + 0.5) * (2 * np.pi)
     return boxes

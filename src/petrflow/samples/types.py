@@ -10,7 +10,8 @@ import numpy as np
 
 
 class Sample(TypedDict):
-    """One keyframe and a frame before it, as :meth:`petrflow.samples.dataset.PetrDataset.load` makes it. N cameras, M boxes.
+    """One keyframe and a frame before it, as :meth:`petrflow.samples.dataset.PetrDataset.load`
+    makes it. N cameras, M boxes.
 
     Attributes
     ----------
@@ -22,8 +23,8 @@ class Sample(TypedDict):
         Seconds by which each picture is older than the keyframe.
     token : str
     gt_bboxes_3d : (M, 9) float32
-        In training only: PETR boxes (:mod:`petrflow.model.box_codes`) in the lidar frame after augmentation, m, rad and m/s; velocity
-        NaN where unknown.
+        In training only: PETR boxes (:mod:`petrflow.model.box_codes`) in the lidar frame after
+        augmentation, m, rad and m/s; velocity NaN where unknown.
     gt_labels_3d : (M,) int64
         In training only: indices into ``class_names``.
     """
@@ -44,8 +45,8 @@ class Detections:
     Attributes
     ----------
     boxes : (K, 9) float
-        x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s), in the keyframe's lidar frame and
-        nuScenes' order.
+        x, y, z of the centre, width, length, height (m), yaw (rad), vx, vy (m/s), in the keyframe's
+        lidar frame and nuScenes' order.
     scores : (K,) float
         Confidence, 0 to 1. A model gives the highest first.
     labels : (K,) int
@@ -73,7 +74,9 @@ class Batch(TypedDict):
 
 
 class Predicts(Protocol):
-    """A model, trained in this process or exported, as those see it who only want its detections."""
+    """A model, trained in this process or exported, as those see it who only want its
+    detections.
+    """
 
     def predict(self, batch: Batch) -> list[Detections]:
         """Return the detections of every sample of a batch, best first."""

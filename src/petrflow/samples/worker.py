@@ -1,8 +1,10 @@
-"""A loader's worker processes: receive sample indices, write pictures into shared memory, send the rest back.
+"""A loader's worker processes: receive sample indices, write pictures into shared memory, send the
+rest back.
 
-Started by `petrflow.samples.pool` as ``python -m petrflow.samples.worker MEMORY CONTROL SOCKET...`` with inherited descriptors. The
-process that is started imports everything once, opens the dataset, forks a worker for each socket, which shares those pages,
-and from then on only reports which of them ended how. It has a single thread, so that forking is safe.
+Started by `petrflow.samples.pool` as ``python -m petrflow.samples.worker MEMORY CONTROL SOCKET...``
+with inherited descriptors. The process that is started imports everything once, opens the dataset,
+forks a worker for each socket, which shares those pages, and from then on only reports which of
+them ended how. It has a single thread, so that forking is safe.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def main(memory: int, control_socket: int, sockets: list[int]) -> None:
 
 
 def _prepare(control: Connection, memory: int) -> Callable[[int, int, int, int], Any]:
-    """Receive what to load from; return a function of (epoch, sample, part of the memory, position in it)."""
+    """Receive what to load from; return a function of (epoch, sample, part of the memory, position
+    in it).
+    """
     sys.path[:] = control.recv()  # before anything else of ours is imported or unpickled
     import cv2
     import numpy as np

@@ -1,4 +1,6 @@
-"""One rule for timestamps at every door: seconds, ms, µs or ns, as integers or floats, become µs."""
+"""One rule for timestamps at every door: seconds, ms, µs or ns, as integers or floats, become
+µs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
 _YEAR_2000, _YEAR_2100 = 946_684_800, 4_102_444_800
-# µs a unit, with the time between two frames in that unit below which it is the one: frames come 0.01 s to 10 s apart.
+# µs a unit, with the time between two frames in that unit below which it is the one: frames come
+# 0.01 s to 10 s apart.
 _UNITS = (
     (Decimal(1_000_000), Decimal(10)),
     (Decimal(1_000), Decimal(10_000)),
@@ -17,7 +20,9 @@ _UNITS = (
 
 
 def read_number(text: object) -> Decimal | None:
-    """Read a finite number that is not negative; None for anything else. `1532402927,612` is how Excel writes it in much of Europe."""
+    """Read a finite number that is not negative; None for anything else. `1532402927,612` is how
+    Excel writes it in much of Europe.
+    """
     try:
         value = Decimal(str(text).strip().replace(",", "."))
     except InvalidOperation:
@@ -26,7 +31,9 @@ def read_number(text: object) -> Decimal | None:
 
 
 def since_1970(value: Decimal) -> int | None:
-    """Return µs of a time since 1970, whose size tells its unit; None where no unit gives a time between 2000 and 2100."""
+    """Return µs of a time since 1970, whose size tells its unit; None where no unit gives a time
+    between 2000 and 2100.
+    """
     for scale, _ in _UNITS:
         found = value * scale
         if _YEAR_2000 <= found / 1_000_000 < _YEAR_2100:
@@ -35,12 +42,14 @@ def since_1970(value: Decimal) -> int | None:
 
 
 def unit_of(runs: Sequence[Sequence[Decimal]]) -> Decimal | None:
-    """Return µs a unit for times that count from a start, None for times since 1970, each of which tells its unit by its size.
+    """Return µs a unit for times that count from a start, None for times since 1970, each of which
+    tells its unit by its size.
 
     Parameters
     ----------
     runs
-        The times of each sequence of frames. The time between neighbouring frames tells the unit: one holds for all of a data set.
+        The times of each sequence of frames. The time between neighbouring frames tells the unit:
+        one holds for all of a data set.
     """
     if all(since_1970(value) is not None for run in runs for value in run):
         return None
@@ -50,5 +59,7 @@ def unit_of(runs: Sequence[Sequence[Decimal]]) -> Decimal | None:
 
 
 def in_microseconds(value: Decimal, unit: Decimal | None) -> int | None:
-    """Return µs of a time whose unit :func:`unit_of` found; None for no time since 1970 where one is wanted."""
+    """Return µs of a time whose unit :func:`unit_of` found; None for no time since 1970 where one
+    is wanted.
+    """
     return since_1970(value) if unit is None else int(value * unit)

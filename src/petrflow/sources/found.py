@@ -1,4 +1,5 @@
-"""The nuScenes root that a source names, and what its tables hold: cheap, because every command asks.
+"""The nuScenes root that a source names, and what its tables hold: cheap, because every command
+asks.
 
 A folder serves if it is the root, its folder of tables, or one level around it.
 """
@@ -20,9 +21,11 @@ _END_BYTES = 1 << 20
 
 
 def find_root(folder: Path, version: str) -> Path:
-    """Return the nuScenes root at, around or one level below a folder: where `{version}/scene.json` is.
+    """Return the nuScenes root at, around or one level below a folder: where `{version}/scene.json`
+    is.
 
-    Roots that petrflow made count below a folder only if there is no other: `source: data` means the user's data in there.
+    Roots that petrflow made count below a folder only if there is no other: `source: data` means
+    the user's data in there.
     """
     if folder.name == version and _is_file(folder / "scene.json"):
         return folder.parent
@@ -75,7 +78,8 @@ def content_of_source(path: Path, version: str, contents: Contents) -> Any:
     Parameters
     ----------
     path
-        It exists. Of a folder the tables are hashed; of an archive, which may be hundreds of gigabytes, the size and both ends.
+        It exists. Of a folder the tables are hashed; of an archive, which may be hundreds of
+        gigabytes, the size and both ends.
     version
         Name of the folder of the tables.
     contents

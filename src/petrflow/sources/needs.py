@@ -1,4 +1,5 @@
-"""What can be known of a data set of each kind before it is made: mistakes, scenes, samples, and the disk space it still needs.
+"""What can be known of a data set of each kind before it is made: mistakes, scenes, samples, and
+the disk space it still needs.
 
 Nothing here fetches, unpacks or reads more than a table of scenes, so that it takes milliseconds.
 """
@@ -88,7 +89,9 @@ def is_made(root: Path) -> bool:
 
 
 def _stands_alone(root: Path) -> bool:
-    """Whether a root is finished and none of its folders is a link that leads nowhere: its source may be gone, to save space."""
+    """Whether a root is finished and none of its folders is a link that leads nowhere: its source
+    may be gone, to save space.
+    """
     return is_made(root) and root.is_dir() and all(path.exists() for path in root.iterdir())
 
 
@@ -162,7 +165,9 @@ def _look_at_nuscenes(dataset: Mapping[str, Any], root: Path) -> Knowledge:
 
 
 def _items(dataset: Mapping[str, Any], root: Path) -> tuple[list[Folder | Archive | Remote], list[Complaint]]:
-    """What a source is made of, and what is wrong with each part; an archive that has been unpacked may be gone."""
+    """What a source is made of, and what is wrong with each part; an archive that has been unpacked
+    may be gone.
+    """
     source = dataset["source"]
     parts: list[tuple[tuple[str | int, ...], Any]] = [(("source",), source)]
     if isinstance(source, list):
@@ -205,7 +210,9 @@ def _path_of_link(link: str) -> Path:
 
 
 def _nuscenes_bytes(dataset: Mapping[str, Any], root: Path) -> int:
-    """Of archives and what comes out of them, what is neither fetched nor unpacked yet; a folder is linked and takes nothing."""
+    """Of archives and what comes out of them, what is neither fetched nor unpacked yet; a folder is
+    linked and takes nothing.
+    """
     items, _ = _items(dataset, root)
     if not items or any(isinstance(item, Folder) for item in items):
         return 0

@@ -1,7 +1,9 @@
-"""The nuScenes door: a folder is linked or used where it stands; an archive or URL is fetched and unpacked first.
+"""The nuScenes door: a folder is linked or used where it stands; an archive or URL is fetched and
+unpacked first.
 
-Nothing is copied. `data/{dataset}/` holds links to `samples/`, `sweeps/`, `maps/` and to each table. The tables' links lie in a folder
-of petrflow's own, because `splits.json` stands beside the tables, and the source may be read-only and shared.
+Nothing is copied. `data/{dataset}/` holds links to `samples/`, `sweeps/`, `maps/` and to each
+table. The tables' links lie in a folder of petrflow's own, because `splits.json` stands beside the
+tables, and the source may be read-only and shared.
 
 A source that already stands at `data/{dataset}` is used there, and nothing is written into it.
 """
@@ -68,20 +70,23 @@ def prepare(
     Parameters
     ----------
     dataset
-        The config's entry: `source`, `version`, `splits` (`train` and `val`, each a split's name or a list of scenes),
-        `remove_archives`.
+        The config's entry: `source`, `version`, `splits` (`train` and `val`, each a split's name or
+        a list of scenes), `remove_archives`.
     root
-        `data/{dataset}`: it is replaced whole at the end, and only if petrflow made it; see `petrflow.sources.ownership`.
+        `data/{dataset}`: it is replaced whole at the end, and only if petrflow made it; see
+        `petrflow.sources.ownership`.
     about
-        `results/{dataset}/root/`: `receipt.json` is written there last. If the source stands at `root`, so is `splits.json`.
+        `results/{dataset}/root/`: `receipt.json` is written there last. If the source stands at
+        `root`, so is `splits.json`.
     cache
         Where archives and what they held are kept; `.cache` beside `root` when None.
 
     Raises
     ------
     PetrflowError
-        The source is not there or not nuScenes, a scene or split is unknown, files that the tables name are missing or damaged, or
-        something that petrflow did not make stands at `root`. Each message says what to do.
+        The source is not there or not nuScenes, a scene or split is unknown, files that the tables
+        name are missing or damaged, or something that petrflow did not make stands at `root`. Each
+        message says what to do.
     """
     from petrflow.sources.verification import verify
 
@@ -130,7 +135,9 @@ def prepare(
 
 
 def read_source(source: Any) -> list[Folder | Archive | Remote]:
-    """Understand the config's `source`: a folder, archives, URLs, a text file of URLs, or a list of archives and URLs."""
+    """Understand the config's `source`: a folder, archives, URLs, a text file of URLs, or a list of
+    archives and URLs.
+    """
     if isinstance(source, Mapping) and "file" in source:
         return [Remote((url,)) for url in read_url_list(Path(str(source["file"])).expanduser())]
     if isinstance(source, Mapping):
@@ -181,7 +188,8 @@ def _bring(items: Sequence[Folder | Archive | Remote], cache: Path, remove_archi
         name = (
             item.path.name if isinstance(item, Archive) else file_name(item.urls[0]) if isinstance(item, Remote) else ""
         )
-        # Two parts may have one name, and a fetched archive may have been removed: its address tells.
+        # Two parts may have one name, and a fetched archive may have been removed: its address
+        # tells.
         origin = item.sha256 or _path_of(item) if isinstance(item, Remote) else ""
         if origin and finished_record(target, name, origin) is not None:
             continue
@@ -218,7 +226,9 @@ def _download(item: Remote, cache: Path) -> Path:
 
 
 def _path_of(item: Remote) -> str:
-    """What stays the same of a link when it is renewed: the query is a signature, and the host may be another mirror."""
+    """What stays the same of a link when it is renewed: the query is a signature, and the host may
+    be another mirror.
+    """
     return public_url(item.urls[0]).partition("://")[2].partition("/")[2]
 
 
@@ -329,7 +339,9 @@ def _read_by_links(source: Path, version: str) -> list[Path]:
 
 
 def _link(source: Path, version: str, splits: Mapping[str, Any], root: Path) -> None:
-    """Fill the empty folder `root` with links, and with a version folder of its own for `splits.json`."""
+    """Fill the empty folder `root` with links, and with a version folder of its own for
+    `splits.json`.
+    """
     with disk_errors(root, permissions=True):
         for name in MEDIA_FOLDERS:
             if (source / name).is_dir():

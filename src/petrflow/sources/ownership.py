@@ -1,12 +1,15 @@
-"""Whose folder stands at `data/{dataset}`: a root that petrflow made may be replaced, any other is never written into.
+"""Whose folder stands at `data/{dataset}`: a root that petrflow made may be replaced, any other is
+never written into.
 
 Every door asks here before it writes:
 
-    with new_root(root, kind="xtreme1", version="v1.0-xtreme1", reads=[source], about=about) as folder:
+    with new_root(root, kind="xtreme1", version="v1.0-xtreme1", reads=[source], about=about) as
+    folder:
         ...  # write tables and media into `folder`; it becomes `root` at the end, whole or not at all
 
-A folder is petrflow's if it holds the file `.petrflow-root.json` with the data set's own name. That file is written first, and
-it is never a declared output of a rule, so that Snakemake does not delete it.
+A folder is petrflow's if it holds the file `.petrflow-root.json` with the data set's own name. That
+file is written first, and it is never a declared output of a rule, so that Snakemake does not
+delete it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ MARK = ".petrflow-root.json"
 """File in a root that says: petrflow made this."""
 
 _COMPLETE_KEYS = {"kind", "version", "splits", "fingerprint"}
-# What a root may hold besides its folder of tables. Operating systems add files of their own, which nobody misses.
+# What a root may hold besides its folder of tables. Operating systems add files of their own, which
+# nobody misses.
 _ENTRIES = {*MEDIA_FOLDERS, MARK, COMPLETE, "import.json", "provenance.json"}
 _IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini", ".snakemake_timestamp"}
 
@@ -35,7 +39,9 @@ _IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini", ".snakemake_timestamp"}
 
 
 def same_place(one: Path, other: Path) -> bool:
-    """Whether two paths name one file or folder, whatever their links, `..`, bind mounts or letters' case."""
+    """Whether two paths name one file or folder, whatever their links, `..`, bind mounts or
+    letters' case.
+    """
     try:
         return Path(one).samefile(other)
     except OSError:
@@ -43,7 +49,9 @@ def same_place(one: Path, other: Path) -> bool:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether `path`, which need not exist, lies in `folder` at any depth; a folder does not lie in itself."""
+    """Whether `path`, which need not exist, lies in `folder` at any depth; a folder does not lie in
+    itself.
+    """
     return folder.exists() and any(same_place(parent, folder) for parent in path.resolve().parents)
 
 
@@ -51,7 +59,9 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 
 def made_by_petrflow(root: Path, dataset: str | None = None) -> bool:
-    """Whether petrflow made the folder `root` for the data set of this name (its own name where None)."""
+    """Whether petrflow made the folder `root` for the data set of this name (its own name where
+    None).
+    """
     mark = _read(root / MARK)
     if mark is not None:
         return mark.get("made_by") == "petrflow" and mark.get("dataset") == (dataset or root.name)
@@ -73,7 +83,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _holds_only_links(root: Path) -> bool:
-    """Whether a folder is what earlier nuScenes doors made before their last step: links, and `splits.json` beside the tables."""
+    """Whether a folder is what earlier nuScenes doors made before their last step: links, and
+    `splits.json` beside the tables.
+    """
     entries = _entries(root)
     tables = [entry for entry in entries if not entry.is_symlink()]
     if not tables or not all(entry.is_dir() for entry in tables):
@@ -107,12 +119,14 @@ def _foreign(root: Path) -> list[str]:
 
 
 def claim(root: Path, reads: Sequence[Path] = (), about: Path | None = None) -> Path:
-    """Return where a door may make the root of a data set, or raise before anything of the user's is touched.
+    """Return where a door may make the root of a data set, or raise before anything of the user's
+    is touched.
 
     Parameters
     ----------
     root
-        `data/{dataset}`. A link to a folder is followed: the folder behind it is what gets replaced.
+        `data/{dataset}`. A link to a folder is followed: the folder behind it is what gets
+        replaced.
     reads
         Files and folders of the user's that the door reads.
     about
@@ -121,7 +135,8 @@ def claim(root: Path, reads: Sequence[Path] = (), about: Path | None = None) -> 
     Raises
     ------
     PetrflowError
-        Something stands at `root` that petrflow did not make, or one of `reads` lies in, at or around `root` or `about`.
+        Something stands at `root` that petrflow did not make, or one of `reads` lies in, at or
+        around `root` or `about`.
     """
     root = Path(root)
     name = f"`datasets.{root.name}`"
@@ -149,7 +164,9 @@ def claim(root: Path, reads: Sequence[Path] = (), about: Path | None = None) -> 
 
 
 def claim_about(root: Path, about: Path | None) -> None:
-    """Raise if the files that a door leaves in `results/{dataset}/root/` would take the place of others."""
+    """Raise if the files that a door leaves in `results/{dataset}/root/` would take the place of
+    others.
+    """
     receipt = Path(about) / RECEIPT if about is not None else None
     if receipt is not None and receipt.is_file() and not set(_read(receipt) or {}) >= _COMPLETE_KEYS:
         raise PetrflowError(
@@ -206,9 +223,11 @@ def _listed(names: Sequence[str]) -> str:
 def new_root(
     root: Path, *, kind: str, version: str, reads: Sequence[Path] = (), about: Path | None = None
 ) -> Iterator[Path]:
-    """Yield an empty folder that becomes the root of a data set at the end, or goes if the body fails.
+    """Yield an empty folder that becomes the root of a data set at the end, or goes if the body
+    fails.
 
-    What stood at `root` stays until then, and only a root of petrflow's own is replaced; see :func:`claim`.
+    What stood at `root` stays until then, and only a root of petrflow's own is replaced; see
+    :func:`claim`.
     """
     root = Path(root)
     place = claim(root, reads, about)
@@ -222,6 +241,8 @@ def new_root(
 
 
 def write_receipt(about: Path | None, receipt: Mapping[str, Any]) -> None:
-    """Write what the finished root holds to `about`, `results/{dataset}/root/`, as a door's last act; nothing where None."""
+    """Write what the finished root holds to `about`, `results/{dataset}/root/`, as a door's last
+    act; nothing where None.
+    """
     if about is not None:
         write_json(Path(about) / RECEIPT, receipt)

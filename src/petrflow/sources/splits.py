@@ -14,7 +14,8 @@ def split_by_hash(names: Sequence[str], ratio: float, seed: int = 0) -> dict[str
     names
         At least two scenes.
     ratio
-        Share of val, in (0, 1). Each scene falls to val with this probability, whatever the others do.
+        Share of val, in (0, 1). Each scene falls to val with this probability, whatever the others
+        do.
     seed
         Salts the hash: another seed is another draw.
 

@@ -1,4 +1,6 @@
-"""Is every file there that the tables name? What is missing is listed by sensor and count, with the archive that should have held it."""
+"""Is every file there that the tables name? What is missing is listed by sensor and count, with the
+archive that should have held it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ class Faults:
 def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progress: bool = True) -> dict[str, Any]:
     """Check the files of some scenes and return what a receipt says of the tables.
 
-    Missing or damaged camera images raise. Lidar, radar and maps, which petrflow does not read for training, are reported on stderr.
+    Missing or damaged camera images raise. Lidar, radar and maps, which petrflow does not read for
+    training, are reported on stderr.
 
     Parameters
     ----------
@@ -166,7 +169,9 @@ def _distinct(column: Any) -> list[str]:
 
 
 def _check_all(root: Path, names: pa.Array, channels: Sequence[str]) -> Iterable[tuple[str, str, str]]:
-    """Check every file from many threads, because the time goes into waiting for the disk or the network."""
+    """Check every file from many threads, because the time goes into waiting for the disk or the
+    network.
+    """
 
     def check(start: int) -> list[tuple[str, str, str]]:
         batch = names.slice(start, _BATCH).to_pylist()
@@ -212,8 +217,8 @@ def _report(root: Path, version: str, needed: dict[str, Faults], source: Path) -
 def holding_archives(names: Sequence[str], version: str, records: Sequence[Record] = ()) -> list[str]:
     """Lines that say which archives should have held some files.
 
-    An archive that was unpacked here is known by the logs (the part of a file's name before `__`) of what it held; the others are named
-    as nuScenes names them.
+    An archive that was unpacked here is known by the logs (the part of a file's name before `__`)
+    of what it held; the others are named as nuScenes names them.
     """
     by_log: dict[str, str] = {}
     for record in records:

@@ -1,8 +1,9 @@
 """Checkpoints that a kill, a full disk or a flipped bit cannot turn into a wrong resume.
 
-One checkpoint is one file, ``checkpoint-SEQUENCE-DIGEST.safetensors``: arrays and one JSON text in safetensors' format (nothing in it
-can run code), its name carrying the SHA-256 of its bytes. It is written beside its name, flushed and renamed; the newest two stay.
-``newest.json`` remembers which was the last, so that a lost file is noticed.
+One checkpoint is one file, ``checkpoint-SEQUENCE-DIGEST.safetensors``: arrays and one JSON text in
+safetensors' format (nothing in it can run code), its name carrying the SHA-256 of its bytes. It is
+written beside its name, flushed and renamed; the newest two stay. ``newest.json`` remembers which
+was the last, so that a lost file is noticed.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Snapshot:
 
 
 def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file piece by piece: the same content gives the same bytes, and no second copy is made."""
+    """Yield a safetensors file piece by piece: the same content gives the same bytes, and no second
+    copy is made.
+    """
     header: dict[str, Any] = {"__metadata__": {"state": json.dumps(snapshot.meta)}}
     arrays = [(name, np.asarray(snapshot.arrays[name], order="C")) for name in sorted(snapshot.arrays)]
     offset = 0
@@ -80,7 +83,9 @@ def _chunks(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
 
 
 def parse(path: Path) -> Snapshot:
-    """Read a checkpoint without checking its digest; anything that is not one raises :class:`Unusable`."""
+    """Read a checkpoint without checking its digest; anything that is not one raises
+    :class:`Unusable`.
+    """
     try:
         with path.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
@@ -115,7 +120,9 @@ def _available_memory() -> int:
 
 @dataclass
 class WriteCosts:
-    """What checkpoints cost: seconds in which training waited (copying included), seconds of writing beside it, and bytes."""
+    """What checkpoints cost: seconds in which training waited (copying included), seconds of
+    writing beside it, and bytes.
+    """
 
     count: int = 0
     blocked_seconds: float = 0.0
@@ -123,7 +130,9 @@ class WriteCosts:
     nbytes: int = 0
 
     def summary(self, training_seconds: float) -> dict[str, float]:
-        """Return the figures for ``provenance.json``; the share is of the seconds that training has taken so far."""
+        """Return the figures for ``provenance.json``; the share is of the seconds that training has
+        taken so far.
+        """
         return {
             "count": self.count,
             "bytes_each": self.nbytes,
@@ -182,7 +191,8 @@ class CheckpointFolder:
         Raises
         ------
         PetrflowError
-            When checkpoints were written and none can be used: training never starts from zero behind anyone's back.
+            When checkpoints were written and none can be used: training never starts from zero
+            behind anyone's back.
         """
         paths = self._paths()
         reasons = []
@@ -226,9 +236,11 @@ class CheckpointFolder:
     # ------------------------------------------------------------------------------------------------------------ writing
 
     def save(self, take: Callable[[], Snapshot], wait: bool = False) -> None:
-        """Take a snapshot and write it, in the background unless told to wait. Of several processes only the first may call this.
+        """Take a snapshot and write it, in the background unless told to wait. Of several processes
+        only the first may call this.
 
-        Where memory is short for the copy that the background needs while training goes on, the write is waited for.
+        Where memory is short for the copy that the background needs while training goes on, the
+        write is waited for.
         """
         start = time.monotonic()
         self.finish()

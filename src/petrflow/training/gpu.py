@@ -24,15 +24,18 @@ GPU_MEMORY_FULL = re.compile(
     r"ResourceExhausted|out of memory|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation",
     re.I,
 )
-"""How Paddle and CUDA's libraries say it. Paddle 3.3.1 raises MemoryError for its own allocators and OSError for the libraries."""
+"""How Paddle and CUDA's libraries say it. Paddle 3.3.1 raises MemoryError for its own allocators
+and OSError for the libraries.
+"""
 
 
 @contextlib.contextmanager
 def own_gpus(device: str, settings: Settings, stop: StopRequest, ready: Path) -> Iterator[None]:
     """Keep the GPUs of all processes of this training to it for as long as the body lasts.
 
-    The first process locks them all, in the same order in every training: two trainings that each hold a part of what the other needs
-    would wait for ever. The others wait for the file ``ready``, which the launcher has removed.
+    The first process locks them all, in the same order in every training: two trainings that each
+    hold a part of what the other needs would wait for ever. The others wait for the file ``ready``,
+    which the launcher has removed.
     """
     world = processes.world_size()
     if world == 1:
@@ -54,7 +57,8 @@ def own_gpus(device: str, settings: Settings, stop: StopRequest, ready: Path) ->
 
 @contextlib.contextmanager
 def own_gpu(device: str, settings: Settings, stop: StopRequest, folder: Path | None = None) -> Iterator[None]:
-    """Keep one GPU to this training, waiting for it first; ``share_gpu`` and the CPU need no waiting.
+    """Keep one GPU to this training, waiting for it first; ``share_gpu`` and the CPU need no
+    waiting.
 
     Parameters
     ----------
@@ -101,7 +105,8 @@ def _shared_folder() -> Path:
 
 
 def physical_gpu(device: str) -> str:
-    """Return a name for a GPU that all processes of this machine agree on, whatever they can see of the others.
+    """Return a name for a GPU that all processes of this machine agree on, whatever they can see of
+    the others.
 
     It is the GPU's UUID where nvidia-smi tells it, otherwise its number.
     """
@@ -117,7 +122,9 @@ def physical_gpu(device: str) -> str:
 
 @contextlib.contextmanager
 def memory_errors(device: str, request: Request) -> Iterator[None]:
-    """Turn what Paddle raises when memory is full into one sentence that names what takes memory and can be set."""
+    """Turn what Paddle raises when memory is full into one sentence that names what takes memory
+    and can be set.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, SystemError, OSError) as error:

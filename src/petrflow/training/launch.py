@@ -1,8 +1,10 @@
 """Start one training process a device, pass one signal on to them, and end them together.
 
-The processes find each other by variables that Paddle reads, such as ``PADDLE_TRAINER_ID``. Paddle's own launcher is not used. Seen in
-3.3.1: it writes the whole environment, credentials included, into its log folder; a second Ctrl-C ends it before its processes
-have written a checkpoint; and with ``CUDA_VISIBLE_DEVICES`` set it starts fewer processes than asked, or none, on a CPU.
+The processes find each other by variables that Paddle reads, such as ``PADDLE_TRAINER_ID``.
+Paddle's own launcher is not used. Seen in 3.3.1: it writes the whole environment, credentials
+included, into its log folder; a second Ctrl-C ends it before its processes have written a
+checkpoint; and with ``CUDA_VISIBLE_DEVICES`` set it starts fewer processes than asked, or none, on
+a CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ PARENT = "PETRFLOW_PARENT"
 """Environment variable with the process that a training process must not outlive."""
 CLUSTER = ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM", "PADDLE_CURRENT_ENDPOINT", "PADDLE_TRAINER_ENDPOINTS", "PADDLE_MASTER",
            "PADDLE_DISTRI_BACKEND", "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
-"""Variables by which Paddle's processes find each other. Those of another job (Slurm's, say) must not reach ours."""
+"""Variables by which Paddle's processes find each other. Those of another job (Slurm's, say) must
+not reach ours.
+"""
 SECONDS_AFTER_FAILURE = 10.0
 """Seconds that the other processes have to say why they end, once one has failed."""
 SECONDS_AFTER_STOP = 60.0
@@ -43,9 +47,10 @@ LAST_LINES = 15
 def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> int:
     """Train in a process of its own, or in one a device; return the exit code.
 
-    The processes get what must be set before Python starts: deterministic kernels, and an allocator that keeps its pages. What the
-    first one prints goes to ``sys.stderr``. The first SIGTERM, SIGINT or SIGHUP is passed on to all. A process whose parent is gone
-    stops too. When one process fails, the others are ended, and what it said last is printed.
+    The processes get what must be set before Python starts: deterministic kernels, and an allocator
+    that keeps its pages. What the first one prints goes to ``sys.stderr``. The first SIGTERM,
+    SIGINT or SIGHUP is passed on to all. A process whose parent is gone stops too. When one process
+    fails, the others are ended, and what it said last is printed.
 
     Parameters
     ----------
@@ -59,7 +64,8 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
     Returns
     -------
     int
-        0 when training is done, 75 when it stopped and left a checkpoint, anything else after an error (which is printed).
+        0 when training is done, 75 when it stopped and left a checkpoint, anything else after an
+        error (which is printed).
     """
     command = [sys.executable, str(script or Path(__file__).with_name("train.py")), "--request", str(request_path)]
     logs = request_path.with_name("launch")
@@ -166,7 +172,9 @@ class Started:
 
 @contextlib.contextmanager
 def _signals_passed_on(started: Sequence[Started], asked: list[int]) -> Iterator[None]:
-    """Pass the first signal that asks to stop on to all processes, and note it; signals are blocked when the body begins."""
+    """Pass the first signal that asks to stop on to all processes, and note it; signals are blocked
+    when the body begins.
+    """
 
     def pass_on(number: int, _: FrameType | None) -> None:
         # A terminal's Ctrl-C reaches the processes by itself as well; people press it twice.
@@ -190,7 +198,9 @@ def _signals_passed_on(started: Sequence[Started], asked: list[int]) -> Iterator
 
 
 def _start(command: Sequence[str], environment: dict[str, str], log: Path | None) -> Started:
-    """Start a process. It is born with stop signals blocked and lets them in once it can answer them: importing Paddle takes seconds."""
+    """Start a process. It is born with stop signals blocked and lets them in once it can answer
+    them: importing Paddle takes seconds.
+    """
     if log is None:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -216,7 +226,9 @@ def _show_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_for_all(started: Sequence[Started]) -> list[int]:
-    """Wait until all processes have ended, killing those that outlast the first by too much; return their ranks in the order of their ends."""
+    """Wait until all processes have ended, killing those that outlast the first by too much; return
+    their ranks in the order of their ends.
+    """
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def wait(rank: int) -> None:
@@ -225,7 +237,8 @@ def _wait_for_all(started: Sequence[Started]) -> list[int]:
 
     for rank in range(len(started)):
         threading.Thread(target=wait, args=(rank,), daemon=True).start()
-    # Signals were blocked until here, so that each one finds every process started, and this thread to answer it.
+    # Signals were blocked until here, so that each one finds every process started, and this thread
+    # to answer it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
     order: list[int] = []
     deadline: float | None = None
@@ -276,7 +289,9 @@ def _outcome(started: Sequence[Started], order: Sequence[int], asked: bool) -> i
 
 
 def end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the process that launched this one is gone (Linux; elsewhere training just goes on)."""
+    """Ask the kernel for a SIGTERM when the process that launched this one is gone (Linux;
+    elsewhere training just goes on).
+    """
     parent = os.environ.pop(PARENT, None)
     if parent is None:
         return

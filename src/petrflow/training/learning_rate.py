@@ -20,14 +20,17 @@ RATE_TOLERANCE = 10.0
 
 
 def warmup_length(total_steps: int, warmup_steps: int | None = None) -> int:
-    """Return the steps of warm-up: those asked for, or the published 500 but never more than a tenth of the run."""
+    """Return the steps of warm-up: those asked for, or the published 500 but never more than a
+    tenth of the run.
+    """
     if warmup_steps is None:
         warmup_steps = min(500, total_steps // 10)
     return max(0, min(warmup_steps, total_steps - 1))
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int | None = None) -> float:
-    """Return the rate of a step: a line up to the peak, then half a cosine down to a thousandth of it.
+    """Return the rate of a step: a line up to the peak, then half a cosine down to a thousandth of
+    it.
 
     Parameters
     ----------
@@ -48,7 +51,9 @@ def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int | 
 
 
 def suggested_peak(global_batch: int, reference: Sequence[float] = (PUBLISHED_RATE, PUBLISHED_BATCH)) -> float:
-    """Return the peak that the published one suggests for another batch, in proportion to the samples a step."""
+    """Return the peak that the published one suggests for another batch, in proportion to the
+    samples a step.
+    """
     rate, batch = reference
     return rate * global_batch / batch
 
@@ -56,7 +61,9 @@ def suggested_peak(global_batch: int, reference: Sequence[float] = (PUBLISHED_RA
 def rate_warning(
     peak: float, batch_size: int, devices: int, reference: Sequence[float] = (PUBLISHED_RATE, PUBLISHED_BATCH)
 ) -> str | None:
-    """Return a sentence when the peak is more than ten times off what batch size and devices suggest, else None."""
+    """Return a sentence when the peak is more than ten times off what batch size and devices
+    suggest, else None.
+    """
     suggested = suggested_peak(batch_size * devices, reference)
     if suggested / RATE_TOLERANCE <= peak <= suggested * RATE_TOLERANCE:
         return None

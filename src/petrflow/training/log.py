@@ -16,9 +16,13 @@ from tqdm import tqdm
 from petrflow.files import disk_errors, write_atomic
 
 LOG_NAME = "vdlrecords.0000000001.log"
-"""VisualDL reads files whose names follow this pattern; with a fixed name, a run has one curve however often it is resumed."""
+"""VisualDL reads files whose names follow this pattern; with a fixed name, a run has one curve
+however often it is resumed.
+"""
 TIMING = "Timing/"
-"""Tags that begin with this measure the machine: their steps are exact, their values differ from run to run."""
+"""Tags that begin with this measure the machine: their steps are exact, their values differ from
+run to run.
+"""
 
 
 def _record(data: bytes) -> bytes:
@@ -27,9 +31,11 @@ def _record(data: bytes) -> bytes:
 
 
 class Scalars:
-    """VisualDL scalars kept in the state of training and mirrored into a log file that can be watched.
+    """VisualDL scalars kept in the state of training and mirrored into a log file that can be
+    watched.
 
-    The file is rewritten from the state whenever training resumes, so that no step stands in it twice and none is missing.
+    The file is rewritten from the state whenever training resumes, so that no step stands in it
+    twice and none is missing.
     """
 
     def __init__(self, tags: list[str] | None = None, records: Mapping[str, np.ndarray] | None = None) -> None:
@@ -42,7 +48,9 @@ class Scalars:
         self._file: BinaryIO | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the records as columns: step int64, tag int32 (index into ``tags``), value float64, walltime int64 (ms)."""
+        """Return the records as columns: step int64, tag int32 (index into ``tags``), value
+        float64, walltime int64 (ms).
+        """
         columns: list[Any] = list(zip(*self._rows, strict=True)) or [(), (), (), ()]
         kinds = (np.int64, np.int32, np.float64, np.int64)
         names = ("step", "tag", "value", "walltime")
@@ -90,7 +98,9 @@ class Scalars:
 
 
 class _Unbroken:
-    """``sys.stderr`` whose errors are ignored: when the terminal is gone, the progress bar must not end training."""
+    """``sys.stderr`` whose errors are ignored: when the terminal is gone, the progress bar must not
+    end training.
+    """
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -102,7 +112,9 @@ class _Unbroken:
 
 
 def progress_bar(name: str, step: int, total: int, hidden: bool = False) -> Any:
-    """Return a progress bar on stderr: redrawn twice a second in a terminal, a line every ten seconds in a log."""
+    """Return a progress bar on stderr: redrawn twice a second in a terminal, a line every ten
+    seconds in a log.
+    """
     patience = 0.5 if sys.stderr.isatty() else 10.0
     return tqdm(
         total=total, initial=step, desc=name, unit="step", disable=hidden, mininterval=patience, file=_Unbroken()

@@ -22,7 +22,9 @@ log = logging.getLogger("petrflow.training")
 
 
 class TrainableModel(Protocol):
-    """What training asks of a model. Tensors, parameters and layers are Paddle's, which has no types."""
+    """What training asks of a model. Tensors, parameters and layers are Paddle's, which has no
+    types.
+    """
 
     def train(self) -> None:
         """Switch to training, frozen parts apart."""
@@ -59,7 +61,9 @@ class Batches(Protocol):
         """Return the number of batches of an epoch."""
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Return an epoch's batches from ``start_batch`` on: a function of these numbers and of nothing else."""
+        """Return an epoch's batches from ``start_batch`` on: a function of these numbers and of
+        nothing else.
+        """
 
     def close(self) -> None:
         """End what loads."""

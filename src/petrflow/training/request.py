@@ -1,4 +1,6 @@
-"""What a training is asked to do, and the fingerprint that says whether an old state still belongs to it."""
+"""What a training is asked to do, and the fingerprint that says whether an old state still belongs
+to it.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,16 @@ from petrflow.files import fingerprint, read_json, sha256_file, write_json
 log = logging.getLogger("petrflow.training")
 
 LOOP_VERSION = 1
-"""Must be raised when the loop computes something else from the same inputs; states of another version are set aside."""
+"""Must be raised when the loop computes something else from the same inputs; states of another
+version are set aside.
+"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The schedule of a run, checked and complete; the config's schema says what each key means and its default."""
+    """The schedule of a run, checked and complete; the config's schema says what each key means and
+    its default.
+    """
 
     epochs: int
     batch_size: int
@@ -106,7 +112,9 @@ class Request:
         return cls(**read_json(path))
 
     def fingerprint_fields(self) -> dict[str, str]:
-        """Return what shapes the result, by name. A state made under other values belongs to another training."""
+        """Return what shapes the result, by name. A state made under other values belongs to
+        another training.
+        """
         fields = {
             "loop version": str(LOOP_VERSION),
             "train annotations": sha256_file(self.train_store),
@@ -141,9 +149,11 @@ def changed_fields(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def state_folder(request: Request) -> Path:
-    """Return the folder of this request's state. Each fingerprint has its own, so that a changed input sets the old state aside.
+    """Return the folder of this request's state. Each fingerprint has its own, so that a changed
+    input sets the old state aside.
 
-    The log says which field changed. Going back to the old inputs finds the old state where it was left.
+    The log says which field changed. Going back to the old inputs finds the old state where it was
+    left.
     """
     fields = request.fingerprint_fields()
     name = fingerprint(fields)[:16]

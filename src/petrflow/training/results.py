@@ -34,7 +34,9 @@ class Trained:
 
 
 def write_results(request: Request, trained: Trained) -> None:
-    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``, whole or not at all."""
+    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``,
+    whole or not at all.
+    """
     from petrflow.weights.pdparams import save_pdparams
 
     best = trained.best or trained.last
@@ -51,7 +53,9 @@ def write_results(request: Request, trained: Trained) -> None:
 
 
 def history_csv(history: list[dict[str, Any]]) -> str:
-    """Return one line an epoch; columns in order of first appearance, floats as Python prints them (exact), nothing timed."""
+    """Return one line an epoch; columns in order of first appearance, floats as Python prints them
+    (exact), nothing timed.
+    """
     columns: dict[str, None] = {}
     for row in history:
         columns.update(dict.fromkeys(row))

@@ -1,4 +1,6 @@
-"""Every start of one training: what it cost and how it ended. Kept in ``state/progress.json``, for people and for the next start."""
+"""Every start of one training: what it cost and how it ended. Kept in ``state/progress.json``, for
+people and for the next start.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ NOTE_SECONDS = 10.0
 
 
 class Starts:
-    """What all starts of a training have cost so far; as a context manager, the present one until it ends.
+    """What all starts of a training have cost so far; as a context manager, the present one until
+    it ends.
 
-    A kill leaves no word of itself, so the present start is noted every ``NOTE_SECONDS``; the next start finds it there.
-    Nothing here has a part in what is computed.
+    A kill leaves no word of itself, so the present start is noted every ``NOTE_SECONDS``; the next
+    start finds it there. Nothing here has a part in what is computed.
 
     Parameters
     ----------
@@ -60,11 +63,15 @@ class Starts:
             return []  # a record only: training does not depend on it
 
     def earlier_sum(self, key: str) -> float:
-        """Return the sum of one figure (``seconds``, ``training_seconds``, ``cpu_seconds``) over the starts before."""
+        """Return the sum of one figure (``seconds``, ``training_seconds``, ``cpu_seconds``) over
+        the starts before.
+        """
         return float(sum(start.get(key, 0.0) for start in self.earlier))
 
     def checkpoint_costs(self) -> dict[str, Any]:
-        """Return what checkpoints cost over all starts, by the fields of :class:`petrflow.training.checkpoint.WriteCosts`."""
+        """Return what checkpoints cost over all starts, by the fields of
+        :class:`petrflow.training.checkpoint.WriteCosts`.
+        """
         costs = [start.get("checkpoints", {}) for start in [*self.earlier, self._present]]
         total = {
             key: sum(each.get(key, 0) for each in costs) for key in ("count", "blocked_seconds", "background_seconds")

@@ -1,4 +1,6 @@
-"""The state of training: what it consists of, how it is captured in a snapshot and how it is restored."""
+"""The state of training: what it consists of, how it is captured in a snapshot and how it is
+restored.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ log = logging.getLogger("petrflow.training")
 
 @dataclass
 class Progress:
-    """Where training stands. All random numbers are functions of seed, epoch and batch, so this is the generators' state, too."""
+    """Where training stands. All random numbers are functions of seed, epoch and batch, so this is
+    the generators' state, too.
+    """
 
     step: int = 0
     """Batches since the beginning, those of skipped steps included."""
@@ -39,7 +43,9 @@ class Progress:
     window_sums: dict[str, float] = field(default_factory=dict)
     window_steps: int = 0
     lengths: list[list[int]] = field(default_factory=list)
-    """``[from step, total steps]`` of each plan: a second entry means that ``epochs`` was changed on the way."""
+    """``[from step, total steps]`` of each plan: a second entry means that ``epochs`` was changed
+    on the way.
+    """
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
@@ -55,9 +61,11 @@ class Progress:
 
 
 def make_optimizer(model: TrainableModel, settings: Settings) -> Any:
-    """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image network goes to low precision.
+    """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image
+    network goes to low precision.
 
-    The head stays in float32, as upstream computes it; parameters in low precision keep a float32 master copy.
+    The head stays in float32, as upstream computes it; parameters in low precision keep a float32
+    master copy.
     """
     import paddle
 
@@ -82,7 +90,9 @@ def make_optimizer(model: TrainableModel, settings: Settings) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """Return what may change the last digits of a result and is no setting: device, threads, Paddle's version."""
+    """Return what may change the last digits of a result and is no setting: device, threads,
+    Paddle's version.
+    """
     import paddle
 
     return {
@@ -102,12 +112,16 @@ def report_machine(before: Mapping[str, Any]) -> None:
 
 
 def _parameter_names(model: TrainableModel) -> dict[str, str]:
-    """Map Paddle's own names of parameters (``linear_7.w_0``: they depend on what was built before) to those of ``state_dict``."""
+    """Map Paddle's own names of parameters (``linear_7.w_0``: they depend on what was built before)
+    to those of ``state_dict``.
+    """
     return {parameter.name: name for name, parameter in model.named_parameters()}
 
 
 def _optimizer_entries(optimizer: Any, names: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """Yield (stable name, Paddle's key, tensor) of each accumulator and master weight of the optimizer."""
+    """Yield (stable name, Paddle's key, tensor) of each accumulator and master weight of the
+    optimizer.
+    """
     state = optimizer.state_dict()
     masters = state.get("master_weights", {})
     for key, tensor in masters.items():
@@ -132,7 +146,9 @@ def model_arrays(model: TrainableModel) -> dict[str, np.ndarray]:
 
 
 def deliverable_weights(model: TrainableModel, optimizer: Any) -> dict[str, np.ndarray]:
-    """Return the weights to publish, all float32: the optimizer's master copy where the model trains in lower precision."""
+    """Return the weights to publish, all float32: the optimizer's master copy where the model
+    trains in lower precision.
+    """
     names = _parameter_names(model)
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -162,7 +178,9 @@ def capture(
 
 
 def section(snapshot: Snapshot, name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of one part of a snapshot, ``model``, ``optimizer``, ``records`` or ``best``."""
+    """Return the arrays of one part of a snapshot, ``model``, ``optimizer``, ``records`` or
+    ``best``.
+    """
     return {key[len(name) + 1 :]: array for key, array in snapshot.arrays.items() if key.startswith(name + "/")}
 
 
@@ -171,7 +189,8 @@ def restore(snapshot: Snapshot, model: TrainableModel, optimizer: Any) -> Progre
     weights = section(snapshot, "model")
     for name, tensor in model.state_dict().items():
         tensor.set_value(weights[name])
-    # Paddle makes the accumulators at the first step; making them now gives the keys and shapes to fill.
+    # Paddle makes the accumulators at the first step; making them now gives the keys and shapes to
+    # fill.
     if hasattr(optimizer, "_create_accumulators"):
         import paddle
 
@@ -188,7 +207,8 @@ def restore(snapshot: Snapshot, model: TrainableModel, optimizer: Any) -> Progre
 def find_state(request: Request) -> tuple[CheckpointFolder, Snapshot | None]:
     """Return where the checkpoints of a request are, and the newest of them.
 
-    A state that is past the last epoch now asked for cannot be shortened: it stays, and a state of its own is used beside it.
+    A state that is past the last epoch now asked for cannot be shortened: it stays, and a state of
+    its own is used beside it.
     """
     folder = CheckpointFolder(state_folder(request))
     snapshot = folder.load()

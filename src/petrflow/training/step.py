@@ -19,7 +19,8 @@ from petrflow.training.watch import Watch
 
 @dataclass
 class LossScale:
-    """The factor that keeps small gradients of float16 from becoming zero; its state is part of the training's progress.
+    """The factor that keeps small gradients of float16 from becoming zero; its state is part of the
+    training's progress.
 
     Attributes
     ----------
@@ -39,7 +40,9 @@ class LossScale:
         return self.progress.loss_scale if self.enabled else 1.0
 
     def overflowed(self, losses: Mapping[str, float], norm: float) -> bool:
-        """Return whether only the factor can be why a gradient is not finite. That happens now and then in float16."""
+        """Return whether only the factor can be why a gradient is not finite. That happens now and
+        then in float16.
+        """
         return self.factor > 1.0 and not np.isfinite(norm) and bool(np.isfinite(list(losses.values())).all())
 
     def lower(self) -> None:
@@ -64,7 +67,8 @@ def take_step(
     watch: Watch,
     scale: LossScale,
 ) -> dict[str, float]:
-    """Forward, backward, clip, update. A step without finite loss and gradient changes nothing but the count of such steps.
+    """Forward, backward, clip, update. A step without finite loss and gradient changes nothing but
+    the count of such steps.
 
     Parameters
     ----------
@@ -124,10 +128,11 @@ def take_step(
 
 
 def _running_statistics(model: TrainableModel) -> list[Any]:
-    """Return the buffers that a step changes: means and variances of the normalisation layers that are not frozen.
+    """Return the buffers that a step changes: means and variances of the normalisation layers that
+    are not frozen.
 
-    Each process sees other images. Averaged after every step, these buffers are the same in all processes whenever the model is
-    evaluated, saved or delivered, however often that happens.
+    Each process sees other images. Averaged after every step, these buffers are the same in all
+    processes whenever the model is evaluated, saved or delivered, however often that happens.
     """
     if processes.world_size() == 1:
         return []
@@ -138,7 +143,9 @@ def _running_statistics(model: TrainableModel) -> list[Any]:
 
 @paddle.no_grad()  # the gradients of some operations count as leaves that want gradients themselves
 def clip(parameters: list[Any], limit: float, scale: float) -> float:
-    """Undo the loss scale and scale all gradients down to a common norm of at most ``limit``; return the norm before."""
+    """Undo the loss scale and scale all gradients down to a common norm of at most ``limit``;
+    return the norm before.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     squares = paddle.stack([paddle.sum(paddle.square(_unscaled(gradient, scale))) for gradient in gradients])
     norm = float(paddle.sqrt(paddle.sum(squares)))

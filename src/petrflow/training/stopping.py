@@ -20,7 +20,9 @@ PATIENCE = 25.0
 
 
 def stop_signals() -> set[signal.Signals]:
-    """Return the signals that ask to stop: SIGTERM, SIGINT, and SIGHUP (a closed terminal) unless it is ignored, as under nohup."""
+    """Return the signals that ask to stop: SIGTERM, SIGINT, and SIGHUP (a closed terminal) unless
+    it is ignored, as under nohup.
+    """
     signals = {signal.SIGTERM, signal.SIGINT}
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signals.add(signal.SIGHUP)
@@ -32,15 +34,18 @@ class Stopped(Exception):
 
 
 class Interrupted(BaseException):
-    """Raised by a signal in work that may be dropped, such as an evaluation. It is no Exception, so that no ``except`` catches it."""
+    """Raised by a signal in work that may be dropped, such as an evaluation. It is no Exception, so
+    that no ``except`` catches it.
+    """
 
 
 class StopRequest:
     """The signals of :func:`stop_signals` as a flag that the loop reads between steps.
 
-    Inside :meth:`interruptible` a signal raises :class:`Interrupted` at once instead: evaluation may take far longer than the
-    half minute that a preempted machine has, and nothing of it is needed. A step that is not over ``PATIENCE`` seconds after the
-    signal is given up, by a thread, because Python itself sees no signal inside one long call: the last checkpoint stands.
+    Inside :meth:`interruptible` a signal raises :class:`Interrupted` at once instead: evaluation
+    may take far longer than the half minute that a preempted machine has, and nothing of it is
+    needed. A step that is not over ``PATIENCE`` seconds after the signal is given up, by a thread,
+    because Python itself sees no signal inside one long call: the last checkpoint stands.
     """
 
     def __init__(self) -> None:
@@ -81,7 +86,9 @@ class StopRequest:
             log.warning("%s: finishing this step, then writing a checkpoint", self.signal_name)
 
     def _give_up(self, reader: int) -> None:
-        """End the process when the loop has not answered a signal after ``PATIENCE`` seconds; runs in a thread of its own."""
+        """End the process when the loop has not answered a signal after ``PATIENCE`` seconds; runs
+        in a thread of its own.
+        """
         with contextlib.closing(os.fdopen(reader, "rb", buffering=0)) as pipe:
             while received := pipe.read(1):
                 if received[0] not in self._previous:
@@ -94,14 +101,18 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has come. The loop asks after each step: the answer means that it is about to write a checkpoint."""
+        """Whether a signal has come. The loop asks after each step: the answer means that it is
+        about to write a checkpoint.
+        """
         if self.signal_name is not None:
             self._answered.set()
         return self.signal_name is not None
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal, also one that has come already, end the body at once with :class:`Interrupted`."""
+        """Let a signal, also one that has come already, end the body at once with
+        :class:`Interrupted`.
+        """
         self._interruptible = True  # first: a signal between these two lines must not be lost
         try:
             if self.asked:

@@ -1,7 +1,8 @@
 """Train a run: one loop, readable from top to bottom, that any kill at any time only delays.
 
-``python -m petrflow.training.train --request request.json`` trains what :class:`petrflow.training.request.Request` describes. Its exit code is
-0 when training is done, 75 when it was asked to stop and has left a checkpoint (the same command goes on), 1 on an error.
+``python -m petrflow.training.train --request request.json`` trains what
+:class:`petrflow.training.request.Request` describes. Its exit code is 0 when training is done, 75
+when it was asked to stop and has left a checkpoint (the same command goes on), 1 on an error.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ log = logging.getLogger("petrflow.training")
 
 GO_ON = "Run the same command again to go on"
 ORPHAN_SECONDS = 40.0
-"""Seconds to wait for a process that outlived its killed parents and is still writing its checkpoint."""
+"""Seconds to wait for a process that outlived its killed parents and is still writing its
+checkpoint.
+"""
 
 
 def train(request: Request, make_parts: Callable[[Request], Parts] | None = None) -> dict[str, Any]:
@@ -113,7 +116,9 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
 
 
 def _take_device(request: Request, stop: StopRequest, held: contextlib.ExitStack) -> str:
-    """Choose the device, wait until its GPU is free, and join the other processes; return the device's name."""
+    """Choose the device, wait until its GPU is free, and join the other processes; return the
+    device's name.
+    """
     settings = request.settings
     device = use_device(settings.device)
     if settings.amp and device == "cpu" and processes.rank() == 0:
@@ -136,7 +141,9 @@ class Resumed:
 
 
 def _resume(request: Request, parts: Parts, began: float) -> Resumed:
-    """Put the newest checkpoint into the model and a new optimizer; without one, give every process the first one's weights."""
+    """Put the newest checkpoint into the model and a new optimizer; without one, give every process
+    the first one's weights.
+    """
     model = parts.model
     optimizer = make_optimizer(model, request.settings)
     progress, scalars, best = Progress(), Scalars(), None
@@ -235,7 +242,9 @@ def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) 
 def _evaluate(
     parts: Parts, stop: StopRequest, folder: CheckpointFolder, progress: Progress, total_steps: int
 ) -> dict[str, Any] | None:
-    """Evaluate the model. A signal ends this at once: the checkpoint from before stands, and the next start evaluates again."""
+    """Evaluate the model. A signal ends this at once: the checkpoint from before stands, and the
+    next start evaluates again.
+    """
     parts.model.eval()
     try:
         with stop.interruptible():
@@ -248,7 +257,9 @@ def _evaluate(
 
 
 def _close_epoch(progress: Progress, scalars: Scalars, metrics: dict[str, Any] | None) -> None:
-    """Write the epoch's line of the history, and its metrics among the scalars; go to the next epoch."""
+    """Write the epoch's line of the history, and its metrics among the scalars; go to the next
+    epoch.
+    """
     row: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "skipped": progress.epoch_skipped}
     row |= {name: value / progress.epoch_steps for name, value in sorted(progress.epoch_sums.items())}
     if metrics is not None:
@@ -278,7 +289,9 @@ def _log_window(scalars: Scalars, progress: Progress, rate: float, samples_per_s
 
 
 def _plan(progress: Progress, settings: Settings, batches: int) -> int:
-    """Return the steps of the whole schedule, noting where it was changed by another number of epochs."""
+    """Return the steps of the whole schedule, noting where it was changed by another number of
+    epochs.
+    """
     total = settings.epochs * batches
     if not progress.lengths:
         progress.lengths.append([progress.step, total])
@@ -294,7 +307,9 @@ def _plan(progress: Progress, settings: Settings, batches: int) -> int:
 
 
 def _agree(stop: bool, due: bool) -> tuple[bool, bool]:
-    """Return whether any process was asked to stop, and whether the first one wants a checkpoint."""
+    """Return whether any process was asked to stop, and whether the first one wants a
+    checkpoint.
+    """
     mine = [float(stop), float(due and processes.rank() == 0)]
     stop_somewhere, due_first = processes.average_numbers(mine)
     return stop_somewhere > 0, due_first > 0

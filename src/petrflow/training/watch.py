@@ -27,7 +27,8 @@ class Watch:
     Parameters
     ----------
     nan_limit : int
-        How many of the last ``window`` steps may be skipped for a non-finite loss or gradient before training stops.
+        How many of the last ``window`` steps may be skipped for a non-finite loss or gradient
+        before training stops.
     slow_factor : float
         A step that takes this many times the median is reported.
     """
@@ -48,7 +49,8 @@ class Watch:
         *,
         skipped: list[int],
     ) -> bool:
-        """Return whether a step may change the weights; report it otherwise and add it to ``skipped`` (kept in the state).
+        """Return whether a step may change the weights; report it otherwise and add it to
+        ``skipped`` (kept in the state).
 
         Raises
         ------
@@ -80,7 +82,8 @@ class Watch:
         steps, skipped : int
             Since the beginning.
         last : bool
-            Whether this epoch is the last. Before that, up to ``nan_limit`` skipped steps are forgiven: they may be the first ones.
+            Whether this epoch is the last. Before that, up to ``nan_limit`` skipped steps are
+            forgiven: they may be the first ones.
 
         Raises
         ------
@@ -96,7 +99,9 @@ class Watch:
     def check_boxes(
         self, step: int, losses: Mapping[str, float], boxes: int, rate: float, tokens: Sequence[str]
     ) -> None:
-        """Report a box loss of exactly zero on a batch with boxes: then targets were lost on the way."""
+        """Report a box loss of exactly zero on a batch with boxes: then targets were lost on the
+        way.
+        """
         if boxes and losses.get("loss_bbox") == 0.0:
             self._zero_reports += 1
             if self._zero_reports <= 5 or self._zero_reports % 100 == 0:
@@ -109,7 +114,9 @@ class Watch:
                 )
 
     def check_time(self, step: int, waited: float, computed: float, rate: float, tokens: Sequence[str]) -> None:
-        """Report a step whose seconds of waiting for data and computing are ``slow_factor`` times the median of those before."""
+        """Report a step whose seconds of waiting for data and computing are ``slow_factor`` times
+        the median of those before.
+        """
         seconds = waited + computed
         if len(self._seconds) >= 10:
             median = statistics.median(self._seconds)

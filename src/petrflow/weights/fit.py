@@ -1,4 +1,6 @@
-"""How well a set of weights fits a network: by names and shapes alone, before anything is loaded."""
+"""How well a set of weights fits a network: by names and shapes alone, before anything is
+loaded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Weights and annotation pickles read without trust, and weights written so that everybody can read them."""
+"""Weights and annotation pickles read without trust, and weights written so that everybody can read
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,17 @@ _NO_PICKLE = "is not a complete pickle"
 
 
 def load_pickle(path: Path, shapes_only: bool = False) -> Any:
-    """Read a pickle of numpy arrays (numbers, booleans, text), scalars and plain containers; anything else raises and does nothing.
+    """Read a pickle of numpy arrays (numbers, booleans, text), scalars and plain containers;
+    anything else raises and does nothing.
 
-    With ``shapes_only``, large arrays come as zeros that take no memory, and their bytes are passed over.
+    With ``shapes_only``, large arrays come as zeros that take no memory, and their bytes are passed
+    over.
 
     Raises
     ------
     PetrflowError
-        the file is missing, cut short, no pickle, or asks for anything beyond plain data; the message says for what
+        the file is missing, cut short, no pickle, or asks for anything beyond plain data; the
+        message says for what
     """
     path = Path(path)
     try:
@@ -73,13 +78,15 @@ def _what_it_is(path: Path, size: int) -> str:
 
 
 def load_pdparams(path: Path, shapes_only: bool = False) -> dict[str, np.ndarray]:
-    """Weights from a `.pdparams` file, as any Paddle since 2.0 writes it, or from safetensors under any name.
+    """Weights from a `.pdparams` file, as any Paddle since 2.0 writes it, or from safetensors under
+    any name.
 
     With ``shapes_only``, a pickle's large arrays come as zeros that take no memory.
 
     Returns
     -------
-    dict of parameter name to array, in the file's order; bfloat16 comes as Paddle stores it, in uint16
+    dict of parameter name to array, in the file's order; bfloat16 comes as Paddle stores it, in
+    uint16
     """
     path = Path(path)
     if path.suffix == ".safetensors" or _looks_like_safetensors(path):
@@ -103,7 +110,8 @@ def load_pdparams(path: Path, shapes_only: bool = False) -> dict[str, np.ndarray
                 f"(its keys begin with {list(content)[:5]}): save model.state_dict() alone with paddle.save."
             )
         weights[name] = np.asarray(value)
-    # Protocols 2 and 3 cannot hold more than 4 GB in one piece: Paddle cuts large arrays up and keeps a table of the cuts.
+    # Protocols 2 and 3 cannot hold more than 4 GB in one piece: Paddle cuts large arrays up and
+    # keeps a table of the cuts.
     for name, entry in slices.items():
         try:
             weights[name] = np.concatenate([weights.pop(part) for part in entry["slices"]]).reshape(
@@ -151,7 +159,8 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _looks_like_safetensors(path: Path) -> bool:
-    # A header's length in eight bytes, then JSON. No pickle begins so: its first byte would have to end it.
+    # A header's length in eight bytes, then JSON. No pickle begins so: its first byte would have to
+    # end it.
     if not path.is_file():
         return False
     with path.open("rb") as handle:
@@ -179,10 +188,11 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def save_pdparams(path: Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Write weights so that stock `paddle.load` (2.0 and later) reads them; equal weights give equal bytes.
+    """Write weights so that stock `paddle.load` (2.0 and later) reads them; equal weights give
+    equal bytes.
 
-    The pickle is written instruction by instruction: pickle's own writer lets the identity of strings and dtypes show in the bytes,
-    and needs a second copy of every array in memory.
+    The pickle is written instruction by instruction: pickle's own writer lets the identity of
+    strings and dtypes show in the bytes, and needs a second copy of every array in memory.
     """
     path = Path(path)
     arrays = {name: np.asarray(value) for name, value in weights.items()}
@@ -208,7 +218,8 @@ def _write_array(handle: BinaryIO, name: str, array: np.ndarray) -> None:
     key = name.encode()
     shape = b"".join(_integer(side) for side in array.shape)
     handle.write(b"X" + struct.pack("<I", len(key)) + key)
-    # numpy.core, not numpy._core: numpy 2 reads both, numpy 1 of Paddle 2.x reads only the older name.
+    # numpy.core, not numpy._core: numpy 2 reads both, numpy 1 of Paddle 2.x reads only the older
+    # name.
     handle.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R")
     handle.write(b"(K\x01(" + shape + b"t")
     code = array.dtype.str[1:].encode()
@@ -231,7 +242,9 @@ def save_safetensors(
     weights: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights as safetensors: no code can hide in it and other frameworks read it; equal weights give equal bytes."""
+    """Write weights as safetensors: no code can hide in it and other frameworks read it; equal
+    weights give equal bytes.
+    """
     from safetensors.numpy import save
 
     payload = save(

@@ -1,9 +1,10 @@
 """Pickles of plain data, read without trust.
 
-A pickle is a program. This reader runs a subset of that language in which nothing can be called but the builders of numpy arrays and
-plain containers defined here: no import takes place, and no constructor of numpy's own is reachable, because `dtype.__setstate__` and
-object arrays can be talked into reading arbitrary memory. Pickle's slow Python reader is the base on purpose: its C twin cannot be told
-to leave instructions out.
+A pickle is a program. This reader runs a subset of that language in which nothing can be called but
+the builders of numpy arrays and plain containers defined here: no import takes place, and no
+constructor of numpy's own is reachable, because `dtype.__setstate__` and object arrays can be
+talked into reading arbitrary memory. Pickle's slow Python reader is the base on purpose: its C twin
+cannot be told to leave instructions out.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Refused(Exception):
 
 
 class _Maker:
-    """A stand-in for a global. It carries no attributes, so that BUILD cannot change how the next file is read."""
+    """A stand-in for a global. It carries no attributes, so that BUILD cannot change how the next
+    file is read.
+    """
 
     __slots__ = ("make", "name")
 
@@ -45,7 +48,9 @@ class _Maker:
 
 
 class _Pending:
-    """An array or dtype that the pickle has announced and not yet filled; it never leaves the reader."""
+    """An array or dtype that the pickle has announced and not yet filled; it never leaves the
+    reader.
+    """
 
     __slots__ = ("kind", "memo_keys", "spec")
 
@@ -56,7 +61,9 @@ class _Pending:
 
 
 def _dtype_from_state(spec: str, state: Any) -> np.dtype[Any]:
-    """The dtype a pickle describes by `spec` and its state, if it is one of plain numbers, booleans or text."""
+    """The dtype a pickle describes by `spec` and its state, if it is one of plain numbers, booleans
+    or text.
+    """
     if not isinstance(spec, str) or not PLAIN_DTYPE.fullmatch(spec):
         raise Refused(f"an array of type {spec!r} (only numbers, booleans and text are admitted, no Python objects)")
     dtype = np.dtype(spec)
@@ -85,7 +92,9 @@ def _check_shape(shape: Any) -> tuple[int, ...]:
 
 
 class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
-    """Pickle's reader, less every instruction and every global that plain arrays and containers do not need."""
+    """Pickle's reader, less every instruction and every global that plain arrays and containers do
+    not need.
+    """
 
     # What pickle's reader keeps and its type stubs do not tell.
     stack: list[Any]
@@ -97,8 +106,9 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def __init__(self, file: Bounded):
         super().__init__(file, encoding="latin1")  # type: ignore[arg-type]
-        # Bytes that arrays may hold in all: a short file must not unfold into a large memory. Protocol 2 writes bytes as text, which
-        # counts twice, as the bytes made of it and as the array's.
+        # Bytes that arrays may hold in all: a short file must not unfold into a large memory.
+        # Protocol 2 writes bytes as text, which counts twice, as the bytes made of it and as the
+        # array's.
         self._budget = 2 * file.size + 1024
         self._pending: set[_Pending] = set()
         self._uncalled = (
@@ -191,14 +201,17 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         if count * dtype.itemsize != len(data) or (dtype.itemsize == 0 and count > 1_000_000):
             raise Refused(f"an array of shape {shape} and type {dtype} in {len(data)} bytes")
         buffer = bytearray(self._spend(bytes(data)))
-        # numpy takes any four bytes for a letter and fails inside the interpreter when the text is looked at.
+        # numpy takes any four bytes for a letter and fails inside the interpreter when the text is
+        # looked at.
         letters = np.frombuffer(buffer if dtype.kind == "U" else b"", np.dtype("u4").newbyteorder(dtype.byteorder))
         if letters.size and letters.max() > sys.maxunicode:
             raise Refused("text with letters that do not exist")
         return np.ndarray(shape, dtype, buffer=buffer, order="F" if fortran else "C")
 
     def _key(self, key: Any) -> Any:
-        """A dictionary key or set member: nested tuples are refused, their hashes can be made to take for ever."""
+        """A dictionary key or set member: nested tuples are refused, their hashes can be made to
+        take for ever.
+        """
         flat = key if type(key) is tuple else (key,)
         if not all(isinstance(part, (str, bytes, int, float, bool, type(None), np.generic)) for part in flat):
             raise Refused(f"a {type(key).__name__} as a dictionary key")
@@ -311,7 +324,9 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
 
 def _dispatch() -> dict[int, Callable[[Any], None]]:
-    """The instructions a pickle may use: stock ones that build plain values, ours where objects could be touched, no others."""
+    """The instructions a pickle may use: stock ones that build plain values, ours where objects
+    could be touched, no others.
+    """
     stock = (
         "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
         "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE "
@@ -365,7 +380,9 @@ class Gap:
 
 
 class Bounded:
-    """A file that never promises more bytes than it has: a length field of a terabyte fails before memory is taken for it."""
+    """A file that never promises more bytes than it has: a length field of a terabyte fails before
+    memory is taken for it.
+    """
 
     def __init__(self, handle: BinaryIO, size: int, gap_from: int | None = None):
         self._handle = handle
@@ -373,7 +390,9 @@ class Bounded:
         self.size = self._left = size
 
     def read(self, count: int) -> Any:
-        """Return bytes; or a :class:`Gap` where so many are wanted that they can only be an array's."""
+        """Return bytes; or a :class:`Gap` where so many are wanted that they can only be an
+        array's.
+        """
         if not 0 <= count <= self._left:
             raise EOFError(f"{count} bytes wanted, {self._left} left")
         self._left -= count
@@ -391,14 +410,17 @@ class Bounded:
 PlainUnpickler.dispatch = _dispatch()
 
 
-# A frame of a pickle, which is read at once, is hardly larger; arrays of this size are what takes time.
+# A frame of a pickle, which is read at once, is hardly larger; arrays of this size are what takes
+# time.
 _GAP_BYTES = 1 << 20
 
 
 def read_plain(handle: BinaryIO, size: int, shapes_only: bool = False) -> Any:
-    """Read one pickle of `size` bytes; Refused when it asks for more than plain data, anything at all when it is broken.
+    """Read one pickle of `size` bytes; Refused when it asks for more than plain data, anything at
+    all when it is broken.
 
-    With `shapes_only`, bytes of large arrays are passed over and the arrays come as zeros that take no memory.
+    With `shapes_only`, bytes of large arrays are passed over and the arrays come as zeros that take
+    no memory.
     """
     if shapes_only:
         try:

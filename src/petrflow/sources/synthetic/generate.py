@@ -1,4 +1,6 @@
-"""The synthetic door: scenes are rendered in parallel, their tables joined, and the root replaced at once."""
+"""The synthetic door: scenes are rendered in parallel, their tables joined, and the root replaced
+at once.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,8 @@ def prepare(
     dataset
         The config's entry.
     root
-        `data/{dataset}`: it is replaced whole at the end, and only if petrflow made it; see `petrflow.sources.ownership`.
+        `data/{dataset}`: it is replaced whole at the end, and only if petrflow made it; see
+        `petrflow.sources.ownership`.
     about
         `results/{dataset}/root/`.
     """
@@ -109,9 +112,9 @@ def generate(
 ) -> dict[str, Any]:
     """Write a synthetic nuScenes root at `root` and return its receipt.
 
-    `settings` are the keys of a `kind: synthetic` data set (docs/config.md), `workers` the number of processes, one a CPU core without it;
-    the bytes do not depend on it. The folder appears whole or not at all. One that petrflow did not make is
-    never replaced.
+    `settings` are the keys of a `kind: synthetic` data set (docs/config.md), `workers` the number
+    of processes, one a CPU core without it; the bytes do not depend on it. The folder appears whole
+    or not at all. One that petrflow did not make is never replaced.
     """
     merged = config.settings("synthetic", {"kind": "synthetic", **(settings or {})})
     del merged["kind"]

@@ -1,4 +1,6 @@
-"""The ground as a picture: asphalt with lane markings, kerbs, paved walks, grass; and the drivable area as nuScenes' map mask."""
+"""The ground as a picture: asphalt with lane markings, kerbs, paved walks, grass; and the drivable
+area as nuScenes' map mask.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 def _strip(
     image: np.ndarray, drive: Drive, s: np.ndarray, low: float, high: float, color: tuple[int, int, int] | int
 ) -> None:
-    """Paint the strip between offsets `low` and `high` over consecutive distances `s`, piece by piece, so that bends fold over harmlessly."""
+    """Paint the strip between offsets `low` and `high` over consecutive distances `s`, piece by
+    piece, so that bends fold over harmlessly.
+    """
     left, _ = drive.point(s, high)
     right, _ = drive.point(s, low)
     for i in range(len(s) - 1):
@@ -40,7 +44,9 @@ def _grain(rng: np.random.Generator, shape: tuple[int, int], cell: int, amplitud
 
 
 def paint(rng: np.random.Generator, drive: Drive, layout: RoadLayout) -> tuple[Ground, np.ndarray]:
-    """Paint one scene's ground; returns it and the drivable area (H, W) uint8, 255 on the road, row 0 at the largest y as the devkit reads it."""
+    """Paint one scene's ground; returns it and the drivable area (H, W) uint8, 255 on the road, row
+    0 at the largest y as the devkit reads it.
+    """
     extent = np.ceil((drive.line_xy.max(axis=0) + 40.0) / RESOLUTION).astype(int)
     width, height = int(extent[0]), int(extent[1])
     image = np.empty((height, width, 3), dtype=np.uint8)

@@ -1,7 +1,9 @@
-"""The line a scene's ego vehicle drives, and the frame (s, d) along it in which everything else is placed.
+"""The line a scene's ego vehicle drives, and the frame (s, d) along it in which everything else is
+placed.
 
-``s`` is the distance along the line in metres (0 where the scene begins), ``d`` the offset to the left of it in metres.
-Beyond both ends of the drive the line goes straight on, so that the road does not end in front of the camera.
+``s`` is the distance along the line in metres (0 where the scene begins), ``d`` the offset to the
+left of it in metres. Beyond both ends of the drive the line goes straight on, so that the road does
+not end in front of the camera.
 """
 
 from __future__ import annotations
@@ -46,23 +48,29 @@ class Drive:
         yaw = np.interp(s, self.line_s, self.line_yaw)
         x = np.interp(s, self.line_s, self.line_xy[:, 0])
         y = np.interp(s, self.line_s, self.line_xy[:, 1])
-        # Past the stored line: straight on, so that traffic that leaves the road keeps its velocity.
+        # Past the stored line: straight on, so that traffic that leaves the road keeps its
+        # velocity.
         past = s - np.clip(s, self.line_s[0], self.line_s[-1])
         x = x + past * np.cos(yaw) - d * np.sin(yaw)
         y = y + past * np.sin(yaw) + d * np.cos(yaw)
         return np.stack([x, y], axis=-1), yaw
 
     def ego_pose(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Ego position (3,) m and (roll, pitch, yaw) rad in the global frame at `time` (s since scene start)."""
+        """Ego position (3,) m and (roll, pitch, yaw) rad in the global frame at `time` (s since
+        scene start).
+        """
         xy, yaw = self.point(self.ego_distance(time))
-        # The body leans a little, as a sprung one does: enough to make a pipeline that drops roll and pitch visible.
+        # The body leans a little, as a sprung one does: enough to make a pipeline that drops roll
+        # and pitch visible.
         roll = 0.004 * np.sin(1.7 * time + 0.3)
         pitch = 0.005 * np.sin(1.1 * time + 1.2)
         return np.array([xy[0], xy[1], 0.0]), np.array([roll, pitch, float(yaw)])
 
 
 def make_drive(rng: np.random.Generator, duration: float) -> Drive:
-    """Draw a drive of `duration` seconds: 4 to 9 m/s, straight on, bending or turning, never tighter than 20 m."""
+    """Draw a drive of `duration` seconds: 4 to 9 m/s, straight on, bending or turning, never
+    tighter than 20 m.
+    """
     times = np.arange(0.0, duration + 1.0, _STEP)
     speed = rng.uniform(4.5, 8.0) + rng.uniform(0.3, 1.2) * np.sin(rng.uniform(0.3, 0.8) * times + rng.uniform(0, 6.28))
     distances = np.concatenate([[0.0], np.cumsum(0.5 * (speed[1:] + speed[:-1]) * _STEP)])
@@ -70,7 +78,8 @@ def make_drive(rng: np.random.Generator, duration: float) -> Drive:
 
     line_s = np.arange(-EXTENSION, length + EXTENSION + _SPACING, _SPACING)
     curvature = np.zeros_like(line_s)
-    # Turns as raised-cosine bumps of curvature over a stretch of the line; their integral is the angle turned.
+    # Turns as raised-cosine bumps of curvature over a stretch of the line; their integral is the
+    # angle turned.
     for _ in range(int(rng.integers(1, 3))):
         stretch = rng.uniform(30.0, 60.0)
         angle = rng.choice([-1.0, 1.0]) * rng.uniform(np.radians(8.0), np.radians(65.0))

@@ -1,7 +1,8 @@
 """Makes scenes in several processes.
 
-They are processes of their own (`petrflow.sources.synthetic.worker`), neither forked nor spawned by `multiprocessing`: a fork copies locks that other
-threads hold (OpenCV's pool, for one, then waits for ever), and a spawn runs the caller's main script again.
+They are processes of their own (`petrflow.sources.synthetic.worker`), neither forked nor spawned by
+`multiprocessing`: a fork copies locks that other threads hold (OpenCV's pool, for one, then waits
+for ever), and a spawn runs the caller's main script again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from petrflow.machine.hardware import child_environment
 def run_scenes(
     names: list[str], settings: dict[str, Any], root: Path, workers: int
 ) -> Iterator[tuple[str, dict[str, list[dict]]]]:
-    """Make scenes in `workers` processes; yields (name, table rows) as they are done, in any order."""
+    """Make scenes in `workers` processes; yields (name, table rows) as they are done, in any
+    order.
+    """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)

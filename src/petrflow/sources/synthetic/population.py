@@ -28,7 +28,8 @@ _SIZES = {  # width, length, height, m: about nuScenes' class means
 }
 
 
-# A bus that keeps pace beside the ego vehicle hides half the street in every image: large vehicles are ahead, behind or passing.
+# A bus that keeps pace beside the ego vehicle hides half the street in every image: large vehicles
+# are ahead, behind or passing.
 _CLEAR_OF_LARGE = 15.0  # m along the road, averaged over the scene
 
 
@@ -44,14 +45,18 @@ class _Populator:
         self.placer = Placer(drive, duration)
 
     def along(self, reach: float = 46.0) -> float:
-        """A distance along the road that some moment of the scene brings within `reach` m, and mostly within half of it."""
+        """A distance along the road that some moment of the scene brings within `reach` m, and
+        mostly within half of it.
+        """
         return float(self.rng.uniform(-4.0, self.drive.length + 4.0) + self.rng.triangular(-reach, 2.0, reach))
 
     def side(self) -> float:
         return float(self.rng.choice([-1.0, 1.0]))
 
     def tries(self, wanted: int, attempts: int, make: Callable[[], list[Thing]]) -> None:
-        """Call `make` until `wanted` of its proposals were accepted, at most `attempts` times for each."""
+        """Call `make` until `wanted` of its proposals were accepted, at most `attempts` times for
+        each.
+        """
         for _ in range(wanted):
             for _ in range(attempts):
                 proposal = make()
@@ -61,7 +66,9 @@ class _Populator:
     def fixed(
         self, model: str, category: str, s: float, d: float, turn: float, attribute: str = "", velocity: float = 0.0
     ) -> Thing:
-        """Something off the lanes, at (s, d), turned `turn` rad from the road's direction, walking at `velocity` m/s where it looks."""
+        """Something off the lanes, at (s, d), turned `turn` rad from the road's direction, walking
+        at `velocity` m/s where it looks.
+        """
         xy, yaw = self.drive.point(np.array(s), d)
         heading = float(yaw) + turn
         direction = np.array([np.cos(heading), np.sin(heading)])
@@ -79,7 +86,9 @@ class _Populator:
         return lanes[int(self.rng.integers(len(lanes)))]
 
     def alongside(self, s0: float, speed: float) -> float:
-        """Metres along the road between the ego vehicle and something at (s0 + speed * t), averaged over the scene."""
+        """Metres along the road between the ego vehicle and something at (s0 + speed * t), averaged
+        over the scene.
+        """
         times = np.linspace(0.0, self.duration, 9)
         return float(np.abs(s0 + speed * times - self.drive.ego_distance(times)).mean())
 
@@ -136,7 +145,9 @@ class _Populator:
         return [truck, trailer]
 
     def work_site(self) -> list[Thing]:
-        """A stretch of lane closed by barriers and cones, a construction vehicle behind them and someone at work."""
+        """A stretch of lane closed by barriers and cones, a construction vehicle behind them and
+        someone at work.
+        """
         rng = self.rng
         side = self.side()
         layout = self.layout
@@ -247,7 +258,8 @@ class _Populator:
 def _populate(p: _Populator, density: float) -> None:
     """Large and constrained things first; counts are per 130 m of road at density 1.
 
-    From density 0.5 on, every scene has at least one of each detection class, so that every class can be learned and scored.
+    From density 0.5 on, every scene has at least one of each detection class, so that every class
+    can be learned and scored.
     """
     rng = p.rng
     scale = density * (p.drive.length + 100.0) / 130.0
@@ -344,7 +356,9 @@ def _beside(drive: Drive, model: str, s: float, d: float, size: np.ndarray) -> T
 
 
 def make_world(rng: np.random.Generator, duration: float, density: float) -> World:
-    """Draw one scene of `duration` seconds; `density` 1 puts about 45 annotated objects within 55 m of the ego vehicle."""
+    """Draw one scene of `duration` seconds; `density` 1 puts about 45 annotated objects within 55 m
+    of the ego vehicle.
+    """
     drive = make_drive(rng, duration)
     layout = RoadLayout(
         lane=float(rng.uniform(3.4, 3.7)),

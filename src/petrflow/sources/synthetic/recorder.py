@@ -113,14 +113,18 @@ class _Recorder:
         self.channels[channel].append(row)
 
     def image(self, channel: str, timestamp: int, sample: str, key: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Draw, encode and record one image; returns the samples each thing shows and would show alone."""
+        """Draw, encode and record one image; returns the samples each thing shows and would show
+        alone.
+        """
         picture, _, seen, alone = self.sim.draw(channel, self.seconds(timestamp))
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.sim.settings.jpeg_quality]
         self.sample_data(channel, timestamp, sample, key, _encode(".jpg", picture, quality))
         return seen, alone
 
     def keyframe(self, k: int) -> None:
-        """Everything of keyframe `k`: the sweeps that lead up to it, its images, its points, its annotations."""
+        """Everything of keyframe `k`: the sweeps that lead up to it, its images, its points, its
+        annotations.
+        """
         settings = self.sim.settings
         period = round(KEYFRAME_PERIOD * 1e6)
         timestamp = self.start + k * period
@@ -140,7 +144,9 @@ class _Recorder:
         self.annotate(k, sample, timestamp, points[:, :3].astype(np.float64), seen / np.maximum(alone, 1))
 
     def annotate(self, k: int, sample: str, timestamp: int, points: np.ndarray, shares: np.ndarray) -> None:
-        """Annotate every thing with a category within range at keyframe `k`, with the lidar points found in its box."""
+        """Annotate every thing with a category within range at keyframe `k`, with the lidar points
+        found in its box.
+        """
         world = self.sim.world
         time = self.seconds(timestamp)
         centres, yaws = world.poses(time)
@@ -219,7 +225,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def make_scene(name: str, settings: dict[str, Any], root: Path) -> dict[str, list[dict]]:
-    """Write the files of scene `name` below `root` and return its table rows; `settings` are `SceneSettings`."""
+    """Write the files of scene `name` below `root` and return its table rows; `settings` are
+    `SceneSettings`.
+    """
     simulation = Simulation(name, SceneSettings(**settings))
     recorder = _Recorder(simulation, root)
     recorder.calibration()

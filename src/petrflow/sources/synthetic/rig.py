@@ -1,4 +1,6 @@
-"""Six cameras and a lidar on a vehicle, in nuScenes' arrangement, a little different on every vehicle."""
+"""Six cameras and a lidar on a vehicle, in nuScenes' arrangement, a little different on every
+vehicle.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ import numpy as np
 
 from petrflow.nuscenes.names import LIDAR, LIDAR_HEIGHT
 
-# channel: position in the ego frame (m; x forward, y left, z up), viewing direction (deg, left of forward), focal length
-# in image widths, trigger time before the lidar sweep's timestamp (s). The wide one looks back.
+# channel: position in the ego frame (m; x forward, y left, z up), viewing direction (deg, left of
+# forward), focal length in image widths, trigger time before the lidar sweep's timestamp (s). The
+# wide one looks back.
 _CAMERAS = {
     "CAM_FRONT": ((1.70, 0.00, 1.51), 0.0, 0.79, 0.036),
     "CAM_FRONT_RIGHT": ((1.55, -0.49, 1.50), -56.0, 0.79, 0.028),
@@ -24,7 +27,9 @@ TRIGGER_LEAD = {name: row[3] for name, row in _CAMERAS.items()}
 
 @dataclass(frozen=True)
 class Sensor:
-    """Where a sensor sits: `translation` (3,) m and `rotation` (3, 3), sensor frame to ego frame; `intrinsic` (3, 3) or None."""
+    """Where a sensor sits: `translation` (3,) m and `rotation` (3, 3), sensor frame to ego frame;
+    `intrinsic` (3, 3) or None.
+    """
 
     channel: str
     translation: np.ndarray
@@ -42,7 +47,9 @@ def _euler(roll: float, pitch: float, yaw: float) -> np.ndarray:
 
 
 def euler_matrix(angles: np.ndarray) -> np.ndarray:
-    """Rotation matrix (3, 3) of (roll, pitch, yaw) in rad: body frame to the frame the angles are given in."""
+    """Rotation matrix (3, 3) of (roll, pitch, yaw) in rad: body frame to the frame the angles are
+    given in.
+    """
     return _euler(*(float(a) for a in angles))
 
 

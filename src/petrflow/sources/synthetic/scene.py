@@ -1,4 +1,6 @@
-"""Makes one scene: simulates it, draws its images, sweeps its lidar, fills its table rows. A pure function of seed, name and settings."""
+"""Makes one scene: simulates it, draws its images, sweeps its lidar, fills its table rows. A pure
+function of seed, name and settings.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class SceneSettings:
 
 
 class Simulation:
-    """A scene's world, vehicle, light and renderer, without files: what `make_scene` writes down, for whoever wants to look inside."""
+    """A scene's world, vehicle, light and renderer, without files: what `make_scene` writes down,
+    for whoever wants to look inside.
+    """
 
     def __init__(self, name: str, settings: SceneSettings) -> None:
         self.name, self.settings = name, settings
@@ -51,7 +55,9 @@ class Simulation:
         self.renderer = Renderer(self.faces, self.radii, self.ground, self.light, *settings.image_size)
 
     def sensor_pose(self, channel: str, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation (3, 3) and position (3,) of a sensor at `time` (s since scene start), sensor frame to global frame."""
+        """Rotation (3, 3) and position (3,) of a sensor at `time` (s since scene start), sensor
+        frame to global frame.
+        """
         position, angles = self.world.drive.ego_pose(time)
         rotation = euler_matrix(angles)
         sensor = self.rig[channel]

@@ -1,4 +1,6 @@
-"""One process of the pool: `python -m petrflow.sources.synthetic.worker FOLDER SETTINGS_JSON`, scene names on stdin, their rows on stdout."""
+"""One process of the pool: `python -m petrflow.sources.synthetic.worker FOLDER SETTINGS_JSON`,
+scene names on stdin, their rows on stdout.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from petrflow.sources.synthetic.recorder import make_scene
 
 
 def main() -> None:
-    """Make the scenes whose names arrive on stdin; end when it closes, also in the middle of one: then the parent is gone."""
+    """Make the scenes whose names arrive on stdin; end when it closes, also in the middle of one:
+    then the parent is gone.
+    """
     cv2.setNumThreads(1)
     root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     settings["image_size"] = tuple(settings["image_size"])

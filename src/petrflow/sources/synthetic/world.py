@@ -16,7 +16,8 @@ _EGO_HALF = (2.6, 1.1)  # m, half length and half width kept free around the ego
 class Thing:
     """An object or a piece of scenery.
 
-    Either it follows the road at (s0 + speed * t, d), or it moves straight from `xy` with `velocity`. Frames: global, m, m/s, rad.
+    Either it follows the road at (s0 + speed * t, d), or it moves straight from `xy` with
+    `velocity`. Frames: global, m, m/s, rad.
     """
 
     model: str
@@ -61,7 +62,9 @@ class World:
     duration: float
 
     def poses(self, time: float, things: list[Thing] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the box centres (N, 3) m and headings (N,) rad of all things at `time`, global frame."""
+        """Positions of the box centres (N, 3) m and headings (N,) rad of all things at `time`,
+        global frame.
+        """
         things = self.things if things is None else things
         centres, yaws = _poses(self.drive, things, np.array([time]))
         return centres[0], yaws[0]
@@ -95,7 +98,9 @@ def _overlap(
     others_yaw: np.ndarray,
     others_half: np.ndarray,
 ) -> bool:
-    """Whether a rectangle's track (T, 2), (T,), half sizes (2,) touches any of the tracks (T, N, 2), (T, N), (N, 2)."""
+    """Whether a rectangle's track (T, 2), (T,), half sizes (2,) touches any of the tracks (T, N,
+    2), (T, N), (N, 2).
+    """
     delta = others_xy - xy[:, None]
     reach = np.hypot(*half) + np.hypot(others_half[:, 0], others_half[:, 1])
     near = (delta**2).sum(axis=-1) < reach[None] ** 2
@@ -116,7 +121,9 @@ def _overlap(
 
 
 class Placer:
-    """Accepts things that touch neither each other nor the ego vehicle's path at any moment of the scene."""
+    """Accepts things that touch neither each other nor the ego vehicle's path at any moment of the
+    scene.
+    """
 
     def __init__(self, drive: Drive, duration: float) -> None:
         self.drive = drive
@@ -130,7 +137,9 @@ class Placer:
         self._path_half = np.broadcast_to(np.array(_EGO_HALF), (len(yaw), 2))
 
     def add(self, *things: Thing, margin: float = 0.25) -> bool:
-        """Add all of `things` or none; among themselves they may stand closer than `margin` m, but not touch."""
+        """Add all of `things` or none; among themselves they may stand closer than `margin` m, but
+        not touch.
+        """
         centre, yaw = _poses(self.drive, list(things), self.times)
         halves = np.array([[o.size[1] / 2, o.size[0] / 2] for o in things])
         for i in range(len(things)):

@@ -1,4 +1,6 @@
-"""Name and order the cameras of an export, and find the vehicle's forward direction in its point cloud."""
+"""Name and order the cameras of an export, and find the vehicle's forward direction in its point
+cloud.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ def camera_entries(present: Sequence[str], count: int, settings: Settings, where
 
     Returns
     -------
-    ``{camera: entry}``. Where there are as many entries as folders, the first folder has the first entry, as in Xtreme1 since 0.8; where
-    there are not, folder N has entry N, as until 0.7.
+    ``{camera: entry}``. Where there are as many entries as folders, the first folder has the first
+    entry, as in Xtreme1 since 0.8; where there are not, folder N has entry N, as until 0.7.
     """
     if settings.camera_order is not None:
         order = [camera_of_folder(folder) for folder in settings.camera_order]
@@ -85,7 +87,8 @@ def entries_by_name(present: Sequence[str], directions: Sequence[np.ndarray]) ->
 
     Returns
     -------
-    ``{camera: entry}``, and the cloud's axis that points ahead; empty where a name says nothing, two say the same, or no axis fits all.
+    ``{camera: entry}``, and the cloud's axis that points ahead; empty where a name says nothing,
+    two say the same, or no axis fits all.
     """
     wanted = [_azimuth_of_name(camera) for camera in present]
     if None in wanted or len(set(wanted)) < len(wanted) or len(wanted) < 2:
@@ -103,7 +106,9 @@ def entries_by_name(present: Sequence[str], directions: Sequence[np.ndarray]) ->
 
 
 def _azimuth_of_name(camera: str) -> float | None:
-    """Degrees from forward towards the left of a camera called 'front_left'; None for a name that says nothing."""
+    """Degrees from forward towards the left of a camera called 'front_left'; None for a name that
+    says nothing.
+    """
     words = [
         word
         for word in re.split(r"[^a-z]+", camera.lower())
@@ -125,12 +130,13 @@ def forward_axis(directions: Mapping[str, np.ndarray], names: Mapping[str, str] 
     Parameters
     ----------
     directions
-        Viewing direction of each camera in the point cloud's frame, (3,) float64, by camera, in the order of their folders.
+        Viewing direction of each camera in the point cloud's frame, (3,) float64, by camera, in the
+        order of their folders.
     names
         Channels by camera where the config gives them; CAM_FRONT then decides.
     forward
-        The setting: an axis, or 'auto'. Without names, 'auto' takes the axis under which the cameras look most like a ring of
-        nuScenes' six with the first of `directions` in front.
+        The setting: an axis, or 'auto'. Without names, 'auto' takes the axis under which the
+        cameras look most like a ring of nuScenes' six with the first of `directions` in front.
     """
     if forward != "auto":
         return forward
@@ -150,7 +156,9 @@ def forward_axis(directions: Mapping[str, np.ndarray], names: Mapping[str, str] 
 
 
 def derive_names(directions: Mapping[str, np.ndarray], axis: str) -> dict[str, str]:
-    """Name cameras by where they look; ``{camera: channel}`` in clockwise order from the front, as nuScenes' own list goes."""
+    """Name cameras by where they look; ``{camera: channel}`` in clockwise order from the front, as
+    nuScenes' own list goes.
+    """
     turns = {index: _azimuth(direction, axis) for index, direction in directions.items()}
     places = {index: place for place, index in enumerate(directions)}
     names: dict[str, str] = {}
@@ -179,8 +187,9 @@ def describe_directions(directions: Mapping[str, np.ndarray], names: Mapping[str
 def lidar_from_cloud(axis: str, origin_height: float | None) -> np.ndarray:
     """Return the (4, 4) transform into nuScenes' LIDAR_TOP axes: x right, y ahead, z up.
 
-    Published weights expect those axes, and the ground about `LIDAR_HEIGHT` below the origin. The height is changed only where the
-    config gives the height of the cloud's origin above the ground, `origin_height`, in m.
+    Published weights expect those axes, and the ground about `LIDAR_HEIGHT` below the origin. The
+    height is changed only where the config gives the height of the cloud's origin above the ground,
+    `origin_height`, in m.
     """
     rotation = np.rint(quaternion_to_matrix(yaw_to_quaternion(np.radians(90.0 - _AXES[axis]))))
     lift = 0.0 if origin_height is None else origin_height - LIDAR_HEIGHT
@@ -188,7 +197,9 @@ def lidar_from_cloud(axis: str, origin_height: float | None) -> np.ndarray:
 
 
 def ego_from_lidar() -> np.ndarray:
-    """Return the (4, 4) pose of LIDAR_TOP in the ego frame: ego's x is ahead, its origin on the ground below the lidar."""
+    """Return the (4, 4) pose of LIDAR_TOP in the ego frame: ego's x is ahead, its origin on the
+    ground below the lidar.
+    """
     return rigid(np.rint(quaternion_to_matrix(yaw_to_quaternion(-np.pi / 2))), np.array([0.0, 0.0, LIDAR_HEIGHT]))
 
 

@@ -15,7 +15,8 @@ _MORE_CATEGORIES = (
     "human.pedestrian.personal_mobility", "human.pedestrian.stroller", "human.pedestrian.wheelchair", "animal", "vehicle.emergency.ambulance",
     "vehicle.emergency.police", "movable_object.debris", "movable_object.pushable_pullable", "static_object.bicycle_rack",
 )  # fmt: skip
-# Names seen in ontologies of Xtreme1, PandaSet and KITTI, and of Chinese projects, without case, spaces and punctuation.
+# Names seen in ontologies of Xtreme1, PandaSet and KITTI, and of Chinese projects, without case,
+# spaces and punctuation.
 _SYNONYMS = {
     "car": "car", "suv": "car", "sedan": "car", "van": "car", "minivan": "car", "taxi": "car", "vehicle": "car", "automobile": "car",
     "pickup": "truck", "pickuptruck": "truck", "truck": "truck", "lorry": "truck", "mediumsizedtruck": "truck", "semitruck": "truck",
@@ -46,16 +47,19 @@ _SYNONYMS = {
 
 
 def plain_name(name: str) -> str:
-    """A class name without what people do not mean: case, blanks, punctuation, full-width letters."""
+    """A class name without what people do not mean: case, blanks, punctuation, full-width
+    letters.
+    """
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 def category_of(name: str, class_map: Mapping[str, str | None]) -> tuple[str | None, bool]:
     """Return the nuScenes category of a class name, and whether anything mapped it.
 
-    The config's `class_map` comes first (exactly, then by :func:`plain_name`), then the built-in names. Its targets are detection
-    names (`car`), nuScenes categories (`vehicle.car`) or null, which leaves the boxes out: (None, True). A name that nothing maps
-    stays its own category, which training and evaluation pass over.
+    The config's `class_map` comes first (exactly, then by :func:`plain_name`), then the built-in
+    names. Its targets are detection names (`car`), nuScenes categories (`vehicle.car`) or null,
+    which leaves the boxes out: (None, True). A name that nothing maps stays its own category, which
+    training and evaluation pass over.
     """
     folded = {plain_name(key): target for key, target in class_map.items()}
     if name in class_map or plain_name(name) in folded:
@@ -79,5 +83,7 @@ def category_of(name: str, class_map: Mapping[str, str | None]) -> tuple[str | N
 
 
 def class_map_to_paste(names: Iterable[str]) -> str:
-    """Return a `class_map` with the names that nothing maps, ready to paste into the config; a target takes the place of each null."""
+    """Return a `class_map` with the names that nothing maps, ready to paste into the config; a
+    target takes the place of each null.
+    """
     return "class_map: {" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: null" for name in names) + "}"

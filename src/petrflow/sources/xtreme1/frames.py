@@ -1,4 +1,6 @@
-"""Find the frames of an Xtreme1 upload or export: which files belong together, and where the media lies."""
+"""Find the frames of an Xtreme1 upload or export: which files belong together, and where the media
+lies.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ EXPORT_TIME = re.compile(r"-\d{14}$")
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON file of the export, or the part of one that speaks of one frame; `where` names it in messages."""
+    """A JSON file of the export, or the part of one that speaks of one frame; `where` names it in
+    messages.
+    """
 
     where: str
     path: Path | None = None
@@ -37,7 +41,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Named:
-    """A file that the export names and does not hold: paths under which it may be found, most telling first, and its address."""
+    """A file that the export names and does not hold: paths under which it may be found, most
+    telling first, and its address.
+    """
 
     where: str
     references: tuple[PurePosixPath, ...]
@@ -48,8 +54,9 @@ class Named:
 class FrameFiles:
     """The files of one frame; `scene` is '' where the export has no scenes.
 
-    images by camera: the number of the image folder ('0'), or its name ('front'). `named` holds what is elsewhere, by slot: 'cloud',
-    'config', and 'image 0'. `problem` says why the frame cannot be used, where that is known from its files.
+    images by camera: the number of the image folder ('0'), or its name ('front'). `named` holds
+    what is elsewhere, by slot: 'cloud', 'config', and 'image 0'. `problem` says why the frame
+    cannot be used, where that is known from its files.
     """
 
     scene: str
@@ -76,7 +83,9 @@ class FrameFiles:
 
 
 def camera_of_folder(folder: str) -> str | None:
-    """'3' for `camera_image_3`, `image_3`, `image3`; 'front' for `camera_image_front`; None for any other folder."""
+    """'3' for `camera_image_3`, `image_3`, `image3`; 'front' for `camera_image_front`; None for any
+    other folder.
+    """
     match = _IMAGE_FOLDER.fullmatch(folder.strip().lower())
     if match is None:
         return None
@@ -89,7 +98,9 @@ def cloud_of_folder(folder: str) -> int | None:
 
 
 def canonical(folder: str) -> str:
-    """One name for all generations of folder names, whatever their case, trailing blanks and camera numbers."""
+    """One name for all generations of folder names, whatever their case, trailing blanks and camera
+    numbers.
+    """
     if camera_of_folder(folder) is not None:
         return "camera_image"
     return "lidar_point_cloud" if cloud_of_folder(folder) is not None else folder.strip().lower()
@@ -117,7 +128,9 @@ def load_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8 or UTF-16, with a byte order mark or without, or in GBK, as programs on Chinese Windows write it."""
+    """Read a text file in UTF-8 or UTF-16, with a byte order mark or without, or in GBK, as
+    programs on Chinese Windows write it.
+    """
     raw = path.read_bytes()
     if not raw:
         raise ValueError("it is empty")
@@ -137,8 +150,9 @@ def find_frames(source: Path, notes: list[str] | None = None) -> list[FrameFiles
     Parameters
     ----------
     source
-        An upload or export folder: the known sub-folders at its root or in one folder a scene, wrapped in other folders or not. Or one
-        JSON file with all frames, as Xtreme1 0.5 exported it and the SDK's `getDataAndResult` answers.
+        An upload or export folder: the known sub-folders at its root or in one folder a scene,
+        wrapped in other folders or not. Or one JSON file with all frames, as Xtreme1 0.5 exported
+        it and the SDK's `getDataAndResult` answers.
     notes
         Gets a line for whatever was taken for granted.
     """
@@ -163,7 +177,9 @@ def find_frames(source: Path, notes: list[str] | None = None) -> list[FrameFiles
 
 
 def _scene_folders(folder: Path) -> Iterator[Path]:
-    """Folders that hold a scene's sub-folders, in order. Links are followed, a circle of them once."""
+    """Folders that hold a scene's sub-folders, in order. Links are followed, a circle of them
+    once.
+    """
     seen: set[tuple[int, int]] = set()
     pending = [folder]
     while pending:
@@ -192,7 +208,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _scene_names(source: Path, folders: list[Path]) -> list[str]:
-    """Names of scene folders without what they share and without the time of the export: a new export has the same scenes."""
+    """Names of scene folders without what they share and without the time of the export: a new
+    export has the same scenes.
+    """
     if len(folders) == 1:
         return [""]
     parts = [folder.relative_to(source).parts for folder in folders]
@@ -271,9 +289,11 @@ def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameF
 
 
 def _add_data(paths: list[Path], frame: Any) -> dict[str, str]:
-    """Read `data/NAME.json` files, in which the server names media; return frame names by the names of those files.
+    """Read `data/NAME.json` files, in which the server names media; return frame names by the names
+    of those files.
 
-    Until 0.6 the server wrote `NAME-DATAID.json`: such a frame is called by its name where no other has the same.
+    Until 0.6 the server wrote `NAME-DATAID.json`: such a frame is called by its name where no other
+    has the same.
     """
     contents: dict[Path, dict[str, Any]] = {}
     for path in paths:
@@ -295,7 +315,9 @@ def _id_of(data: Mapping[str, Any]) -> Any:
 
 
 def _name_media(frame: FrameFiles, where: str, data: Mapping[str, Any]) -> None:
-    """Note what a frame's data names. The open-source server writes addresses and leaves the media behind."""
+    """Note what a frame's data names. The open-source server writes addresses and leaves the media
+    behind.
+    """
     for position, node in enumerate(_nodes(data.get("cameraImages"))):
         named = _named(where, node)
         device = str(node.get("deviceName") or "") if isinstance(node, Mapping) else ""
@@ -334,7 +356,9 @@ def _camera_in_path(path: PurePosixPath) -> str | None:
 
 
 def _frames_of_document(path: Path) -> list[FrameFiles]:
-    """Read an export that is one JSON file: `{contents: [{data, result}]}`, or `{data: [...], results: [...]}` matched by data id."""
+    """Read an export that is one JSON file: `{contents: [{data, result}]}`, or `{data: [...],
+    results: [...]}` matched by data id.
+    """
     content = load_json(path)
     if isinstance(content, dict) and isinstance(content.get("data"), dict):  # the answer of the server's API
         content = content["data"]

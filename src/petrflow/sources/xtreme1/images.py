@@ -1,7 +1,9 @@
-"""Images of an export: what they are as the labelling tool shows them, and how they come into a root.
+"""Images of an export: what they are as the labelling tool shows them, and how they come into a
+root.
 
-The calibration belongs to the picture as Xtreme1 shows it, and a browser turns a picture as its EXIF says. So this door turns it once,
-at import. JPEG and PNG that need nothing are linked, everything else is decoded and written as JPEG.
+The calibration belongs to the picture as Xtreme1 shows it, and a browser turns a picture as its
+EXIF says. So this door turns it once, at import. JPEG and PNG that need nothing are linked,
+everything else is decoded and written as JPEG.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Picture:
 
 
 def look_at(path: Path) -> Picture:
-    """Read an image's header and see that its file has an end; a broken one is named with the cure."""
+    """Read an image's header and see that its file has an end; a broken one is named with the
+    cure.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures, odd EXIF

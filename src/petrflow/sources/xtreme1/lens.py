@@ -1,4 +1,6 @@
-"""Lens distortion in a camera_config entry: read it, and undo it in the images, with OpenCV's pinhole and fisheye models."""
+"""Lens distortion in a camera_config entry: read it, and undo it in the images, with OpenCV's
+pinhole and fisheye models.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,17 @@ _FISHEYE = ("k1", "k2", "k3", "k4")
 
 @dataclass(frozen=True)
 class Lens:
-    """What bends the image: OpenCV's `pinhole` (k1 k2 p1 p2 k3 k4 k5 k6) or `fisheye` (k1 k2 k3 k4) model and its coefficients."""
+    """What bends the image: OpenCV's `pinhole` (k1 k2 p1 p2 k3 k4 k5 k6) or `fisheye` (k1 k2 k3 k4)
+    model and its coefficients.
+    """
 
     model: str
     coefficients: tuple[float, ...]
 
 
 def read_lens(where: str, entry: Mapping[str, Any], internal: Mapping[str, Any]) -> Lens | None:
-    """Read the distortion of a camera_config entry, wherever it stands there; None for a lens that does not bend.
+    """Read the distortion of a camera_config entry, wherever it stands there; None for a lens that
+    does not bend.
 
     Raises
     ------

@@ -1,9 +1,11 @@
-"""Has an export changed? Its content decides, not the times of its files, and no file is read twice for it.
+"""Has an export changed? Its content decides, not the times of its files, and no file is read twice
+for it.
 
-What is known of each file stands in `data/.cache/xtreme1/NAME/sources.json`: size, time and inode, and a digest. A file with all three
-as they were has the digest that it had; where all files are as they were, `mark.json` beside it has the answer. JSON goes by its content without what changes with every export: signatures of links, the time
-of the export. Media goes by name and size until a file is replaced; then the digests that the import took tell a repaired image from a
-copied one.
+What is known of each file stands in `data/.cache/xtreme1/NAME/sources.json`: size, time and inode,
+and a digest. A file with all three as they were has the digest that it had; where all files are as
+they were, `mark.json` beside it has the answer. JSON goes by its content without what changes with
+every export: signatures of links, the time of the export. Media goes by name and size until a file
+is replaced; then the digests that the import took tell a repaired image from a copied one.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ _OF_THE_EXPORT = (
 
 
 def source_mark(dataset: Mapping[str, Any], root: Path) -> str:
-    """A text that changes when the export does: for the workflow, which would not see a new export at an old path otherwise.
+    """A text that changes when the export does: for the workflow, which would not see a new export
+    at an old path otherwise.
 
-    It covers all files of the export, of `media_root` and those that the settings name: relabelled frames, repaired images, new clouds. An
-    export that is gone, to save space, has not changed: the mark that its import noted in `root` stands.
+    It covers all files of the export, of `media_root` and those that the settings name: relabelled
+    frames, repaired images, new clouds. An export that is gone, to save space, has not changed: the
+    mark that its import noted in `root` stands.
     """
     source = Path(str(dataset.get("source"))).expanduser()
     if not source.exists():
@@ -73,7 +77,9 @@ def remember_digests(root: Path, digests: Mapping[Path, str]) -> None:
 
 
 def cache_of(root: Path) -> Path:
-    """Where the door keeps what is its own, beside the root so that images can be linked into it."""
+    """Where the door keeps what is its own, beside the root so that images can be linked into
+    it.
+    """
     return root.absolute().parent / ".cache" / "xtreme1" / root.name
 
 
@@ -131,7 +137,9 @@ def _plain(names: list[str]) -> list[str]:
 
 
 def _entry(path: Path, stamp: list[int], known: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is known of a file: its stamp, its digest (of text and archives), and of media whether it was replaced."""
+    """What is known of a file: its stamp, its digest (of text and archives), and of media whether
+    it was replaced.
+    """
     if known is not None and known["stamp"] == stamp:
         return dict(known)
     kind = path.suffix.lower()
@@ -142,7 +150,8 @@ def _entry(path: Path, stamp: list[int], known: Mapping[str, Any] | None) -> dic
             return {"stamp": stamp, "digest": _digest_of_zip(path)}
     entry: dict[str, Any] = {"stamp": stamp, "replaced": "" if known is None else known.get("replaced", "")}
     if known is not None:
-        # Copied or repaired? What the import read says it; a file that it did not read counts as changed.
+        # Copied or repaired? What the import read says it; a file that it did not read counts as
+        # changed.
         digest = sha256_file(path) if known.get("sha256") or known["stamp"][0] != stamp[0] else str(stamp[1])
         if digest != known.get("sha256"):
             entry["replaced"] = digest

@@ -1,4 +1,6 @@
-"""Media that an export names and leaves on the server: found under `media_root`, or fetched while the export's links live."""
+"""Media that an export names and leaves on the server: found under `media_root`, or fetched while
+the export's links live.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Media:
     settings
         `media_root` and `media`.
     place
-        Folder of petrflow's own where fetched files are kept: links expire, and a later import needs the files again.
+        Folder of petrflow's own where fetched files are kept: links expire, and a later import
+        needs the files again.
     """
 
     def __init__(self, settings: Settings, place: Path, patience: Patience | None = None) -> None:
@@ -169,7 +172,8 @@ def what(slot: str) -> str:
 
 
 def place_media(frames: Iterable[FrameFiles], cameras: Iterable[str], find: Any) -> None:
-    """Fill in the files of frames that stand elsewhere: images of the cameras used, clouds and calibration.
+    """Fill in the files of frames that stand elsewhere: images of the cameras used, clouds and
+    calibration.
 
     Parameters
     ----------

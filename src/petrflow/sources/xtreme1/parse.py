@@ -1,4 +1,6 @@
-"""Read what an Xtreme1 frame says: its cameras (`camera_config/NAME.json`) and its boxes (`result/NAME.json`)."""
+"""Read what an Xtreme1 frame says: its cameras (`camera_config/NAME.json`) and its boxes
+(`result/NAME.json`).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ _OWN_SOURCE = ("Ground Truth", "Without Task")
 class Camera:
     """One entry of camera_config.
 
-    `intrinsic` (3, 3) pixels, `camera_from_cloud` (4, 4) m, `size` (width, height) or (0, 0) unsaid, `lens` None where it does not bend.
+    `intrinsic` (3, 3) pixels, `camera_from_cloud` (4, 4) m, `size` (width, height) or (0, 0)
+    unsaid, `lens` None where it does not bend.
     """
 
     intrinsic: np.ndarray
@@ -42,8 +45,9 @@ class Camera:
 class Objects:
     """The 3D boxes of one frame.
 
-    boxes (N, 7) float64: x, y, z, w, l, h, yaw in the point cloud's frame, m and rad; names, tracks ('' unknown) and
-    point_counts (0 unknown) have one entry a box. `skipped` counts objects left out, by reason.
+    boxes (N, 7) float64: x, y, z, w, l, h, yaw in the point cloud's frame, m and rad; names, tracks
+    ('' unknown) and point_counts (0 unknown) have one entry a box. `skipped` counts objects left
+    out, by reason.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
@@ -60,7 +64,9 @@ class Objects:
 
 
 def camera_entries_of(document: Document) -> list[Any]:
-    """Return the entries of a camera_config file, in the order of the image folders; each is read when its camera is used."""
+    """Return the entries of a camera_config file, in the order of the image folders; each is read
+    when its camera is used.
+    """
     entries = document.load()
     if isinstance(entries, dict):
         if "cameras" in entries:
@@ -133,7 +139,9 @@ def _flat(value: list[Any]) -> list[Any]:
 
 
 def _external(where: str, external: Any, row_major: Any, layout: str) -> tuple[np.ndarray, bool]:
-    """Read cameraExternal: 16 or 12 numbers, nested or flat, or `{rotation, translation}`; return (4, 4), and whether it was reread."""
+    """Read cameraExternal: 16 or 12 numbers, nested or flat, or `{rotation, translation}`; return
+    (4, 4), and whether it was reread.
+    """
     if isinstance(external, dict):
         return _rotation_and_translation(where, external), False
     values = _flat(external) if isinstance(external, list) else []
@@ -183,8 +191,9 @@ def _rotation_and_translation(where: str, external: dict[str, Any]) -> np.ndarra
 def _layout(matrix: np.ndarray, row_major: Any, layout: str) -> tuple[np.ndarray, bool]:
     """Turn the 16 numbers, filled in row by row, into the matrix that acts on column vectors.
 
-    Xtreme1's viewer takes a matrix whose translation stands in the last four numbers as column-major whatever `rowMajor` says, so
-    labels were drawn with that reading; so do we, and say so.
+    Xtreme1's viewer takes a matrix whose translation stands in the last four numbers as
+    column-major whatever `rowMajor` says, so labels were drawn with that reading; so do we, and say
+    so.
     """
     if layout != "file":
         return (matrix if layout == "row_major" else matrix.T), False
@@ -261,7 +270,9 @@ def read_results(document: Document) -> dict[str, list[dict[str, Any]]]:
 
 
 def choose_source(sources: set[str], wanted: str | None) -> str:
-    """Pick whose objects are the labels: the setting, else people's own labels, else the only source there is."""
+    """Pick whose objects are the labels: the setting, else people's own labels, else the only
+    source there is.
+    """
     if wanted is not None:
         if wanted not in sources:
             raise PetrflowError(f"`result_source: {wanted}` is in no result. There are: {', '.join(sorted(sources))}.")
@@ -319,11 +330,13 @@ def read_objects(where: str, objects: list[dict[str, Any]], settings: Settings) 
 def _heading(x: float, y: float, z: float) -> tuple[float, float]:
     """Heading of a box and its tilt out of the upright, rad, from three.js' Euler angles.
 
-    An upright box may be written as turned over twice, (pi, pi, z), or as standing on its head, (pi, 0, z), which is a box like any other.
+    An upright box may be written as turned over twice, (pi, pi, z), or as standing on its head,
+    (pi, 0, z), which is a box like any other.
     """
     if math.cos(x) > 0 and math.cos(y) > 0:
         return z, max(abs(math.sin(x)), abs(math.sin(y)))
-    # R = Rx Ry Rz: its first column points along the box's length, its third along the box's height.
+    # R = Rx Ry Rz: its first column points along the box's length, its third along the box's
+    # height.
     ahead = (math.cos(y) * math.cos(z), math.cos(x) * math.sin(z) + math.sin(x) * math.sin(y) * math.cos(z))
     upright = abs(math.cos(x) * math.cos(y))
     return math.atan2(ahead[1], ahead[0]), math.acos(min(1.0, upright))

@@ -1,4 +1,6 @@
-"""Point Cloud Data (PCD) files: the smallest reader of the ascii, binary and binary_compressed forms, and a writer for tests and tools."""
+"""Point Cloud Data (PCD) files: the smallest reader of the ascii, binary and binary_compressed
+forms, and a writer for tests and tools.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +35,21 @@ _HEADER_LIMIT = 65536
 
 
 def read_pcd(path: Path, fields: Sequence[str] = ("x", "y", "z", "intensity")) -> np.ndarray:
-    """Read columns of a PCD file; a column the file lacks is filled with zeros (``x``, ``y`` and ``z`` must be there).
+    """Read columns of a PCD file; a column the file lacks is filled with zeros (``x``, ``y`` and
+    ``z`` must be there).
 
     Parameters
     ----------
     path
-        A PCD 0.7 file (0.5 and 0.6 differ in nothing that matters here), DATA ascii, binary or binary_compressed.
+        A PCD 0.7 file (0.5 and 0.6 differ in nothing that matters here), DATA ascii, binary or
+        binary_compressed.
     fields
         Names of the columns wanted. ``intensity`` also answers to ``i`` and ``reflectivity``.
 
     Returns
     -------
-    (N, len(fields)) float32, in the file's own frame and unit. Points with a non-finite x, y or z are left out, as PCD marks invalid returns so.
+    (N, len(fields)) float32, in the file's own frame and unit. Points with a non-finite x, y or z
+    are left out, as PCD marks invalid returns so.
     """
     raw = path.read_bytes()
     header, start = _read_header(path, raw)
@@ -68,7 +73,9 @@ def read_pcd(path: Path, fields: Sequence[str] = ("x", "y", "z", "intensity")) -
 
 
 def check_cloud(path: Path | None) -> None:
-    """Raise for a PCD file whose header is broken or promises more bytes than the file has; None, for no cloud, is fine."""
+    """Raise for a PCD file whose header is broken or promises more bytes than the file has; None,
+    for no cloud, is fine.
+    """
     if path is None:
         return
     try:
@@ -86,7 +93,9 @@ def check_cloud(path: Path | None) -> None:
 def write_pcd(
     path: Path, points: np.ndarray, fields: Sequence[str] = ("x", "y", "z", "intensity"), encoding: str = "binary"
 ) -> None:
-    """Write (N, F) float32 points; ``binary_compressed`` stores literal runs only, which every reader accepts."""
+    """Write (N, F) float32 points; ``binary_compressed`` stores literal runs only, which every
+    reader accepts.
+    """
     points = np.ascontiguousarray(points, dtype="<f4")
     header = (
         "# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\n"
@@ -196,7 +205,9 @@ def _compressed_columns(path: Path, body: bytes, dtype: np.dtype, count: int) ->
 
 
 def _lzf_decompress(path: Path, packed: bytes, plain_size: int) -> bytes:
-    """LibLZF: a control byte below 32 opens a literal run, any other a copy of bytes already written."""
+    """LibLZF: a control byte below 32 opens a literal run, any other a copy of bytes already
+    written.
+    """
     plain = bytearray()
     position = 0
     try:

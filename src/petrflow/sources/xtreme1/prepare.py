@@ -37,15 +37,16 @@ __all__ = ["prepare", "source_mark"]
 
 
 def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -> dict[str, Any]:
-    """Turn an Xtreme1 upload or export into a nuScenes root. `petrflow.doctor.examine` should look at it next.
+    """Turn an Xtreme1 upload or export into a nuScenes root. `petrflow.doctor.examine` should look
+    at it next.
 
     Parameters
     ----------
     dataset
         The config's entry.
     root
-        Folder to write, `data/{dataset}`: it appears whole, with `.complete.json`, or not at all. A folder that petrflow did not make is
-        left alone.
+        Folder to write, `data/{dataset}`: it appears whole, with `.complete.json`, or not at all. A
+        folder that petrflow did not make is left alone.
     about
         `results/{dataset}/root/`, where the receipt goes.
 
@@ -56,8 +57,8 @@ def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -
     Raises
     ------
     PetrflowError
-        Where the export cannot be read, or none of it could be trained on, or the root would take the place of what petrflow did not make;
-        the message names the cause and what mends it.
+        Where the export cannot be read, or none of it could be trained on, or the root would take
+        the place of what petrflow did not make; the message names the cause and what mends it.
     """
     settings = parse_settings(dataset)
     root = Path(root)
@@ -82,10 +83,12 @@ def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -
 
 @contextlib.contextmanager
 def _opened(source: Path, place: Path) -> Iterator[Path]:
-    """Yield the export's folder or JSON file. An archive is unpacked into a place of petrflow's own.
+    """Yield the export's folder or JSON file. An archive is unpacked into a place of petrflow's
+    own.
 
-    A killed import leaves it there, and the next one goes on from where it was; a finished one removes it. What an import leaves that
-    failed, because a setting was missing, is used by the next one, too. Another archive under the same name begins anew.
+    A killed import leaves it there, and the next one goes on from where it was; a finished one
+    removes it. What an import leaves that failed, because a setting was missing, is used by the
+    next one, too. Another archive under the same name begins anew.
     """
     if source.is_dir() or source.suffix.lower() == ".json":
         yield source
@@ -114,7 +117,9 @@ def _opened(source: Path, place: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, export: Export, settings: Settings, mark: str) -> tuple[dict[str, Any], Written]:
-    """Write the tables, the media and the notes into `folder`; return the content of `.complete.json` and what was written."""
+    """Write the tables, the media and the notes into `folder`; return the content of
+    `.complete.json` and what was written.
+    """
     lidar_from_cloud = camera_names.lidar_from_cloud(export.axis, settings.origin_height)
     scenes = [
         SceneFacts(

@@ -1,4 +1,6 @@
-"""Read an export whole, frame by frame, and settle what its files leave open: labels' source, cameras, time, poses, scenes."""
+"""Read an export whole, frame by frame, and settle what its files leave open: labels' source,
+cameras, time, poses, scenes.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ _MOST_SWEEPS = 10
 class Export:
     """An export read and understood, before anything is written.
 
-    Everything by frame goes by the frame's label, and within it by camera. `sweeps` holds the unlabelled frames before a labelled one.
+    Everything by frame goes by the frame's label, and within it by camera. `sweeps` holds the
+    unlabelled frames before a labelled one.
     """
 
     frames: list[FrameFiles]
@@ -126,7 +129,9 @@ class Export:
         return export
 
     def _judge_tracks(self, settings: Settings) -> bool:
-        """Whether tracks give velocities over the ground: with time, with poses or a vehicle that stood, and with ids that are tracks."""
+        """Whether tracks give velocities over the ground: with time, with poses or a vehicle that
+        stood, and with ids that are tracks.
+        """
         if self.times is None:
             return False
         runs = [
@@ -137,7 +142,9 @@ class Export:
         return (self.poses is not None or settings.ego == "still") and not doubt
 
     def _add_sweeps(self, others: Sequence[FrameFiles], reader: _CameraReader, media: Media) -> None:
-        """Make unlabelled frames the previous frames of the labelled ones after them, where they have all that this takes."""
+        """Make unlabelled frames the previous frames of the labelled ones after them, where they
+        have all that this takes.
+        """
         known = [
             frame
             for frame in others
@@ -181,7 +188,9 @@ class Export:
 def _without_faults(
     frames: list[FrameFiles], faults: Mapping[str, PetrflowError], settings: Settings, notes: list[str]
 ) -> list[FrameFiles]:
-    """Drop frames whose image, calibration or cloud is missing or broken, up to the share that the settings allow."""
+    """Drop frames whose image, calibration or cloud is missing or broken, up to the share that the
+    settings allow.
+    """
     if not faults:
         return frames
     first = next(iter(faults.values()))
@@ -226,7 +235,9 @@ class _CameraReader:
         self.converted = 0
 
     def read(self, frame: FrameFiles) -> tuple[dict[str, Camera], dict[str, Picture]]:
-        """Return a frame's cameras, with intrinsics that fit the images as they are shown, and the images."""
+        """Return a frame's cameras, with intrinsics that fit the images as they are shown, and the
+        images.
+        """
         if frame.problem:
             raise PetrflowError(frame.problem)
         if frame.config is None:
@@ -261,7 +272,9 @@ class _CameraReader:
         return cameras, pictures
 
     def _by_name(self, listed: list[Any], where: str) -> dict[str, int] | None:
-        """Pair folders that are named by where they look, such as camera_image_front, with the entries that look there."""
+        """Pair folders that are named by where they look, such as camera_image_front, with the
+        entries that look there.
+        """
         if self.settings.camera_order is not None or len(listed) != len(self.present):
             return None
         if self.named is None:

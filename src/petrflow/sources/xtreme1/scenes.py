@@ -33,7 +33,8 @@ def cut_scenes(
     splits: Mapping[str, Any],
     gap: float,
 ) -> list[Scene]:
-    """Cut sorted frames into scenes so that nothing that looks back in time crosses a gap, a change of scene or a change of split.
+    """Cut sorted frames into scenes so that nothing that looks back in time crosses a gap, a change
+    of scene or a change of split.
 
     Parameters
     ----------
@@ -44,7 +45,8 @@ def cut_scenes(
     tracks
         The trackIds of each frame by label.
     splits
-        The setting: ``{train, val}`` of scene names or file lists, or ``{ratio, seed, by}``, ratio being val's share.
+        The setting: ``{train, val}`` of scene names or file lists, or ``{ratio, seed, by}``, ratio
+        being val's share.
     gap
         Seconds without a frame after which a new scene starts.
     """
@@ -74,7 +76,9 @@ def cut_scenes(
 def _runs(
     frames: Sequence[FrameFiles], times: Mapping[str, int] | None, tracks: Mapping[str, set[str]], gap: float
 ) -> list[list[FrameFiles]]:
-    """Frames that follow one another. A flat folder without time whose neighbours share no track is no sequence at all."""
+    """Frames that follow one another. A flat folder without time whose neighbours share no track is
+    no sequence at all.
+    """
     runs: list[list[FrameFiles]] = []
     flat = [frame for frame in frames if not frame.scene]
     unrelated = times is None and not any(tracks[a.label] & tracks[b.label] for a, b in pairwise(flat))
@@ -107,7 +111,9 @@ def _named(pieces: list[list[FrameFiles]], split_of: Mapping[str, str]) -> list[
 
 
 def _split_by_lists(frames: Sequence[FrameFiles], splits: Mapping[str, Any]) -> dict[str, str]:
-    """Read `{train: ..., val: ...}`: lists of scenes, or text files with one frame a line; a side left out gets the rest."""
+    """Read `{train: ..., val: ...}`: lists of scenes, or text files with one frame a line; a side
+    left out gets the rest.
+    """
     split_of: dict[str, str] = {}
     for split in ("train", "val"):
         for label in _members(frames, splits.get(split), split):
@@ -158,7 +164,9 @@ def _members(frames: Sequence[FrameFiles], value: Any, split: str) -> list[str]:
 
 
 def _split_by_ratio(runs: list[list[FrameFiles]], splits: Mapping[str, Any]) -> dict[str, str]:
-    """Draw `ratio` of the scenes by a hash of their names, or, within a single one, of ten blocks of neighbouring frames."""
+    """Draw `ratio` of the scenes by a hash of their names, or, within a single one, of ten blocks
+    of neighbouring frames.
+    """
 
     def unit_name(unit: list[FrameFiles]) -> str:
         return unit[0].scene if len(scene_names) > 1 else unit[0].label

@@ -46,7 +46,9 @@ class Settings:
 
 
 def parse_settings(dataset: Mapping[str, Any]) -> Settings:
-    """Check a config entry against the schema, fill in defaults, and see that the files it names are there."""
+    """Check a config entry against the schema, fill in defaults, and see that the files it names
+    are there.
+    """
     entry = settings("xtreme1", {"kind": "xtreme1", **dataset})
     mistakes = [f"{'.'.join(map(str, path))}: {says}" for path, says in missing_files(entry)]
     if mistakes:
@@ -69,7 +71,9 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
 
 
 def missing_files(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield key and sentence for each file or folder that an entry, with its defaults, names and that is not there."""
+    """Yield key and sentence for each file or folder that an entry, with its defaults, names and
+    that is not there.
+    """
     source, timestamps = Path(entry["source"]), entry["timestamps"]
     if not source.exists():
         yield (

@@ -1,4 +1,6 @@
-"""When frames were taken and where the vehicle was: from file names, a CSV of timestamps, a CSV or JSON of poses."""
+"""When frames were taken and where the vehicle was: from file names, a CSV of timestamps, a CSV or
+JSON of poses.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from petrflow.geometry import transform
 from petrflow.sources.clock import in_microseconds, read_number, since_1970, unit_of
 from petrflow.sources.xtreme1.frames import FrameFiles, camera_of_folder, load_json, read_text
 
-# Without time, keyframes are written this far apart, µs: nuScenes' own rate, so that the previous frame stays within its usual range.
+# Without time, keyframes are written this far apart, µs: nuScenes' own rate, so that the previous
+# frame stays within its usual range.
 ASSUMED_STEP = 500_000
 # `1532402927_612345678` is how ROS tools write seconds and nanoseconds.
 _EPOCH_NAME = re.compile(
@@ -27,7 +30,8 @@ _POSE_COLUMNS = ("tx", "ty", "tz", "qw", "qx", "qy", "qz")
 
 
 def timestamps_of_names(frames: Sequence[FrameFiles], others: Sequence[FrameFiles] = ()) -> dict[str, int] | None:
-    """Timestamps in µs by frame label where every name holds one (10, 13, 16 or 19 digits since 1970), else None.
+    """Timestamps in µs by frame label where every name holds one (10, 13, 16 or 19 digits since
+    1970), else None.
 
     `others` may be without.
     """
@@ -49,9 +53,10 @@ def read_timestamps(
 ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Read the `timestamps` CSV.
 
-    Columns ``name`` (or ``scene`` and ``name``, or ``scene/name`` in one) and ``timestamp``; a column named like an image folder
-    (``camera_image_0``) gives that camera its own time. One unit holds for the whole file (:mod:`petrflow.sources.clock`). Every one of
-    `frames` must be there, `others` may be.
+    Columns ``name`` (or ``scene`` and ``name``, or ``scene/name`` in one) and ``timestamp``; a
+    column named like an image folder (``camera_image_0``) gives that camera its own time. One unit
+    holds for the whole file (:mod:`petrflow.sources.clock`). Every one of `frames` must be there,
+    `others` may be.
 
     Returns
     -------
@@ -84,8 +89,9 @@ def read_timestamps(
 def read_poses(path: Path, frames: Sequence[FrameFiles], others: Sequence[FrameFiles] = ()) -> dict[str, np.ndarray]:
     """Read the `poses` file: where the point cloud's frame stood in a world whose z is up.
 
-    A CSV with columns ``name`` (and ``scene``), ``tx, ty, tz`` in m and ``qw, qx, qy, qz``; or a JSON object
-    ``{name: {"translation": [x, y, z], "rotation": [w, x, y, z]}}``, names also as ``scene/name``.
+    A CSV with columns ``name`` (and ``scene``), ``tx, ty, tz`` in m and ``qw, qx, qy, qz``; or a
+    JSON object ``{name: {"translation": [x, y, z], "rotation": [w, x, y, z]}}``, names also as
+    ``scene/name``.
 
     Returns
     -------

@@ -44,7 +44,9 @@ _LONGEST_PART, _SHORTENED = 90, 60
 
 @dataclass
 class CameraFacts:
-    """One image: `camera_from_lidar` (4, 4), `intrinsic` (3, 3) px, `lens` None where it does not bend, `timestamp` µs."""
+    """One image: `camera_from_lidar` (4, 4), `intrinsic` (3, 3) px, `lens` None where it does not
+    bend, `timestamp` µs.
+    """
 
     picture: Picture
     camera_from_lidar: np.ndarray
@@ -67,7 +69,8 @@ class SweepFacts:
 class FrameFacts(SweepFacts):
     """Everything the tables hold of one labelled frame, in LIDAR_TOP's axes.
 
-    boxes (N, 7) float64 with their categories, tracks ('' unknown) and point counts (0 unknown); sweeps: unlabelled frames before it.
+    boxes (N, 7) float64 with their categories, tracks ('' unknown) and point counts (0 unknown);
+    sweeps: unlabelled frames before it.
     """
 
     cloud: Path | None
@@ -112,8 +115,8 @@ def write_root(
 ) -> Written:
     """Write the media and the thirteen tables of a root into an existing folder.
 
-    Annotations of one track are linked only where `velocities` says that tracks, time and the vehicle's motion are known: the devkit then
-    gives velocities by its own rule, and NaN elsewhere.
+    Annotations of one track are linked only where `velocities` says that tracks, time and the
+    vehicle's motion are known: the devkit then gives velocities by its own rule, and NaN elsewhere.
     """
     writer = _Writer(root, version, lidar_from_cloud, cloud_unit, velocities)
     writer.write_sensors(channels)
@@ -239,7 +242,9 @@ class _Writer:
             self._link(row, last_of_channel, channel)
 
     def _file_name(self, scene: str, channel: str, frame: str, folder: str) -> str:
-        """A file's path without its ending: readable, of a length and an alphabet that every disk takes, and never one for two frames."""
+        """A file's path without its ending: readable, of a length and an alphabet that every disk
+        takes, and never one for two frames.
+        """
         before, after = (re.sub(r"[^\w.+-]", "_", part) for part in (scene, frame))
         name = f"{folder}/{channel}/{before}__{channel}__{after}"
         if name.casefold() in self.file_names or max(len(before.encode()), len(after.encode())) > _LONGEST_PART:
@@ -249,7 +254,9 @@ class _Writer:
         return name
 
     def _write_cloud(self, frame: FrameFacts, path: Path) -> np.ndarray | None:
-        """Write x, y, z, intensity, ring as the devkit reads them; return the points in the lidar frame, None where there is no cloud."""
+        """Write x, y, z, intensity, ring as the devkit reads them; return the points in the lidar
+        frame, None where there is no cloud.
+        """
         if frame.cloud is None:
             self.written.frames_without_cloud += 1
             path.write_bytes(b"")
@@ -300,7 +307,8 @@ class _Writer:
         if points is not None:
             counts[unsaid] = points_in_boxes(points, frame.boxes[unsaid])
         else:
-            # With neither pointN nor a cloud nothing says the box is empty; 0 would drop it from training and evaluation.
+            # With neither pointN nor a cloud nothing says the box is empty; 0 would drop it from
+            # training and evaluation.
             counts[unsaid] = 1
             self.written.boxes_assumed_seen += int(unsaid.sum())
         rotation = matrix_to_quaternion(frame.world_from_lidar[:3, :3])
