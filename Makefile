@@ -54,7 +54,8 @@ preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit
 
 generate: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock, docs/images/dag.png from the rules
 	.venv/bin/python tools/config_page.py && .venv/bin/python tools/conda_environments.py
-	$(SNAKEMAKE) all --cores 1 --forceall --rulegraph dot $(CONFIG_ARGUMENTS) 2> /dev/null | dot -Tpng -Gdpi=80 > docs/images/dag.png
+	@command -v dot > /dev/null || { echo "docs/images/dag.png was left as it is: drawing it needs Graphviz (apt-get install graphviz)" >&2; exit 1; }
+	set -o pipefail; $(SNAKEMAKE) all --cores 1 --forceall --rulegraph dot $(CONFIG_ARGUMENTS) 2> /dev/null | dot -Tpng -Gdpi=80 > .dag.png && mv .dag.png docs/images/dag.png
 
 clean:  ## remove what tools leave behind; never data or results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .snakemake/log .snakemake/scripts
