@@ -80,10 +80,15 @@ def interrupt_on_signals() -> None:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    # A signal to the whole group comes twice, from the group and from Snakemake: ending must not be interrupted.
+    # A signal to the whole group comes twice, from the group and from Snakemake: ending must not be interrupted. Not SIG_IGN: where both
+    # have come before the first is handled, Python 3.11 prints "Signal 15 ignored due to race condition" with a traceback.
     for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _already_ending)
     raise KeyboardInterrupt
+
+
+def _already_ending(_number: int, _frame: object) -> None:
+    """Do nothing more about a signal: the script is ending for the one before."""
 
 
 def end_with_snakemake() -> None:

@@ -190,3 +190,24 @@ def test_an_error_a_person_can_mend_is_one_line_without_a_traceback(project: Pat
     assert "work: the disk is full: free 3 GB" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert "the disk is full: free 3 GB" in (project / "a.log").read_text()
+
+
+def test_two_signals_at_once_end_a_script_without_a_traceback() -> None:
+    code = f"""
+import os, signal, sys
+sys.path[:0] = [{str(REPOSITORY / "workflow")!r}, {str(REPOSITORY / "src")!r}]
+import signals
+both = {{signal.SIGINT, signal.SIGTERM}}
+signals.interrupt_on_signals()
+signal.pthread_sigmask(signal.SIG_BLOCK, both)
+for number in both:
+    os.kill(os.getpid(), number)
+try:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+except KeyboardInterrupt:
+    print("asked to end")
+os.kill(os.getpid(), signal.SIGTERM)
+print("ended")
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "asked to end\nended\n", "")
