@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from petrflow.annotations import AnnotationStore
 from petrflow.evaluation.protocol import NUSCENES
@@ -177,3 +180,18 @@ def test_without_its_pictures_it_draws_the_boxes_and_says_so(browser: Browser, r
     assert "Pictures are missing" in browser.wait("return document.querySelector('#notice').innerText")
     assert sum(_legend(browser).values()) > 0
     assert all("ERR_FILE_NOT_FOUND" in line for line in browser.complaints())
+
+
+def test_pictures_kept_small_for_scrubbing_look_as_the_files_do(browser: Browser, run: Path) -> None:
+    _open(browser, run)
+    looks = []
+    browser.wait("return petrflow.seen.small >= 24")  # four frames of six cameras
+    for _ in range(2):
+        browser.wait(f"return document.querySelectorAll('.view img').length === {0 if looks else 6}")
+        looks.append(
+            np.asarray(Image.open(io.BytesIO(browser.driver.get_screenshot_as_png())).convert("RGB"), dtype=np.float64)
+        )
+        _press(browser, "ArrowRight")
+        _press(browser, "ArrowLeft")
+    assert np.abs(looks[0] - looks[1]).mean() < 2.0
+    browser.require_quiet()

@@ -30,7 +30,7 @@ from petrflow.reports.page import packaged_text, page_environment
 THRESHOLD = 0.3
 """Score from which detections are shown at first, and from which frames are counted."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the viewer itself changes: viewers of another number are written anew."""
 
 LEAST_SCORE = 0.05

@@ -24,7 +24,7 @@ const petrflow = (function () {
   const scenes = new Map(); // number -> frames, as data/scene-N.js gave them
   let index = null;
   const state = { scene: 0, frame: 0, set: 0, compare: -1, score: 0.3, classes: new Set(), truth: true, detections: true, picked: null, playing: false };
-  const seen = { frames: 0, missing: 0 }; // for the benchmark and the tests
+  const seen = { frames: 0, missing: 0, small: 0, last: 0 }; // for the benchmark and the tests
 
   const word = (key, values = {}) =>
     window.petrflowWords[key][root.dataset.language].replace(/\{(\w+)\}/g, (_, name) => values[name]);
@@ -66,6 +66,48 @@ const petrflow = (function () {
     }
     return image;
   }
+  // While nobody asks for anything, the scene's pictures are kept as small as they are shown: they need no decoding after that.
+  const small = new Map(); // path -> ImageBitmap, the oldest first
+  const MOST_BYTES = 256e6;
+  let smallBytes = 0, warming = 0;
+  function forgetSmall(path) {
+    const bitmap = small.get(path);
+    smallBytes -= bitmap.width * bitmap.height * 4;
+    bitmap.close();
+    small.delete(path);
+  }
+  function warm() {
+    clearTimeout(warming);
+    warming = setTimeout(warmOne, performance.now() - seen.last < 120 ? 120 : 0);
+  }
+  function warmOne() {
+    const list = frames(), shown = state.frame;
+    for (let k = 0; k < list.length; k += 1) {
+      const one = list[(shown + k) % list.length];
+      for (const [number, [path, width, height]] of one.cameras.entries()) {
+        if (small.has(path)) continue;
+        const image = picture(path), ratio = window.devicePixelRatio || 1;
+        if (!image.done) return; // its arrival asks again
+        if (image.failed || !views[number].width) continue;
+        const w = Math.round(views[number].width * ratio), h = Math.round((w * height) / width);
+        if (smallBytes + w * h * 4 > MOST_BYTES) {
+          const scene = new Set(list.flatMap((frame) => frame.cameras.map((camera) => camera[0])));
+          const old = [...small.keys()].find((known) => !scene.has(known));
+          if (old === undefined) return;
+          forgetSmall(old);
+        }
+        createImageBitmap(image, { resizeWidth: w, resizeHeight: h, resizeQuality: "medium" }).then((bitmap) => {
+          if (small.has(path)) forgetSmall(path);
+          small.set(path, bitmap);
+          smallBytes += w * h * 4;
+          seen.small = small.size;
+          warm();
+        }, () => {}); // the picture itself is shown then
+        return;
+      }
+    }
+  }
+
   const ready = (one) => one.cameras.map((camera) => picture(camera[0])).every((image) => image.done);
 
   // ------------------------------------------------------------------------------------------------------------ what a box is
@@ -180,12 +222,14 @@ const petrflow = (function () {
     const ratio = fit(canvas, view.width, (view.width * camera[2]) / camera[1]);
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
-    const image = picture(camera[0]);
-    if (view.image !== image) {
+    const image = picture(camera[0]), bitmap = small.get(camera[0]);
+    const below = bitmap || image.failed ? null : image;
+    if (view.image !== below) {
       if (view.image) view.image.remove();
-      view.image = image;
-      if (!image.failed) view.holder.prepend(image);
+      view.image = below;
+      if (below) view.holder.prepend(below);
     }
+    if (bitmap) context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     const scale = canvas.width / camera[1];
     view.hits = [];
     for (const item of list) {
@@ -288,12 +332,14 @@ const petrflow = (function () {
     $("#where").textContent = `${state.frame + 1} / ${frames().length} · ${((one.time - frames()[0].time) / 1e6).toFixed(1)} s`;
     $("#frame").value = state.frame + 1;
     seen.frames += 1;
+    seen.last = performance.now();
     if (!seen.first) seen.first = performance.now();
     seen.shown = `${state.scene}/${state.frame}`;
     remember();
     // What comes next is fetched while this is looked at.
     for (let k = 1; k <= 4; k += 1) { const next = frames()[state.frame + k]; if (next) next.cameras.forEach((camera) => picture(camera[0])); }
     if (state.frame > frames().length - 4) wantScene(state.scene + 1);
+    warm();
   }
 
   let remembering = 0;
@@ -543,7 +589,12 @@ const petrflow = (function () {
       inWords();
       ask();
     });
-    new ResizeObserver(() => { for (const camera of order) views[camera].width = views[camera].holder.clientWidth; ask(); }).observe($("#views"));
+    new ResizeObserver(() => {
+      if (order.every((camera) => views[camera].width === views[camera].holder.clientWidth)) return;
+      for (const camera of order) views[camera].width = views[camera].holder.clientWidth;
+      [...small.keys()].forEach(forgetSmall); // they are shown at another size now
+      ask();
+    }).observe($("#views"));
     new ResizeObserver(ask).observe($("#above"));
     inWords();
     if (index.scenes.length) wantScene(state.scene); else notice(word("viewer_no_scenes"));
