@@ -138,7 +138,8 @@ class Plan:
             given = {"weights": self.weights_file(run), "partial_weights": entry["partial_weights"]}
             return {**common, **given, "expect": entry["expect"]}
         if name == "export":
-            return {**common, "weights": folder / "train" / "best_model" / "model.pdparams"}
+            best = folder / "train" / "best_model" / "model.pdparams"
+            return {**common, "weights": best, "train_store": _store(dataset, "train"), "settings": entry["export"]}
         return {**common, "exported": folder / "export", "settings": entry["demo"]}
 
     def notes(self) -> dict[str, list[str]]:
@@ -195,13 +196,11 @@ class Plan:
         data = self._data(entry["dataset"])
         folder = Path("results") / run / name
         if name == "export":
-            return make_stage(
-                name,
-                run,
-                folder,
-                ("model.json", "model.pdiparams", "parity.json"),
-                after=[*data, self.stage("train", run)],
-            )
+            graphs = ("model", "features", "boxes")
+            files = tuple(f"{graph}.{kind}" for graph in graphs for kind in ("json", "pdiparams"))
+            files += ("deploy.json", "README.md", "runner.py", "parity.json")
+            after = [*data, self.stage("train", run)]
+            return make_stage(name, run, folder, files, entry["export"], given.get("export", {}), after)
         if name == "demo":
             files = ("demo.mp4", "detections.json", "frames")
             after = [*data, self.stage("export", run)]

@@ -283,10 +283,18 @@ def export(
     root: Path,
     out_dir: Path,
     schedule: Mapping[str, Any],
+    train_store: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     order: Order | None = None,
 ) -> None:
-    """Export trained weights as a static model and compare it with the eager one on samples of a
-    split.
+    """Export trained weights as static models and compare them with the eager one on samples of a split.
+
+    Parameters
+    ----------
+    store_path, train_store : Path
+        Annotation stores of the validation split, and of the training split, whose pictures set INT8's ranges.
+    settings : mapping, optional
+        ``export`` of the run's configuration.
     """
     from petrflow.export import static as exporting
 
@@ -294,9 +302,23 @@ def export(
     gate(schedule, model_config, out_dir)
     device = use_device(schedule["device"])
     inputs: Inputs = {"model file": model_file, "annotations": store_path, "weights": weights}
-    with _successor(out_dir, inputs, None, order) as (folder, record):
+    variants = (settings or {}).get("variants", [])
+    with _successor(out_dir, inputs, settings, order) as (folder, record):
         record.device = device
-        exporting.export(model_config, weights, store_path, root, folder)
+        exporting.export(
+            model_config,
+            weights,
+            store_path,
+            root,
+            folder,
+            variants=variants,
+            train_store=train_store,
+            evaluation={
+                "batch_size": schedule["batch_size"],
+                "num_workers": schedule["num_workers"],
+                "judge": schedule.get("judge", "petrflow"),
+            },
+        )
 
 
 def demo(

@@ -32,7 +32,10 @@ FILES = {
     "doctor": ["doctor.json"],
     "baseline": ["metrics.json", "results_nusc.json", "table.txt"],
     "train": ["best_model/model.pdparams", "last_model/model.pdparams", "history.csv", "metrics.json", "visualdl/log"],
-    "export": ["model.json", "model.pdiparams", "parity.json"],
+    "export": [
+        *(f"{graph}.{kind}" for graph in ("model", "features", "boxes") for kind in ("json", "pdiparams")),
+        *("deploy.json", "README.md", "runner.py", "parity.json"),
+    ],
     "demo": ["demo.mp4", "detections.json", "frames/0000.jpg"],
 }
 

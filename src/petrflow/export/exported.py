@@ -1,8 +1,8 @@
-"""An exported model, loaded and run by Paddle's inference library."""
+"""An exported model, loaded and run by Paddle's inference library or by onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +15,76 @@ from petrflow.model.box_codes import best_detections
 from petrflow.model.petr import network_inputs
 from petrflow.samples.types import Detections
 
-INPUTS = ("images", "img2lidars", "timestamps")
-FILES = ("model.json", "model.pdiparams")
+GRAPHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "model": (("images", "img2lidars", "timestamps"), ("class_logits", "box_codes")),
+    "features": (("images",), ("features",)),
+    "boxes": (("features_now", "features_before", "img2lidars", "timestamps"), ("class_logits", "box_codes")),
+}
+"""The exported graphs, with the names of their inputs and outputs in order: the whole model, and the same in two parts."""
+
+Arrays = tuple[np.ndarray, ...]
+
+
+def files_of(graph: str) -> tuple[str, str]:
+    """Return the files of a static graph: its program and its parameters."""
+    return f"{graph}.json", f"{graph}.pdiparams"
 
 
 class Predictor:
-    """``paddle.inference`` over an export folder."""
+    """``paddle.inference`` over one graph of an export folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, graph: str = "model") -> None:
         from paddle import inference
 
-        for name in FILES:
-            if not (folder / name).is_file():
-                raise PetrflowError(f"{folder / name}: no such file. Export the run first.")
-        config = inference.Config(*(str(folder / name) for name in FILES))
+        files = [folder / name for name in files_of(graph)]
+        for file in files:
+            if not file.is_file():
+                raise PetrflowError(f"{file}: no such file. Export the run first.")
+        config = inference.Config(*(str(file) for file in files))
         config.disable_glog_info()
         device = paddle.get_device()
         if device.startswith("gpu"):
             config.enable_use_gpu(256, int(device.partition(":")[2] or 0))
         else:
             config.disable_gpu()
+        self._inputs = GRAPHS[graph][0]
         self._predictor = inference.create_predictor(config)
 
-    def run(self, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return class logits (1, Q, C) and box codes (1, Q, 10) of images, img2lidars and
-        timestamps.
-        """
-        for name, array in zip(INPUTS, arrays, strict=True):
+    def run(self, arrays: Arrays) -> Arrays:
+        """Return the graph's outputs for its inputs, both in the order of :data:`GRAPHS`."""
+        for name, array in zip(self._inputs, arrays, strict=True):
             handle = self._predictor.get_input_handle(name)
             handle.reshape(list(array.shape))
             handle.copy_from_cpu(np.ascontiguousarray(array))
         self._predictor.run()
-        logits, codes = (self._predictor.get_output_handle(n).copy_to_cpu() for n in self._predictor.get_output_names())
-        return logits, codes
+        return tuple(self._predictor.get_output_handle(n).copy_to_cpu() for n in self._predictor.get_output_names())
+
+
+class OnnxGraph:
+    """onnxruntime's CPU provider over one ONNX file."""
+
+    def __init__(self, path: Path, graph: str, threads: int = 0) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in runner.py
+        self._names = GRAPHS[graph]
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(self, arrays: Arrays) -> Arrays:
+        """Return the graph's outputs for its inputs, both in the order of :data:`GRAPHS`."""
+        inputs, outputs = self._names
+        return tuple(self._session.run(list(outputs), dict(zip(inputs, arrays, strict=True))))
+
+
+def in_two_parts(features: Any, boxes: Any, arrays: Arrays) -> Arrays:
+    """Run the two graphs on the inputs of one: images (1, 2N, 3, H, W), img2lidars (1, 2N, 4, 4) and timestamps (1, 2N)."""
+    images, img2lidars, timestamps = arrays
+    now, before = (features.run((half,))[0] for half in np.split(images[0], 2))
+    outputs: Arrays = boxes.run((now, before, img2lidars, timestamps))
+    return outputs
 
 
 class ExportedModel:
@@ -56,7 +93,7 @@ class ExportedModel:
     Parameters
     ----------
     folder : Path
-        What :func:`export` wrote.
+        What :func:`petrflow.export.static.export` wrote.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +101,10 @@ class ExportedModel:
         if not (self.folder / "parity.json").is_file():
             raise PetrflowError(f"{self.folder / 'parity.json'}: no such file. Export the run first.")
         self.record = read_json(self.folder / "parity.json")
-        self._predictor = Predictor(self.folder)
+        self._run = self._load()
+
+    def _load(self) -> Any:
+        return Predictor(self.folder).run
 
     def eval(self) -> None:
         """Do nothing: an exported model always predicts."""
@@ -79,6 +119,26 @@ class ExportedModel:
             )
         detections = []
         for index in range(len(arrays[0])):
-            outputs = self._predictor.run(tuple(array[index : index + 1] for array in arrays))
-            detections += best_detections(*outputs, **self.record["decode"])
+            logits, codes = self._run(tuple(array[index : index + 1] for array in arrays))
+            detections += best_detections(logits, codes, **self.record["decode"])
         return detections
+
+
+class OnnxModel(ExportedModel):
+    """The two ONNX graphs of an export folder, as a model.
+
+    Parameters
+    ----------
+    folder : Path
+    files : (str, str)
+        The two graphs' files; a variant has other ones.
+    record : mapping
+        What ``parity.json`` will hold, or holds.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], record: Mapping[str, Any]) -> None:
+        self.folder, self.record = Path(folder), dict(record)
+        features, boxes = (
+            OnnxGraph(self.folder / f, graph) for f, graph in zip(files, ("features", "boxes"), strict=True)
+        )
+        self._run = lambda arrays: in_two_parts(features, boxes, arrays)

@@ -1,14 +1,11 @@
-"""A trained model as a static one for ``paddle.inference``, proven equal to the eager one on real
-samples.
-"""
+"""A trained model as static ones for ``paddle.inference`` and onnxruntime, proven equal to the eager one on real samples."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +14,17 @@ import paddle
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.export.exported import FILES, INPUTS, Predictor
+from petrflow.export.exported import GRAPHS, Arrays, Predictor, files_of, in_two_parts
+from petrflow.export.networks import BoxNetwork, FeatureNetwork, Network, full_float32, save
 from petrflow.export.onnx import to_onnx
-from petrflow.export.parity import BOX_SCALE, SCORE_SCALE, TOLERANCE, compare, steady_sample
+from petrflow.export.package import facts, write_package
+from petrflow.export.parity import BOX_SCALE, SCORE_SCALE, TOLERANCE, Parity, compare, steady_sample
 from petrflow.files import atomic_path, remove, temporary_path, write_json
 from petrflow.model import PetrV2, build_model
 from petrflow.samples.dataset import PetrDataset
 from petrflow.weights.load import load_weights
 
-
-class Network(paddle.nn.Layer):
-    """What is exported: images and calibration in, the last decoder layer's class logits and box
-    codes out.
-    """
-
-    def __init__(self, model: PetrV2) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: paddle.Tensor, img2lidars: paddle.Tensor, timestamps: paddle.Tensor) -> tuple[Any, Any]:
-        """Return (1, Q, C) class logits and (1, Q, 10) box codes."""
-        logits, codes = self.model.raw_outputs(images, img2lidars, timestamps)
-        return logits[-1], codes[-1]
+STATIC_FILES = tuple(name for graph in GRAPHS for name in files_of(graph))
 
 
 def export(
@@ -48,8 +34,12 @@ def export(
     root: Path,
     out_dir: Path,
     samples: int = 4,
+    *,
+    variants: Sequence[str] = (),
+    train_store: Path | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a static model and compare it with the eager one.
+    """Write the static models, compare them with the eager one, and add what somebody needs to use them without petrflow.
 
     Parameters
     ----------
@@ -60,10 +50,16 @@ def export(
     store_path, root : Path
         Annotation store of the split to compare on, and the nuScenes root it was made from.
     out_dir : Path
-        Gets ``model.json`` and ``model.pdiparams`` (the program and its parameters), ``model.onnx``
-        where paddle2onnx manages it, and, last, ``parity.json``.
+        Gets ``GRAPH.json`` and ``GRAPH.pdiparams`` (program and parameters) of each of :data:`GRAPHS`, ``GRAPH.onnx`` where paddle2onnx
+        manages it, the files of :mod:`petrflow.export.package`, ``variants.json`` where variants are asked for, and, last, ``parity.json``.
     samples : int
         How many samples to compare on, spread over the split.
+    variants : of ``float16`` and ``int8``
+        Smaller ONNX graphs to add (:mod:`petrflow.export.variants`).
+    train_store : Path, optional
+        Annotation store of the training split, whose pictures set INT8's ranges.
+    evaluation : mapping, optional
+        How to score variants: ``batch_size``, ``num_workers`` and ``judge`` of :func:`petrflow.evaluation.evaluate.evaluate`.
 
     Returns
     -------
@@ -73,48 +69,112 @@ def export(
     Raises
     ------
     PetrflowError
-        When the exported model differs from the eager one; then nothing is left in ``out_dir``.
+        When an exported model differs from the eager one; then nothing is left in ``out_dir``.
     """
+    # ---- what the eager model makes of some samples
     dataset = PetrDataset(store_path, root, dict(model_config), training=False)
-    cameras = len(AnnotationStore.open(store_path).camera_names)
-    model = build_model(model_config, num_cameras=cameras)
+    cameras = AnnotationStore.open(store_path).camera_names
+    model = build_model(model_config, num_cameras=len(cameras))
     if weights is not None:
         print(load_weights(model, weights), file=sys.stderr)
     model.eval()
-    wanted = sorted({int(index) for index in np.linspace(0, len(dataset) - 1, min(samples, len(dataset)))})
-    compared = [steady_sample(model, dataset, index) for index in wanted]
-    inputs, expected = [sample.inputs for sample in compared], [sample.outputs for sample in compared]
-
     out_dir.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(out_dir) as folder:
-        save(model, [array.shape for array in inputs[0]], folder / "model")
-        predictor = Predictor(folder)
-        parity = compare(expected, [predictor.run(arrays) for arrays in inputs])
+    with full_float32(), scratch_folder(out_dir) as folder:
+        wanted = sorted({int(index) for index in np.linspace(0, len(dataset) - 1, min(samples, len(dataset)))})
+        compared = [steady_sample(model, dataset, index) for index in wanted]
+        inputs, expected = [sample.inputs for sample in compared], [sample.outputs for sample in compared]
+
+        # ---- the static graphs, compared with it
+        features = save_graphs(model, inputs[0], folder)
+        predictors = {graph: Predictor(folder, graph) for graph in GRAPHS}
+        one, two = (run(predictors, inputs, expected) for run in (compare_one, compare_two))
         coder = model.pts_bbox_head.bbox_coder
         record: dict[str, Any] = {
             "tolerance": TOLERANCE,
-            "max_relative_difference": {"boxes": parity.boxes, "scores": parity.scores},
+            "max_relative_difference": {"boxes": one.boxes, "scores": one.scores},
+            "two_graphs": {"boxes": two.boxes, "scores": two.scores},
             "scale": {"boxes": BOX_SCALE, "scores": SCORE_SCALE},
+            "precision": "float32, TF32 switched off",
             "samples": [dataset.token(sample.index) for sample in compared],
-            "inputs": {name: list(array.shape) for name, array in zip(INPUTS, inputs[0], strict=True)},
+            "inputs": {name: list(array.shape) for name, array in zip(GRAPHS["model"][0], inputs[0], strict=True)},
             "outputs": {"class_logits": list(expected[0][0].shape), "box_codes": list(expected[0][1].shape)},
             "class_names": list(model_config["class_names"]),
             "decode": {"max_num": coder.max_num, "centre_range": list(coder.post_center_range)},
             "paddle": paddle.__version__,
         }
-        if not parity.holds:
-            raise PetrflowError(
-                f"The exported model differs from the eager one by {parity.boxes:.2g} (boxes) and {parity.scores:.2g} "
-                f"(scores) relative, more than {TOLERANCE}, over samples {', '.join(record['samples'])}. Nothing was kept; "
-                "look for a part of the model that a static graph computes differently."
+        for name, parity in (("model", one), ("two exported graphs", two)):
+            if not parity.holds:
+                raise PetrflowError(
+                    f"The exported model ({name}) differs from the eager one by {parity.boxes:.2g} (boxes) and {parity.scores:.2g} "
+                    f"(scores) relative, more than {TOLERANCE}, over samples {', '.join(record['samples'])}. Nothing was kept; "
+                    "look for a part of the model that a static graph computes differently."
+                )
+
+        # ---- ONNX, and what goes with it
+        record["onnx"] = to_onnx(folder, ("model",), lambda graphs: compare_one(graphs, inputs, expected))
+        record["onnx_two_graphs"] = to_onnx(
+            folder, ("features", "boxes"), lambda graphs: compare_two(graphs, inputs, expected)
+        )
+        if variants:
+            write_json(
+                folder / "variants.json",
+                _variants(folder, variants, model_config, record, train_store, (store_path, root), evaluation or {}),
             )
-        record["onnx"] = to_onnx(folder, inputs, expected)
-        for name in (*FILES, "model.onnx"):
-            if (folder / name).exists():
-                with atomic_path(out_dir / name) as path:
-                    shutil.copyfile(folder / name, path)
+        write_package(folder, facts(dataset, cameras, record, features), record)
+        for made in sorted(folder.iterdir()):
+            with atomic_path(out_dir / made.name) as path:
+                shutil.copyfile(made, path)
     write_json(out_dir / "parity.json", record)
     return record
+
+
+def save_graphs(model: PetrV2, inputs: Arrays, folder: Path) -> list[int]:
+    """Write all static graphs of a model that has run eagerly on these inputs; return the shape (C, h, w) of a picture's features."""
+    images, img2lidars, timestamps = inputs
+    with paddle.no_grad():
+        features = FeatureNetwork(model)(paddle.to_tensor(images[0, :1])).shape[1:]
+    model.pts_bbox_head.register_constants()
+    shapes = [array.shape for array in inputs]
+    save(Network(model), dict(zip(GRAPHS["model"][0], shapes, strict=True)), folder / "model")
+    # The image network takes any number of pictures. The head's reshapes leave one size open at most: it takes one sample.
+    save(FeatureNetwork(model), {"images": [-1, *images.shape[2:]]}, folder / "features")
+    stack = [images.shape[1] // 2, *features]
+    parts = [stack, stack, list(img2lidars.shape), list(timestamps.shape)]
+    network = BoxNetwork(model, images.shape[-2:])
+    save(network, dict(zip(GRAPHS["boxes"][0], parts, strict=True)), folder / "boxes")
+    return list(features)
+
+
+def compare_one(graphs: Mapping[str, Any], inputs: list[Arrays], expected: list[Any]) -> Parity:
+    """Compare the graph of the whole model, of whatever library, with what the eager model made of the inputs."""
+    return compare(expected, [graphs["model"].run(arrays) for arrays in inputs])
+
+
+def compare_two(graphs: Mapping[str, Any], inputs: list[Arrays], expected: list[Any]) -> Parity:
+    """Compare the two graphs likewise."""
+    outputs: list[Any] = [in_two_parts(graphs["features"], graphs["boxes"], arrays) for arrays in inputs]
+    return compare(expected, outputs)
+
+
+def _variants(
+    folder: Path,
+    names: Sequence[str],
+    model_config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    train_store: Path | None,
+    validation: tuple[Path, Path],
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what ``variants.json`` holds: the variants, or why there are none."""
+    from petrflow.export.variants import make_variants
+
+    if not record["onnx_two_graphs"]["written"]:
+        return {"written": False, "reason": record["onnx_two_graphs"]["reason"]}
+    train = (train_store or validation[0], validation[1])
+    return {
+        "written": True,
+        **make_variants(folder, names, model_config, record, train, validation, evaluation),
+    }
 
 
 @contextlib.contextmanager
@@ -128,15 +188,3 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         remove(folder)
-
-
-def save(model: PetrV2, shapes: list[tuple[int, ...]], path: Path) -> None:
-    """Trace a model that has run eagerly on inputs of these shapes, and write ``path``.json and
-    ``path``.pdiparams.
-    """
-    model.pts_bbox_head.register_constants()
-    network = Network(model)
-    network.eval()
-    spec = [paddle.static.InputSpec(list(shape), "float32", name) for shape, name in zip(shapes, INPUTS, strict=True)]
-    logging.getLogger("paddle").setLevel(logging.ERROR)
-    paddle.jit.save(network, str(path), input_spec=spec)

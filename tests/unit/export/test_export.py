@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,11 +16,14 @@ from tests.helpers.models import fake_batch, small_model_config
 paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
-from petrflow.export import onnx, parity
+from petrflow.export import networks, onnx, parity
 from petrflow.export import static as exporting
-from petrflow.export.exported import FILES, ExportedModel
+from petrflow.export.exported import ExportedModel, OnnxGraph, Predictor, in_two_parts
+from petrflow.export.static import STATIC_FILES
 from petrflow.files import read_json
 from petrflow.model import build_model
+from petrflow.model.petr import network_inputs
+from petrflow.samples.settings import InputSettings
 
 CONFIG = small_model_config()
 CONFIG["model"]["pts_bbox_head"].update(monocular=1.0, proposals=10, keys=20, point_prior=[0.0, 0.2, 0.5, 2.0])
@@ -28,9 +33,12 @@ class _Dataset:
     """Stands in for a data set: made-up samples."""
 
     cameras = 6
+    indices = np.arange(3)
+    store = [SimpleNamespace(num_sweeps=0)] * 3
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.camera_names = ["camera"] * self.cameras
+        self.camera_names = [f"camera {number}" for number in range(self.cameras)]
+        self.settings = InputSettings.from_model_config(CONFIG)
 
     @classmethod
     def open(cls, _: Path) -> _Dataset:
@@ -90,12 +98,61 @@ def test_the_exported_model_agrees_with_the_eager_one(exported: Path) -> None:
     assert 0 <= record["max_relative_difference"]["boxes"] <= 1e-3
     assert 0 <= record["max_relative_difference"]["scores"] <= 1e-3
     assert record["inputs"] == {"images": [1, 12, 3, 32, 96], "img2lidars": [1, 12, 4, 4], "timestamps": [1, 12]}
-    assert record["onnx"]["written"] or record["onnx"]["reason"]
-    assert sorted(path.name for path in exported.iterdir() if path.name != "model.onnx") == [
-        "model.json",
-        "model.pdiparams",
-        "parity.json",
-    ]
+    assert 0 <= record["two_graphs"]["boxes"] <= 1e-3 and 0 <= record["two_graphs"]["scores"] <= 1e-3
+    for made in (record["onnx"], record["onnx_two_graphs"]):
+        assert made["written"] or made["reason"]
+    plan = {*STATIC_FILES, "deploy.json", "README.md", "runner.py", "parity.json"}
+    assert {path.name for path in exported.iterdir() if path.suffix != ".onnx"} == plan
+
+
+def test_the_two_graphs_give_what_the_whole_one_does(exported: Path) -> None:
+    arrays = network_inputs(fake_batch(CONFIG, 1, seed=3))
+    one = Predictor(exported).run(arrays)
+    two = in_two_parts(Predictor(exported, "features"), Predictor(exported, "boxes"), arrays)
+    assert parity.compare([one], [two]).boxes < 1e-4  # type: ignore[list-item]
+
+
+def test_the_image_network_takes_any_number_of_pictures(exported: Path) -> None:
+    images = network_inputs(fake_batch(CONFIG, 1, seed=3))[0][0]
+    graphs: list[Any] = [Predictor(exported, "features")]
+    if read_json(exported / "parity.json")["onnx_two_graphs"]["written"]:
+        graphs.append(OnnxGraph(exported / "features.onnx", "features"))
+    for graph in graphs:
+        (all_at_once,) = graph.run((images,))
+        for count in (1, 5):
+            np.testing.assert_allclose(graph.run((images[:count],))[0], all_at_once[:count], atol=1e-5)
+
+
+def test_onnx_is_standard_simplified_and_named(exported: Path) -> None:
+    if not read_json(exported / "parity.json")["onnx_two_graphs"]["written"]:
+        pytest.skip("no ONNX here; parity.json says why")
+    import onnx as format_
+
+    for graph, (inputs, outputs) in exporting.GRAPHS.items():
+        model = format_.load(str(exported / f"{graph}.onnx"))
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", onnx.OPSET)]
+        assert {node.op_type for node in model.graph.node}.isdisjoint({"Constant", "Identity"})
+        assert tuple(value.name for value in model.graph.input) == inputs
+        assert tuple(value.name for value in model.graph.output) == outputs
+
+
+def test_tf32_is_switched_off_while_models_are_compared_and_on_again_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Core:
+        state: ClassVar[dict[str, bool]] = {"cudnn": True, "cublas": False}
+        get_cudnn_switch = staticmethod(lambda: Core.state["cudnn"])
+        get_cublas_switch = staticmethod(lambda: Core.state["cublas"])
+        set_cudnn_switch = staticmethod(lambda value: Core.state.update(cudnn=value))
+        set_cublas_switch = staticmethod(lambda value: Core.state.update(cublas=value))
+
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    with pytest.raises(KeyError), networks.full_float32(Core):
+        assert Core.state == {"cudnn": False, "cublas": False}
+        assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+        raise KeyError
+    assert Core.state == {"cudnn": True, "cublas": False}
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
 
 
 def test_the_exported_model_predicts_what_the_eager_one_does(exported: Path, eager: Any) -> None:
@@ -128,12 +185,13 @@ def test_an_export_that_differs_fails_and_leaves_nothing(
         logits, codes = sample.outputs
         return replace(sample, outputs=(logits, codes + 0.01))
 
-    def copy(model: Any, shapes: Any, path: Path) -> None:
-        for name in FILES:
-            (path.parent / name).write_bytes((exported / name).read_bytes())
+    def copy(model: Any, inputs: Any, folder: Path) -> list[int]:
+        for name in STATIC_FILES:
+            (folder / name).write_bytes((exported / name).read_bytes())
+        return [32, 1, 3]
 
     monkeypatch.setattr(parity, "run_eager", shifted)
-    monkeypatch.setattr(exporting, "save", copy)
+    monkeypatch.setattr(exporting, "save_graphs", copy)
     with pytest.raises(PetrflowError, match="differs from the eager one"):
         _export(tmp_path / "out", {name: value.numpy() for name, value in eager.state_dict().items()})
     assert list((tmp_path / "out").iterdir()) == []
@@ -152,7 +210,7 @@ def test_a_failing_onnx_conversion_is_recorded_and_fails_nothing(
 ) -> None:
     pytest.importorskip("paddle2onnx", reason="paddle2onnx has no build for Python 3.13 and newer")
     monkeypatch.setattr(onnx.sys, "executable", "/bin/false")
-    record = onnx.to_onnx(tmp_path, [], [])
+    record = onnx.to_onnx(tmp_path, ("model",), _never)
     assert record["written"] is False and record["reason"]
 
 
@@ -161,10 +219,14 @@ def test_without_paddle2onnx_the_record_says_why_there_is_no_onnx(
 ) -> None:
     monkeypatch.setitem(onnx.sys.modules, "paddle2onnx", None)
     monkeypatch.setattr(onnx.sys, "version_info", (3, 13, 0))
-    assert onnx.to_onnx(tmp_path, [], []) == {
+    assert onnx.to_onnx(tmp_path, ("model",), _never) == {
         "written": False,
         "reason": "paddle2onnx is not installed: it has no build for Python 3.13 and newer",
     }
+
+
+def _never(_: Any) -> parity.Parity:
+    raise AssertionError("nothing to compare")
 
 
 @pytest.mark.slow
