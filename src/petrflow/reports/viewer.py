@@ -20,7 +20,7 @@ import numpy as np
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.files import atomic_dir, file_stamp, fingerprint, read_json, write_atomic, write_json
+from petrflow.files import atomic_dir, fingerprint, read_json, sha256_file, write_atomic, write_json
 from petrflow.pictures.draw import camera_grid_order
 from petrflow.reports import detections as counted
 from petrflow.reports import words
@@ -73,7 +73,7 @@ def update_viewer(results: Path, run: str, dataset: str, data: Path = Path("data
         return ""
     findings = results / dataset / "doctor" / "doctor.json"
     sources = [store, *(one.path for one in sets), *([findings] if findings.is_file() else [])]
-    made_from = fingerprint([FORMAT, [[path.as_posix(), file_stamp(path)] for path in sources]])
+    made_from = fingerprint([FORMAT, [[path.name, sha256_file(path)] for path in sources]])
     try:
         shown = folder / "viewer" / "figures.json"
         if shown.is_file() and read_json(shown).get("made_from") == made_from:
