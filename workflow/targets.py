@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plan import Plan
-from stage import RUN_STAGES, Stage
+from stage import DOORS, RUN_STAGES, Stage
 
 from petrflow.errors import PetrflowError
 
@@ -56,6 +56,7 @@ def translate(
     stages: list[Stage] = []
     for target in typed:
         if target in rules:
+            _require_whole(plan, target, rules)
             stages += _of_rule(plan, target)
             wanted.targets.append(target)
         else:
@@ -92,6 +93,16 @@ def _of_rule(plan: Plan, rule: str) -> list[Stage]:
     return [stage for stage in plan.all() if stage.name in wanted]
 
 
+def _require_whole(plan: Plan, rule: str, rules: Collection[str]) -> None:
+    """Raise for the name of a rule that makes one stage of one run or data set: Snakemake would ask for a rule without wildcards."""
+    if f"{rule}_all" not in rules and rule not in (*DOORS, "weights", "doctor_dataset"):
+        return
+    whole = {"doctor_dataset": "doctor"}.get(rule, f"{rule}_all" if f"{rule}_all" in rules else "all")
+    files = [str(stage.folder / stage.files[0]) for stage in plan.all() if rule_of(stage) == rule]
+    example = f", or for a file such as {files[0]}" if files else ""
+    raise PetrflowError(f"{rule} is a rule for one run or data set at a time: ask for {whole}{example}.")
+
+
 def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
     """The stage that makes a file."""
     path = Path(os.path.relpath(target))
@@ -104,7 +115,7 @@ def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
         inside = stage.folder == path or stage.folder in path.parents
         if inside and (longest is None or len(stage.folder.parts) > len(longest.folder.parts)):
             longest = stage
-    if longest is not None and not longest.name.startswith("classic-"):
+    if longest is not None and not longest.name.startswith("classic-") and not _is_misspelt(longest, path):
         return longest
     known = sorted({*rules, *(str(stage.folder / name) for stage in plan.all() for name in stage.files)})
     near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
@@ -114,6 +125,16 @@ def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
         f"{', '.join(sorted(rule for rule in rules if rule in ('all', 'doctor', 'report', 'preflight') or rule.endswith('_all')))}; "
         f"runs are {', '.join(plan.config['runs'])}."
     )
+
+
+def _is_misspelt(stage: Stage, path: Path) -> bool:
+    """Whether a name in a stage's folder is of no result: the stage is finished without it, or it is nearly that of a known one."""
+    if path == stage.folder or path.exists():
+        return False
+    if stage.receipt.exists() and not stage.fault():
+        return True
+    known = [(stage.folder / name).stem for name in stage.files if Path(name).suffix == path.suffix]
+    return bool(difflib.get_close_matches(path.stem, known, 1, cutoff=0.75))
 
 
 def _with_those_before(stages: Iterable[Stage]) -> set[Stage]:

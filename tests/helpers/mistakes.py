@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,6 +150,28 @@ def _no_tables(folder: Path, config: dict[str, Any]) -> None:
     (folder / "own_root" / "v1.0-mini" / "sample.json").unlink()
 
 
+def _link(target: str) -> Change:
+    def change(folder: Path, config: dict[str, Any]) -> None:
+        (folder / "link.pdparams").unlink(missing_ok=True)
+        (folder / "link.pdparams").symlink_to(target)
+        config["runs"]["first"]["weights"] = "link.pdparams"
+
+    return change
+
+
+def _pipe(folder: Path, config: dict[str, Any]) -> None:
+    os.mkfifo(folder / "w.pdparams")
+    config["runs"]["first"]["weights"] = "w.pdparams"
+
+
+def _weights(name: str, content: bytes) -> Change:
+    def change(folder: Path, config: dict[str, Any]) -> None:
+        _write(folder / name, content)
+        config["runs"]["first"]["weights"] = name
+
+    return change
+
+
 FIRST, SCHEDULE, OWN, STREETS, LOT = (
     ("runs", "first"), ("runs", "first", "schedule"), ("datasets", "own"), ("datasets", "streets"), ("datasets", "lot"),
 )  # fmt: skip
@@ -173,7 +197,24 @@ CASES = [
     Case("weights a web page", ("runs.first.weights", "is a web page"), _web_page),
     Case("weights of another network", ("runs.first.weights", "hold 0 % of the model's", "not found: ", "partial_weights: true"), _other_network),
     Case("weights of a run of another model", ("runs.second.weights", "the model of run 'first'", "% are needed"), _published_model),
+    Case("weights a dead link", ("link.pdparams does not exist (it is a link to /nowhere/w, which leads to no file)",), _link("/nowhere/w")),
+    Case("weights a link to itself", ("it is a link to link.pdparams, which leads to no file",), _link("link.pdparams")),
+    Case("weights a pipe", ("w.pdparams is a pipe or a device",), _pipe),
+    Case("weights an exported model", ("w.onnx is an exported model",), _weights("w.onnx", b"\x08\x08\x12\x07")),
+    Case("weights a model of Paddle's in JSON", ("w.json is JSON text",), _weights("w.json", b'{"base_code": {}}')),
+    Case("weights a page under another name", ("w.safetensors is a web page",), _weights("w.safetensors", b"<html>" * 9)),
+    Case("weights a pointer", ("w.safetensors is a Git LFS pointer",), _weights("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n")),
+    Case("weights without names", ("the entry 0 has a number for a name",), _weights("w.pdparams", pickle.dumps({0: np.zeros(3, "float32")}, 2))),
+    Case("weights of no run at all", ("runs.first.weights.run: must be text, not null",), put(*FIRST, "weights", value={"run": None})),
+    Case("weights of no link", ("example.org/w is no link that can be fetched",), put(*FIRST, "weights", value={"url": "example.org/w"})),
+    Case("weights empty", ("runs.first.weights: is empty",), put(*FIRST, "weights", value="")),
     # sources
+    Case("source of another protocol", ("datasets.own.source: s3://bucket/a.tgz is no link that can be fetched",), put(*OWN, "source", value="s3://bucket/a.tgz")),
+    Case("source of no server", ("datasets.own.source[0]: https:///a.tgz names no server",), put(*OWN, "source", value=["https:///a.tgz"])),
+    Case("source of an unknown user", ("~no-such-user-here/export does not exist",), put(*LOT, "source", value="~no-such-user-here/export")),
+    Case("source too long", ("cannot be read: File name too long",), put(*OWN, "source", value="a" * 300)),
+    Case("source with a line break", ("datasets.own.source: 'own_root\\n' holds a line break",), put(*OWN, "source", value="own_root\n")),
+    Case("version of another folder", ("datasets.own.version: '../v1.0-mini' does not have the form",), put(*OWN, "version", value="../v1.0-mini")),
     Case("source missing", ("datasets.own.source", "does not exist (there is own_root)"), put(*OWN, "source", value="own_roto")),
     Case("source of another version", ("datasets.own", "v1.0-mini, not v1.0-trainval"), put(*OWN, "version", value="v1.0-trainval")),
     Case("source no archive", ("datasets.own.source", "neither an archive"), put(*OWN, "source", value="Snakefile")),
@@ -209,7 +250,18 @@ CASES = [
     Case("name taken", ("runs.Weights", "taken by petrflow's own folders"), put("runs", "Weights", value={"dataset": "streets", "model": "petrv2_tiny"})),
     Case("name no folder", ("runs.a/b", "becomes a folder"), put("runs", "a/b", value={"dataset": "streets", "model": "petrv2_tiny"})),
     Case("kind unknown", ("datasets.lot.kind", "did you mean 'xtreme1'"), put(*LOT, "kind", value="xtreme")),
+    Case("rate infinite", ("runs.first.schedule.learning_rate: must be a finite number, not .inf",), put(*SCHEDULE, "learning_rate", value=float("inf"))),
+    Case("rate no number", ("runs.first.schedule.learning_rate: must be a finite number, not .nan",), put(*SCHEDULE, "learning_rate", value=float("nan"))),
+    Case("epochs without end", ("at most 100000",), put(*SCHEDULE, "epochs", value=10**9)),
+    Case("seed beyond Paddle's", ("at most 2147483648",), put(*SCHEDULE, "seed", value=2**70)),
+    Case("metric in percent", ("runs.first.expect.NDS.value: is 37.4, and NDS is a share",), put(*FIRST, "expect", value={"NDS": {"value": 37.4}})),
+    Case("name too long", ("becomes a folder",), put("runs", "a" * 300, value={"dataset": "streets", "model": "petrv2_tiny"})),
     # model files
+    Case("model by its file name", ("stands without its ending: petrv2_tiny",), put(*FIRST, "model", value="petrv2_tiny.yml")),
+    Case("part that is not there", ("fresh[0]: no part of the network is called pts_bbox_head.monoculra",), model("fresh", value=["pts_bbox_head.monoculra"])),
+    Case("turn in degrees", ("augmentation.rotation: is [-22.5, 22.5] rad",), model("augmentation", "rotation", value=[-22.5, 22.5])),
+    Case("scale the wrong way", ("augmentation.scale: is [1.05, 0.95]: the smaller number comes first",), model("augmentation", "scale", value=[1.05, 0.95])),
+    Case("picture cut off whole", ("input.bot_pct_lim: is [0.0, 2.0]",), model("input", "bot_pct_lim", value=[0.0, 2.0])),
     Case("model unknown", ("runs.first.model", "did you mean 'petrv2_tiny'"), put(*FIRST, "model", value="petrv2_tini")),
     Case("model file missing", ("runs.first.model", "own.yml does not exist"), put(*FIRST, "model", value="own.yml")),
     Case("num_querry", ("own.yml, line ", "model.pts_bbox_head.num_querry: unknown key; did you mean 'num_query'"), model(*HEAD, "num_querry", value=900)),
@@ -231,6 +283,9 @@ CASES = [
     Case("Chinese key", ("runs.first.数据集", "unknown key"), text(("    dataset: streets", "    数据集: streets"))),
     Case("Chinese name", ("datasets.街道", "becomes a folder"), text(("  streets:", "  街道:"))),
     Case("Chinese path", ("datasets.lot.source", "出口 does not exist"), put(*LOT, "source", value="出口")),
+    Case("number with a colon", ("runs.first.schedule.epochs: YAML reads 1:30 as 90",), text(("epochs: 1", "epochs: 1:30"))),
+    Case("number with a nought", ("runs.first.schedule.epochs: YAML reads 010 as 8",), text(("epochs: 1", "epochs: 010"))),
+    Case("binary", ("line 3", "the tag tag:yaml.org,2002:binary is not understood"), text(("kind: synthetic", "kind: !!binary aGk="))),
     Case("empty file", ("config/config.yaml", "is empty"), raw(b"")),
     Case("list at the top", ("config/config.yaml", "is a list"), raw(b"- datasets\n- runs\n")),
     Case("words alone", ("config/config.yaml", "holds no keys"), raw(b"datasets\n")),
@@ -240,6 +295,10 @@ CASES = [
     # the command line
     Case("target unknown", ("There is nothing called results/first/trian/metrics.json", "near are ", "results/first/train/metrics.json"),
          arguments=("results/first/trian/metrics.json",)),
+    Case("target misspelt in a stage's folder", ("There is nothing called results/first/train/metrcis.json", "results/first/train/metrics.json"),
+         arguments=("results/first/train/metrcis.json",)),
+    Case("target a rule of one run", ("train is a rule for one run", "ask for train_all"), arguments=("train",)),
+    Case("--config of a new run", ("--config: runs.frist: the key 'model' is missing",), arguments=("--config", "runs={frist: {schedule: {epochs: 2}}}")),
     Case("target of no rule", ("There is nothing called trian_all", "train_all", "runs are first, second"), arguments=("trian_all",)),
     Case("--config of a wrong key", ("--config: runs.first.schedule.epoch", "did you mean 'epochs'"),
          arguments=("--config", "runs={first: {schedule: {epoch: 2}}}")),

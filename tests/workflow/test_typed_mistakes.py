@@ -11,6 +11,7 @@ from tests.helpers.workflow import copy_workflow, run_snakemake
 
 NAMES = (
     "weights of a finished run gone", "tab", "--config of a wrong key", "CONFIG missing", "CONFIG in GBK", "name of digits", "target unknown",
+    "target misspelt in a stage's folder", "target a rule of one run", "--config of a new run",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from petrflow.config.network import image_channels
+from petrflow.config.network import entries, image_channels
 from petrflow.config.reading import Document, KeyPath, raise_all, read_yaml
 from petrflow.config.schema import check, fill, schema_of
 from petrflow.config.sentences import nearest, nearest_file
@@ -31,13 +31,19 @@ def model_path(name: str, folders: Iterable[Path]) -> Path:
         path = Path(name).expanduser()
         if path.is_file():
             return path
-        raise PetrflowError(f"the model file {name} does not exist{nearest_file(path)}.")
+        stem = path.stem if path.name == name and _found(path.stem, folders) else None
+        hint = f"; the name of a model stands without its ending: {stem}" if stem else nearest_file(path)
+        raise PetrflowError(f"the model file {name} does not exist{hint}.")
     known: list[str] = []
     for folder in folders:
         if (folder / f"{name}.yml").is_file():
             return folder / f"{name}.yml"
         known += sorted(path.stem for path in folder.glob("*.yml"))
     raise PetrflowError(f"there is no model {name!r} in config/models/{nearest(name, known)}.")
+
+
+def _found(name: str, folders: Iterable[Path]) -> bool:
+    return any((folder / f"{name}.yml").is_file() for folder in folders)
 
 
 def read_model(path: Path) -> Document:
@@ -78,11 +84,18 @@ def disagreements(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield key and sentence for everything in a model file, defaults filled in, that must agree
     and does not.
     """
-    yield from _classes(model)
-    yield from _pictures(model)
-    yield from _channels(model)
-    yield from _layers(model)
-    yield from _dense_head(model)
+    found = [*_classes(model), *_pictures(model), *_channels(model), *_layers(model), *_dense_head(model)]
+    yield from found or _fresh(model)
+
+
+def _fresh(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Beginnings of names under ``fresh`` that no entry of the network has."""
+    names = list(entries(model)) if model["fresh"] else []
+    for index, beginning in enumerate(model["fresh"]):
+        parts = beginning.rstrip(".").split(".")
+        if not any(name.split(".")[: len(parts)] == parts for name in names):
+            known = {".".join(name.split(".")[: len(parts)]) for name in names}
+            yield ("fresh", index), f"no part of the network is called {beginning}{nearest(beginning, known)}."
 
 
 def _classes(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -98,6 +111,16 @@ def _pictures(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         low, high = picture[key]
         if low > high:
             yield ("input", key), f"is [{low}, {high}]: the smaller number comes first."
+    if min(picture["bot_pct_lim"]) < 0 or max(picture["bot_pct_lim"]) >= 1:
+        yield ("input", "bot_pct_lim"), f"is {picture['bot_pct_lim']}: both must be at least 0 and below 1."
+    for key in ("rotation", "scale"):
+        low, high = model["augmentation"][key]
+        if low > high:
+            yield ("augmentation", key), f"is [{low}, {high}]: the smaller number comes first."
+        elif key == "scale" and low <= 0:
+            yield ("augmentation", key), f"is [{low}, {high}]: both must be above 0."
+        elif key == "rotation" and max(abs(low), abs(high)) > 6.2832:
+            yield ("augmentation", key), f"is [{low}, {high}] rad, more than a whole turn: give radians, not degrees."
     if picture["resize_lim"][0] <= 0:
         yield ("input", "resize_lim"), f"is {picture['resize_lim']}: both must be above 0."
     if picture["sweep_range"][0] >= picture["sweep_range"][1]:

@@ -8,6 +8,7 @@ lines. Here the node tree is read, so that duplicates, names that are no text, a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,8 +152,11 @@ def merged(files: Iterable[Path | str], overrides: Mapping[str, Any] | None = No
         whole.places |= part.places
         merge(whole.values, part.values)
     if overrides:
+        known = set(whole.places)
         merge(whole.values, overrides)
-        whole.places |= dict.fromkeys(_paths(overrides), "--config")
+        for keys in _paths(overrides):
+            groups = (keys[:length] for length in range(1, len(keys)))
+            whole.places |= dict.fromkeys([keys, *(group for group in groups if group not in known)], "--config")
     return whole
 
 
@@ -309,6 +313,11 @@ class _Reader:
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
         except ValueError:
             return node.value
+        if isinstance(value, bytes):
+            problem = f"the tag {node.tag} is not understood; leave it out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if isinstance(value, int | float) and _OTHER_BASE.fullmatch(node.value):
+            self._note(path, node, f"YAML reads {node.value} as {value}; write the number that is meant.")
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -350,5 +359,8 @@ class _Reader:
             )
         return str(node.value)
 
+
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Numbers that YAML 1.1 takes as octal or as minutes and seconds."""
 
 _KINDS = {"int": "a number", "float": "a number", "timestamp": "a date", "bool": "true or false", "null": "nothing"}

@@ -203,6 +203,12 @@ def _inside_run(
     dataset = run.get("dataset")
     if isinstance(dataset, str) and datasets and dataset not in datasets:
         yield ("dataset",), f"there is no data set {dataset!r}{nearest(dataset, map(str, datasets))}."
+    expected = run.get("expect")
+    for metric in ("mAP", "NDS"):
+        figure = expected.get(metric) if isinstance(expected, Mapping) else None
+        value = figure.get("value") if isinstance(figure, Mapping) else None
+        if isinstance(value, int | float) and not 0 <= value <= 1:
+            yield ("expect", metric, "value"), f"is {value}, and {metric} is a share between 0 and 1."
     other = weights_run(run.get("weights"))
     if other is None:
         return
@@ -237,7 +243,7 @@ def weights_run(weights: Any) -> str | None:
         return None
     try:
         inside = Path(weights).resolve().relative_to(Path("results").resolve())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a link to itself
         return None
     made = inside.parts[1:2] in (("train",), ("state",))
     return inside.parts[0] if made else None

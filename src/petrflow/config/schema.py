@@ -8,6 +8,7 @@ default, limit and description of a key are said there and nowhere else.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -112,7 +113,10 @@ def settle(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], from_
         ]
     kinds, choices, formats = _scalar_forms(schema, root)
     if "path" in formats and isinstance(value, str) and value.startswith("~"):
-        return str(Path(value).expanduser())
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError:  # of a user whom this machine does not know: it does not exist, which is said later
+            return str(Path.cwd() / value)
     if isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds:
         return int(value)
     if not isinstance(value, str) or value in choices:
@@ -206,9 +210,10 @@ def check(document: Document, schema: Mapping[str, Any]) -> dict[str, Any]:
     filled in.
     """
     document.values = settle(document.values, schema, schema)
-    notes: list[tuple[KeyPath, str]] = []
+    notes = list(_impossible(document.values))
+    impossible = {path for path, _ in notes}
     for error in _errors(document.values, schema):
-        notes += _says(error)
+        notes += (note for note in _says(error) if note[0] not in impossible)
     for path, says in sorted(set(notes), key=lambda note: dotted(note[0])):
         document.add(path, says)
     return fill(document.values, schema, schema)
@@ -239,6 +244,24 @@ def fill(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     filled |= value
     keys = filled if schema.get("ordered") else sorted(filled, key=str)
     return {key: fill(filled[key], properties.get(key, others), root) for key in keys}
+
+
+def _impossible(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield path and sentence of each value that no key can have: numbers without end, text that is
+    empty or holds control characters.
+    """
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _impossible(child, (*path, str(key)))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _impossible(child, (*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"must be a finite number, not {_shown(value)}."
+    elif isinstance(value, str) and not value.strip():
+        yield path, "is empty; give a value, or leave the key out."
+    elif isinstance(value, str) and not value.isprintable():
+        yield path, f"{_shown(value)} holds a line break or another character that cannot be seen; take it out."
 
 
 def _errors(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -280,6 +303,8 @@ def _of_the_nearest_form(error: Any, inner: list[Any]) -> list[Any]:
     def likeness(mistakes: list[Any]) -> float:
         schemas = (mistake.schema for mistake in mistakes if mistake.absolute_path == error.absolute_path)
         known = {key for schema in schemas for key in schema.get("properties", {})}
+        if all(mistake.absolute_path != error.absolute_path for mistake in mistakes):
+            return 2.0  # its keys are right, and a value is not
         ratios = (difflib.SequenceMatcher(None, str(key), name).ratio() for key in error.instance for name in known)
         return max(ratios, default=0.0)
 
@@ -334,7 +359,10 @@ def _sentence(rule: str, wanted: Any, value: Any, schema: Mapping[str, Any], mes
     if rule == "minProperties":
         return "is empty: name at least one."
     if rule == "pattern":
-        return f"{_shown(value)} does not have the form {wanted}."
+        described = f": {schema['description']}" if "description" in schema else ""
+        return (
+            f"{_shown(value)} does not have the form that is wanted here{described or f', {wanted}'}".rstrip(".") + "."
+        )
     bounds = {
         "minimum": "at least",
         "exclusiveMinimum": "more than",

@@ -28,6 +28,8 @@ def nearest_file(path: Path) -> str:
     first folder that is missing.
     """
     parent = path.parent
+    if path.is_symlink():
+        return f" (it is a link to {path.readlink()}, which leads to no file)"
     if not parent.is_dir():
         while not parent.parent.is_dir() and parent != parent.parent:
             parent = parent.parent

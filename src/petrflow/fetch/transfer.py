@@ -71,6 +71,16 @@ def scheme_of(url: str) -> str:
         return ""
 
 
+def link_fault(url: str) -> str | None:
+    """A sentence about a link that cannot be fetched, whatever stands at its end; None for others."""
+    scheme = scheme_of(url)
+    if scheme not in ("http", "https", "file"):
+        return f"{public_url(url)} is no link that can be fetched: it must begin with http://, https:// or file://."
+    if scheme != "file" and not urlsplit(url).hostname:
+        return f"{public_url(url)} names no server: after {scheme}:// comes its name."
+    return None
+
+
 def public_url(url: str) -> str:
     """A URL without its query and credentials, which may be personal: for messages, logs and lock
     files.

@@ -29,7 +29,7 @@ from petrflow.config import (
 from petrflow.config.network import entries
 from petrflow.errors import PetrflowError
 from petrflow.fetch.download import public
-from petrflow.fetch.transfer import scheme_of
+from petrflow.fetch.transfer import link_fault, scheme_of
 from petrflow.files import fingerprint
 from petrflow.sources.needs import KINDS, Knowledge, look
 from petrflow.weights.fit import fit, misfit
@@ -82,9 +82,7 @@ class _Pass:
         runs = dict(self._group("runs"))
         for name, dataset in datasets.items():
             if self._is_sound("datasets", name, "kind") and ("source" in dataset or dataset["kind"] == "synthetic"):
-                self.known[name] = look(with_defaults(dataset["kind"], dataset), Path("data") / name)
-                for path, says in self.known[name].mistakes:
-                    self._add(("datasets", name, *path), says)
+                self._source(name, dataset)
         whole = {name: with_defaults("run", run) for name, run in runs.items()}
         for name, run in whole.items():
             self._model(name, run)
@@ -105,6 +103,15 @@ class _Pass:
     def _add(self, path: KeyPath, says: str) -> None:
         if self._is_sound(*path[:3]):
             self.document.add(path, says)
+
+    def _source(self, name: str, dataset: dict[str, Any]) -> None:
+        try:
+            self.known[name] = look(with_defaults(dataset["kind"], dataset), Path("data") / name)
+        except OSError as error:  # a name too long, a folder that may not be read
+            self._add(("datasets", name, "source"), f"{shortened(error.filename)} cannot be read: {error.strerror}.")
+            return
+        for path, says in self.known[name].mistakes:
+            self._add(("datasets", name, *path), says)
 
     # -- models
 
@@ -143,7 +150,10 @@ class _Pass:
         elif scheme_of(weights):
             self._add(here, f"is a link: write {{url: {weights.partition('?')[0]}}}.")
         else:
-            self._file(here, name, run, Path(weights))
+            try:
+                self._file(here, name, run, Path(weights))
+            except OSError as error:
+                self._add(here, f"{shortened(error.filename)} cannot be read: {error.strerror}.")
 
     def _fetched(self, here: KeyPath, name: str, run: Mapping[str, Any]) -> None:
         """Weights that are fetched: a ``file:`` link must lead somewhere; what has been fetched is
@@ -151,6 +161,9 @@ class _Pass:
         """
         urls = run["weights"].get("url", [])
         links = [urls] if isinstance(urls, str) else urls
+        for link in links:
+            if says := link_fault(link):
+                self._add((*here, "url"), says)
         local = [Path(link.removeprefix("file://")) for link in links if scheme_of(link) == "file"]
         if local and len(local) == len(links) and not any(path.is_file() for path in local):
             self._add((*here, "url"), f"{links[0]} leads to no file{nearest_file(local[0])}.")
@@ -168,6 +181,9 @@ class _Pass:
             self.document.add(
                 here, f"{path} does not exist{nearest_file(path)}. Correct the path, or leave weights null."
             )
+            return
+        if not path.is_file():
+            self._add(here, f"{path} is a pipe or a device; name a weights file.")
             return
         if name not in self.models:
             return
@@ -210,6 +226,12 @@ class _Pass:
                 f"is {schedule['batch_size']}{each}, and the training split of {run['dataset']!r} has {samples} samples; "
                 f"use at most {max(1, samples // schedule['devices'])}.",
             )
+
+
+def shortened(path: Any) -> str:
+    """A path for a sentence: its beginning where it is long."""
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def fetched_weights(weights: Mapping[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from petrflow.config import nearest_file
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import bytes_unpacked, is_archive
-from petrflow.fetch.transfer import scheme_of
+from petrflow.fetch.transfer import link_fault, scheme_of
 from petrflow.files.disk import GIGABYTE
 from petrflow.nuscenes.records import read_table
 from petrflow.nuscenes.root import COMPLETE, RECEIPT
@@ -182,7 +182,7 @@ def _items(dataset: Mapping[str, Any], root: Path) -> tuple[list[Folder | Archiv
         try:
             found = read_source(part)
             items += found
-            mistakes += [(path, says) for says in _local_links(found)]
+            mistakes += [(path, says) for says in _link_faults(found)]
         except PetrflowError as error:
             mistakes.append((path, str(error).removeprefix("source: ")))
     if not mistakes and len(items) > 1:
@@ -193,10 +193,13 @@ def _items(dataset: Mapping[str, Any], root: Path) -> tuple[list[Folder | Archiv
     return items, mistakes
 
 
-def _local_links(items: list[Folder | Archive | Remote]) -> Iterator[str]:
-    """Yield a sentence for each ``file:`` link that leads nowhere."""
+def _link_faults(items: list[Folder | Archive | Remote]) -> Iterator[str]:
+    """Yield a sentence for each link that cannot be fetched, and for each ``file:`` link that leads
+    nowhere.
+    """
     for item in items:
         links = item.urls if isinstance(item, Remote) else ()
+        yield from filter(None, map(link_fault, links))
         missing = [link for link in links if scheme_of(link) == "file" and not _path_of_link(link).is_file()]
         if missing and len(missing) == len(links):
             path = _path_of_link(missing[0])

@@ -20,7 +20,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import extract, finished_record, is_archive
 from petrflow.fetch.download import fetch, file_name, public_url, read_url_list
-from petrflow.fetch.transfer import scheme_of
+from petrflow.fetch.transfer import link_fault, scheme_of
 from petrflow.files import disk_errors, fingerprint, patient_lock, remove, sha256_file, write_json
 from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy
@@ -156,6 +156,8 @@ def read_source(source: Any) -> list[Folder | Archive | Remote]:
     text = str(source)
     if scheme_of(text) in ("http", "https", "file"):
         return [Remote((text,))]
+    if "://" in text:
+        raise PetrflowError(f"source: {link_fault(text)}")
     path = Path(text).expanduser()
     if path.is_dir():
         return [Folder(path)]

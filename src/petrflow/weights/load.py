@@ -51,9 +51,19 @@ def load_weights(
         )
     if not partial:
         require(found, shapes, given, where)
+    broken = [name for name in found.matched if not _is_finite(np.asarray(weights[name]))]
+    if broken:
+        raise PetrflowError(
+            f"{where}: {len(broken)} of {len(found.matched)} entries hold values that are no finite numbers ({', '.join(broken[:3])}): "
+            "get the file from its publisher again, or name weights of a training that did not diverge."
+        )
     for name in found.matched:
         own[name].set_value(np.asarray(weights[name]).astype(str(own[name].dtype).rpartition(".")[2]))
     return found
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def read_weights(path: Path) -> Mapping[str, np.ndarray]:

@@ -18,6 +18,7 @@ from petrflow.weights.plain_pickle import PLAIN_DTYPE, Refused, read_plain
 _NAME_TABLE = "StructuredToParameterName@@"
 _SLICE_TABLE = "UnpackBigParamInfor@@"
 _NO_PICKLE = "is not a complete pickle"
+_NO_WEIGHTS = "is no weights file"
 
 
 # ------------------------------------------------------------------------------------------------------------------ reading
@@ -74,6 +75,12 @@ def _what_it_is(path: Path, size: int) -> str:
         return "is a gzip archive"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself"
+    if head[:1] == b"{":
+        return "is JSON text (a model that Paddle exported, perhaps), not weights by name"
+    if path.suffix in (".onnx", ".pdiparams", ".pdmodel"):
+        return f"is an exported model ({path.suffix}), not weights by name"
+    if head[:1] not in b"\x80}](dlic":  # how a pickle can begin
+        return _NO_WEIGHTS
     return _NO_PICKLE
 
 
@@ -100,14 +107,18 @@ def load_pdparams(path: Path, shapes_only: bool = False) -> dict[str, np.ndarray
     slices = content.pop(_SLICE_TABLE, {})
     weights: dict[str, np.ndarray] = {}
     for name, entry in content.items():
+        if not isinstance(name, str):
+            raise PetrflowError(
+                f"{path}: the entry {name!r} has a number for a name, so this is no plain state_dict: "
+                "save model.state_dict() alone with paddle.save."
+            )
         named = (
             isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
         )  # (name inside Paddle, array)
         value = entry[1] if named else entry
-        if not isinstance(value, (np.ndarray, np.generic)) or not isinstance(name, str):
+        if not isinstance(value, (np.ndarray, np.generic)):
             raise PetrflowError(
-                f"{path}: the entry {name!r} is a {type(value).__name__}, not an array, so this is no plain state_dict "
-                f"(its keys begin with {list(content)[:5]}): save model.state_dict() alone with paddle.save."
+                f"{path}: the entry {name!r} is a {type(value).__name__} and no array, so this is no plain state_dict: save model.state_dict() alone with paddle.save."
             )
         weights[name] = np.asarray(value)
     # Protocols 2 and 3 cannot hold more than 4 GB in one piece: Paddle cuts large arrays up and
@@ -152,10 +163,15 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             f"{path} does not exist: check the path, or run the step that fetches or writes it."
         ) from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        why = str(error).removeprefix("Error while deserializing header: ")
-        raise PetrflowError(
-            f"{path} is not a complete safetensors file ({why}): get it from its publisher again."
-        ) from error
+        raise _damaged_safetensors(path, error) from error
+
+
+def _damaged_safetensors(path: Path, error: Exception) -> PetrflowError:
+    found = _what_it_is(path, path.stat().st_size)
+    if found in (_NO_PICKLE, _NO_WEIGHTS):
+        why = str(error).removeprefix("Error while deserializing header: ").removeprefix("invalid JSON in header: ")
+        found = f"is not a complete safetensors file ({why if len(why) <= 120 else why[:117] + '…'})"
+    return PetrflowError(f"{path} {found}: get it from its publisher again, or name another file.")
 
 
 def _looks_like_safetensors(path: Path) -> bool:
@@ -179,9 +195,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
             f"{path} does not exist: check the path, or run the step that fetches or writes it."
         ) from error
     except (SafetensorError, KeyError, ValueError) as error:
-        raise PetrflowError(
-            f"{path} is not a complete safetensors file ({error}): get it from its publisher again, or name another file."
-        ) from error
+        raise _damaged_safetensors(path, error) from error
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing

@@ -60,6 +60,17 @@ def test_missing_unexpected_and_misshapen_entries_are_named(model: Any) -> None:
     assert names[0] in str(report) and "stranger" in str(report)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_with_a_value_that_is_no_number_are_refused_before_any_is_set(model: Any, value: float) -> None:
+    weights, before = _weights(model), {name: entry.numpy() for name, entry in model.state_dict().items()}
+    name = next(name for name in reversed(weights) if weights[name].dtype.kind == "f" and name != CODE_WEIGHTS)
+    weights[name].flat[-1] = value
+    with pytest.raises(PetrflowError, match=f"1 of .* no finite numbers \\({name}\\)"):
+        load_weights(model, weights)
+    for entry, there in model.state_dict().items():
+        np.testing.assert_array_equal(there.numpy(), before[entry])
+
+
 def test_weights_that_hold_less_than_nine_tenths_of_the_model_are_refused_unless_they_may_be_partial(
     model: Any,
 ) -> None:
