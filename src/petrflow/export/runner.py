@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time as clock
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ import onnxruntime
 
 FRACTION_BITS = 22
 """Bits behind the point of the weights by which pictures are resized."""
+LONGEST_AGE = 2.0
+"""s. A larger difference of a picture's time and its moment's means another unit or another clock."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,11 @@ class Runner:
         count = self.facts["num_cameras"]
         if len(pictures) != count or len(cameras) != count:
             raise ValueError(f"{len(pictures)} pictures and {len(cameras)} cameras; this export takes {count} of each")
+        for camera in cameras:
+            if not abs(time - camera.time) <= LONGEST_AGE:
+                raise ValueError(
+                    f"a picture of {camera.time} at a moment of {time}: times are seconds, and a moment's pictures are of the same time"
+                )
         if self._past and time <= self._past[-1].time:
             raise ValueError(f"a moment of {time} s after one of {self._past[-1].time} s: call reset() between streams")
         began = clock.perf_counter()
@@ -335,19 +343,39 @@ def read_picture(path: Path) -> np.ndarray:
 
 def read_moments(path: Path) -> Iterable[tuple[list[Path], list[Camera], np.ndarray | None, float]]:
     """Read moments from JSON; README.md shows its form. Paths of pictures are relative to the file."""
-    for moment in json.loads(path.read_text())["moments"]:
-        yield moment_from(moment, path.parent)
+    try:
+        moments = json.loads(path.read_text(encoding="utf-8"))["moments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'no JSON of {{"moments": [...]}} ({error})') from error
+    for number, moment in enumerate(moments):
+        try:
+            yield moment_from(moment, path.parent)
+        except KeyError as error:
+            raise ValueError(f"moments[{number}] lacks the key {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"moments[{number}]: {error}") from error
 
 
 def moment_from(moment: Mapping[str, Any], folder: Path) -> tuple[list[Path], list[Camera], np.ndarray | None, float]:
     """Return picture paths, cameras, world_from_lidar (None: no boxes wanted) and time of one moment of the JSON file."""
     cameras = [
-        Camera(np.array(one["intrinsics"]), np.array(one["world_from_camera"]), one["time"])
+        Camera(
+            _matrix(one["intrinsics"], 3, "intrinsics"),
+            _matrix(one["world_from_camera"], 4, "world_from_camera"),
+            float(one["time"]),
+        )
         for one in moment["cameras"]
     ]
     pictures = [folder / one["picture"] for one in moment["cameras"]]
     pose = moment.get("world_from_lidar")
-    return pictures, cameras, None if pose is None else np.array(pose), moment["time"]
+    return pictures, cameras, None if pose is None else _matrix(pose, 4, "world_from_lidar"), float(moment["time"])
+
+
+def _matrix(rows: Any, size: int, name: str) -> np.ndarray:
+    matrix = np.array(rows, np.float64)
+    if matrix.shape != (size, size) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+        raise ValueError(f"{name} is no invertible matrix of {size} rows of {size} finite numbers")
+    return matrix
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -361,7 +389,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variant", help="float16 or int8, where the export has them")
     parser.add_argument("--score", type=float, default=0.3, help="boxes below this score are left out (default: 0.3)")
     options = parser.parse_args(arguments)
-    runner = Runner(options.export, options.threads, options.variant)
+    try:
+        runner = Runner(options.export, options.threads, options.variant)
+        _print_boxes(runner, options)
+    except FileNotFoundError as error:
+        sys.exit(str(error) if error.filename is None else f"{error.filename}: no such file.")
+    except ValueError as error:
+        sys.exit(f"{options.moments}: {error}.")
+
+
+def _print_boxes(runner: Runner, options: argparse.Namespace) -> None:
+    """Print a line of JSON for every moment with boxes."""
     names = runner.facts["class_names"]
     for pictures, cameras, world_from_lidar, time in read_moments(options.moments):
         began = clock.perf_counter()

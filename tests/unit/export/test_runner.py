@@ -131,6 +131,41 @@ def test_a_step_back_in_time_and_a_missing_camera_are_refused(with_onnx: Path) -
         runner.step(pictures, cameras, np.eye(4), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda moment: moment.pop("time"), "moments.json: moments[0] lacks the key 'time'."),
+        (lambda moment: moment["cameras"].pop(), "5 pictures and 5 cameras; this export takes 6 of each."),
+        (lambda moment: moment.update(time=moment["time"] * 1e6), "times are seconds"),
+        (lambda moment: moment["cameras"][0].update(picture="gone.jpg"), "gone.jpg: no picture there"),
+        (lambda moment: moment["cameras"][2].update(intrinsics=[[0] * 3] * 3), "intrinsics is no invertible matrix"),
+        (lambda moment: moment.update(world_from_lidar=[[math.nan] * 4] * 4), "world_from_lidar is no invertible matrix"),
+        (lambda moment: moment.update(cameras=3), "moments.json: moments[0]: "),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_moments_is_a_sentence(
+    with_onnx: Path, synthetic_root: Path, synthetic_stores: dict[str, Path], tmp_path: Path, change: Any, says: str
+) -> None:
+    store = AnnotationStore.open(synthetic_stores["val"])
+    stream = moments_of(store, synthetic_root, next(iter(scenes_of(store))), tmp_path)
+    change(stream["moments"][0])
+    (tmp_path / "moments.json").write_text(json.dumps(stream))
+    with pytest.raises(SystemExit) as ended:
+        running.main([str(tmp_path / "moments.json"), "--export", str(with_onnx), "--threads", "1"])
+    assert says in str(ended.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"moment": []}'])
+def test_a_file_that_holds_no_moments_is_a_sentence(with_onnx: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "moments.json"
+    for arguments in ([str(path)], [str(path), "--variant", "int8"]):
+        with pytest.raises(SystemExit, match="no such file"):
+            running.main([*arguments, "--export", str(with_onnx)])
+    path.write_text(content)
+    with pytest.raises(SystemExit, match="no JSON of"):
+        running.main([str(path), "--export", str(with_onnx)])
+
+
 # ------------------------------------------------------------------------------------------------------------------ the table
 
 
