@@ -18,9 +18,6 @@ from pathlib import Path
 from plan import Plan
 from stage import Stage
 
-STOPPED = 75
-"""Exit code of a stage that was asked to end and goes on from where it was (sysexits' EX_TEMPFAIL)."""
-
 TARGETS_ONLY = re.compile(r"all|.+_all|doctor")
 """Rules that make nothing: they stand for a list of stages."""
 
@@ -104,10 +101,12 @@ class Console(logging.Filter):
         stage, rule = self.stage_of(record), str(getattr(record, "rule_name", "a job"))
         status = self._status.get(rule, "")
         sentence = None if stage is None else last_sentence(stage.log, stage.name)
-        if status and status not in ("1", str(STOPPED)):
+        if status and status not in ("1", str(os.EX_TEMPFAIL)):
             ended = f"with exit code {status}" if status.isdigit() else f"by {status}"
             sentence = f"it was ended from outside ({ended}); often memory was too short"
-        self.ends.append(End(stage, rule, sentence or "it failed before it could say why.", status == str(STOPPED)))
+        self.ends.append(
+            End(stage, rule, sentence or "it failed before it could say why.", status == str(os.EX_TEMPFAIL))
+        )
 
     def asked_to_stop(self) -> None:
         """Note that this process was asked to end."""

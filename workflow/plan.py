@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from source_marks import public, source_mark, weights_key, weights_source
+from source_marks import source_mark, weights_source
 from stage import DOORS, RUN_STAGES, Stage, make_stage
 
 from petrflow.config import load_yaml, runtime_keys, training_settings
 from petrflow.config import shaping as what_shapes
 from petrflow.errors import PetrflowError
+from petrflow.fetch.links import fetched_weights, public, weights_key
 from petrflow.files.receipts import Contents, made_from
 
 SPLITS = ("train", "val")
@@ -93,7 +94,7 @@ class Plan:
         if isinstance(source, Mapping):
             if "run" in source:
                 return Path("results") / source["run"] / "train" / "best_model" / "model.pdparams"
-            return Path("data/weights") / weights_key(source) / "model.pdparams"
+            return fetched_weights(source)
         return Path(source).expanduser()
 
     def inputs(self, name: str, subject: str) -> list[str]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from petrflow.errors import PetrflowError
+from petrflow.fetch.links import weights_key
 from petrflow.files.fingerprints import fingerprint
 from petrflow.files.receipts import Contents, made_from
-
-
-def weights_key(source: Mapping[str, Any]) -> str:
-    """Name of the folder that fetched weights go to; a signed link that is renewed keeps it."""
-    return fingerprint(public(source))[:12]
 
 
 def weights_source(config: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -24,15 +19,6 @@ def weights_source(config: Mapping[str, Any], key: str) -> dict[str, Any]:
         if isinstance(source, Mapping) and "url" in source and weights_key(source) == key:
             return dict(source)
     raise PetrflowError(f"No run of this configuration fetches the weights data/weights/{key}.")
-
-
-def public(value: Any) -> Any:
-    """A copy of settings whose URLs have neither query nor credentials: those are personal, expire, and name no other file."""
-    if "://" not in json.dumps(value):
-        return value
-    from petrflow.fetch.transfer import public as without_secrets  # imports requests
-
-    return without_secrets(value)
 
 
 def source_mark(settings: Mapping[str, Any], dataset: str, contents: Contents) -> str | None:

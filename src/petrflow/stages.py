@@ -10,6 +10,7 @@ does.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order 
 
     Parameters are those of :func:`synthetic`.
     """
-    from petrflow.fetch.transfer import public
+    from petrflow.fetch.links import public
     from petrflow.sources.nuscenes import prepare
 
     with provenance(about / "provenance.json", {}, public(settings), order) as record:
@@ -110,7 +111,7 @@ def weights(
         them.
     """
     from petrflow.fetch.download import fetch
-    from petrflow.fetch.transfer import public
+    from petrflow.fetch.links import public
     from petrflow.preflight.mistakes import require_fit
     from petrflow.weights.pdparams import load_pdparams
 
@@ -255,7 +256,6 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
     from petrflow.annotations import AnnotationStore
     from petrflow.training.launch import launch
     from petrflow.training.request import Request
-    from petrflow.training.stopping import EX_TEMPFAIL
 
     if isinstance(request["model_config"], Path):
         request["model_config"] = load_model(request["model_config"])
@@ -269,7 +269,7 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
     )
     Request(**request).write(request_path)
     code = launch(request_path, request["schedule"]["devices"])
-    if code == EX_TEMPFAIL:
+    if code == os.EX_TEMPFAIL:
         raise KeyboardInterrupt
     if code:
         raise PetrflowError("Training failed; what it said stands above.")

@@ -47,7 +47,7 @@ def test_more_gpus_than_were_given_are_refused(offered: int | None, said: bool) 
 
 
 def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> None:
-    from source_marks import public, weights_key
+    from petrflow.fetch.links import public, weights_key
 
     signed = {"url": "https://someone:secret@host/models/model.pdparams?token=abc"}
     assert public(signed) == {"url": "https://host/models/model.pdparams"}

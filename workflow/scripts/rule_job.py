@@ -23,9 +23,6 @@ from signals import end_with_snakemake, interrupt_on_signals
 from petrflow.errors import PetrflowError
 from petrflow.files.receipts import Order
 
-STOPPED = 75  # exit code of a stage that was asked to end and can go on from where it was (sysexits' EX_TEMPFAIL)
-
-
 # Paddle (3.3.1) says this at every import when OMP_NUM_THREADS is above 1, which is what Snakemake sets and a CPU run wants.
 CHATTER = re.compile(r"^(WARNING: OMP_NUM_THREADS set to .*|PLEASE USE OMP_NUM_THREADS WISELY\.)$\n?", re.MULTILINE)
 
@@ -94,7 +91,7 @@ def rule_job(snakemake: Any) -> Iterator[Order | None]:
         except PetrflowError as error:
             _leave(f"\n{name}: {error}", 1)
         except KeyboardInterrupt:
-            _leave(f"\n{name}: stopped when asked to; the same command makes this stage again.", STOPPED)
+            _leave(f"\n{name}: stopped when asked to; the same command makes this stage again.", os.EX_TEMPFAIL)
         except Exception as error:
             log.write(traceback.format_exc())
             _leave(f"\n{name}: {_unforeseen(error)} The traceback is in {log_path}.", 1)

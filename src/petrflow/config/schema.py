@@ -216,7 +216,8 @@ def check(document: Document, schema: Mapping[str, Any]) -> dict[str, Any]:
         notes += (note for note in _says(error) if note[0] not in impossible)
     for path, says in sorted(set(notes), key=lambda note: dotted(note[0])):
         document.add(path, says)
-    return fill(document.values, schema, schema)
+    filled: dict[str, Any] = fill(document.values, schema, schema)
+    return filled
 
 
 def checked(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

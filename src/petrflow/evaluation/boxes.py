@@ -123,7 +123,8 @@ def _joined(parts: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
 def _turned(rotation: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     # Written out: a matrix product may round differently in batches of another size.
     x, y, z = (vectors[:, k, None] for k in range(3))
-    return rotation[:, :, 0] * x + rotation[:, :, 1] * y + rotation[:, :, 2] * z
+    turned: np.ndarray = rotation[:, :, 0] * x + rotation[:, :, 1] * y + rotation[:, :, 2] * z
+    return turned
 
 
 def _attribute_tables(class_names: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -151,16 +152,6 @@ def _given_attributes(
                 codes[start + offset] = number[name]
         start += len(rows)
     return names, codes
-
-
-def choose_attribute(class_name: str, speed: float) -> str:
-    """Return the nuScenes attribute of a detection from its class and its speed (m/s).
-
-    PETRv2 predicts no attribute; moving or not is what its velocity tells, and cones and barriers
-    have none.
-    """
-    table = MOVING_ATTRIBUTE if speed > MOVING_SPEED else STILL_ATTRIBUTE
-    return table.get(class_name, "")
 
 
 # ------------------------------------------------------------------------------------------------------------------- the store
@@ -266,4 +257,5 @@ def counted(boxes: Boxes, racks: Racks, protocol: Protocol) -> Boxes:
 def _distance(store: AnnotationStore, keyframe: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Return the distance from the vehicle, seen from above: (n,) float64, m."""
     offset = centre[:, :2] - store.columns["keyframe.ego_to_global"][keyframe, :2]
-    return np.sqrt(offset[:, 0] ** 2 + offset[:, 1] ** 2)
+    distance: np.ndarray = np.sqrt(offset[:, 0] ** 2 + offset[:, 1] ** 2)
+    return distance

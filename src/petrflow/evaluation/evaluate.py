@@ -37,8 +37,6 @@ from petrflow.samples.types import Batch, Detections, Predicts
 
 log = logging.getLogger("petrflow.evaluation")
 
-JUDGES = ("petrflow", "devkit")
-
 
 def evaluate(
     model: Any,

@@ -97,7 +97,7 @@ def _means_so_far(values: np.ndarray) -> np.ndarray:
     """
     known = ~np.isnan(values)
     count = np.cumsum(known, axis=0)
-    means = np.divide(
+    means: np.ndarray = np.divide(
         np.cumsum(np.where(known, values, 0.0), axis=0), count, out=np.zeros(values.shape), where=count != 0
     )
     means[:, ~known.any(axis=0)] = 1.0

@@ -148,22 +148,3 @@ def write_submission(path: Path, shares: Sequence[tuple[Sequence[int], Iterable[
         for place, (_, k) in enumerate(order):
             handle.write((b",\n" if place else b"\n") + next(lines[k]).rstrip(b"\n"))
         handle.write(b"\n}}\n")
-
-
-def ground_truth_detections(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, Detections]:
-    """Return the split's own boxes as if a perfect detector had found them (score 1), for checking
-    the conversion.
-
-    Boxes without a lidar or radar point are left out, as the devkit leaves them out of the ground
-    truth.
-    """
-    detections = {}
-    for index in range(len(store)):
-        keyframe = store[index]
-        known = np.array([name in class_names for name in keyframe.names], dtype=bool) & keyframe.valid
-        names = [name for name, keep in zip(keyframe.names, known, strict=True) if keep]
-        labels = np.array([class_names.index(name) for name in names], dtype=np.int64)
-        boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1)[known]
-        attributes = [name for name, keep in zip(keyframe.attributes, known, strict=True) if keep]
-        detections[keyframe.token] = Detections(boxes, np.ones(len(boxes)), labels, attributes)
-    return detections

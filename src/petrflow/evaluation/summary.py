@@ -59,7 +59,7 @@ def summary(
     figures["ground_truth"] = present
     aps = [figures["per_class"][name]["AP"] for name in present]
     figures["mAP_present_classes"] = sum(aps) / len(aps) if aps else 0.0
-    return plain(figures)
+    return dict(plain(figures))
 
 
 def details(judged: Mapping[str, Judged], protocol: Protocol) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def details(judged: Mapping[str, Judged], protocol: Protocol) -> dict[str, Any]:
                 parts.setdefault(part, {})[name] = figures
         order = protocol.band_names() if kind == "bands" else sorted(parts)
         found[kind] = {part: _part(parts[part]) for part in order if part in parts}
-    return plain(found)
+    return dict(plain(found))
 
 
 def _part(classes: Mapping[str, ClassFigures]) -> dict[str, Any]:

@@ -16,9 +16,6 @@ from petrflow.files import atomic_path, write_atomic, write_json
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.transforms import SECONDS_PER_SWEEP, no_augmentation
 
-FILES = ("deploy.json", "README.md", "runner.py")
-
-
 LOOKED_AT = 100
 """Keyframes from which the age of a previous frame is taken."""
 

@@ -14,7 +14,7 @@ import paddle
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.export.exported import GRAPHS, Arrays, Predictor, files_of, in_two_parts
+from petrflow.export.exported import GRAPHS, Arrays, Predictor, in_two_parts
 from petrflow.export.networks import BoxNetwork, FeatureNetwork, Network, full_float32, save
 from petrflow.export.onnx import to_onnx
 from petrflow.export.package import facts, write_package
@@ -23,8 +23,6 @@ from petrflow.files import atomic_path, remove, temporary_path, write_json
 from petrflow.model import PetrV2, build_model
 from petrflow.samples.dataset import PetrDataset
 from petrflow.weights.load import load_weights
-
-STATIC_FILES = tuple(name for graph in GRAPHS for name in files_of(graph))
 
 
 def export(

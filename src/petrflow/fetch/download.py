@@ -22,6 +22,7 @@ from urllib.request import url2pathname
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
+from petrflow.fetch.links import public_url, scheme_of
 from petrflow.fetch.transfer import (
     Expected,
     GiveUp,
@@ -30,12 +31,8 @@ from petrflow.fetch.transfer import (
     Retry,
     Session,
     discard,
-    file_name,
     notes_path,
     partial_path,
-    public,
-    public_url,
-    scheme_of,
     transfer,
 )
 from petrflow.files import (
@@ -51,8 +48,6 @@ from petrflow.files import (
     sha256_file,
     write_json,
 )
-
-__all__ = ["Patience", "Source", "fetch", "file_name", "public", "public_url", "read_url_list"]
 
 CHECKSUMS = "checksums.json"
 

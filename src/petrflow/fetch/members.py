@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from petrflow.errors import PetrflowError
 from petrflow.files import human_bytes
@@ -106,7 +106,7 @@ def _decompressed(counted: Counted, handle: IO[bytes]) -> IO[bytes]:
         return bz2.BZ2File(buffered)
     if magic == b"\xfd7zXZ\0":
         return lzma.LZMAFile(buffered)
-    return buffered
+    return cast(IO[bytes], buffered)
 
 
 def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin
 
 import requests
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
+from petrflow.fetch.links import file_name, public_url, scheme_of
 from petrflow.files import disk_errors, read_json, remove, require_space, write_json
 
 CHUNK_BYTES = 1 << 20
@@ -63,48 +64,6 @@ class Expected:
     stamp: list[int] | None = None  # size, time and inode of the file that had that checksum
 
 
-def scheme_of(url: str) -> str:
-    """`http`, `https` or `file`; '' for what is no URL."""
-    try:
-        return urlsplit(url).scheme
-    except ValueError:
-        return ""
-
-
-def link_fault(url: str) -> str | None:
-    """A sentence about a link that cannot be fetched, whatever stands at its end; None for others."""
-    scheme = scheme_of(url)
-    if scheme not in ("http", "https", "file"):
-        return f"{public_url(url)} is no link that can be fetched: it must begin with http://, https:// or file://."
-    if scheme != "file" and not urlsplit(url).hostname:
-        return f"{public_url(url)} names no server: after {scheme}:// comes its name."
-    return None
-
-
-def public_url(url: str) -> str:
-    """A URL without its query and credentials, which may be personal: for messages, logs and lock
-    files.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # no URL after all
-        return url.partition("?")[0].rpartition("@")[2]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def public(value: Any) -> Any:
-    """Any piece of a config with its URLs made public: for whatever is printed, logged or kept as
-    metadata.
-    """
-    if isinstance(value, str):
-        return public_url(value) if scheme_of(value) in ("http", "https") else value
-    if isinstance(value, Mapping):
-        return {key: public(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [public(entry) for entry in value]
-    return value
-
-
 class Downgrade(requests.RequestException):
     """A redirect from https to something that anybody on the way can read and change."""
 
@@ -117,12 +76,6 @@ class Session(requests.Session):
         if target and scheme_of(resp.url) == "https" and scheme_of(urljoin(resp.url, target)) != "https":
             raise Downgrade(response=resp)
         return target
-
-
-def file_name(url: str) -> str:
-    """The name a URL's file gets on disk: the last part of its path."""
-    name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "download"
 
 
 def partial_path(destination: Path) -> Path:

@@ -117,4 +117,4 @@ def mean_over_devices(value: float) -> float:
         return value
     tensor = paddle.to_tensor([value / paddle.distributed.get_world_size()], dtype="float32")
     paddle.distributed.all_reduce(tensor)
-    return tensor.item()
+    return float(tensor.item())

@@ -28,9 +28,7 @@ from petrflow.config import (
 )
 from petrflow.config.network import entries
 from petrflow.errors import PetrflowError
-from petrflow.fetch.download import public
-from petrflow.fetch.transfer import link_fault, scheme_of
-from petrflow.files import fingerprint
+from petrflow.fetch.links import fetched_weights, link_fault, public, scheme_of
 from petrflow.sources.needs import KINDS, Knowledge, look
 from petrflow.weights.fit import fit, misfit
 from petrflow.weights.pdparams import names_and_shapes
@@ -232,11 +230,6 @@ def shortened(path: Any) -> str:
     """A path for a sentence: its beginning where it is long."""
     text = str(path)
     return text if len(text) <= 120 else f"{text[:117]}…"
-
-
-def fetched_weights(weights: Mapping[str, Any]) -> Path:
-    """Where weights of a link are fetched to."""
-    return Path("data/weights") / fingerprint(public(weights))[:12] / "model.pdparams"
 
 
 def require_fit(

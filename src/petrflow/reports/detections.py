@@ -119,7 +119,8 @@ class Truth:
         ranges = np.array([self.protocol.class_ranges.get(name, 0.0) for name in self.names])
         ranges[self.classes :] = 0.0
         offset = boxes[:, :2] - self._vehicle[keyframe]
-        return np.hypot(offset[:, 0], offset[:, 1]) < ranges[labels]
+        near: np.ndarray = np.hypot(offset[:, 0], offset[:, 1]) < ranges[labels]
+        return near
 
 
 def read_detections(path: Path, store: AnnotationStore, class_names: Sequence[str], least_score: float = 0.0) -> Found:
@@ -242,7 +243,7 @@ def _as_boxes(keyframe: np.ndarray, boxes: np.ndarray, labels: np.ndarray, score
 
 def _rows_by_token(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
-        return content["results"]
+        return dict(content["results"])
     if isinstance(content, dict) and isinstance(content.get("keyframes"), list):
         return {str(one["token"]): one["predicted"] for one in content["keyframes"]}
     raise PetrflowError(

@@ -94,5 +94,7 @@ def _of_scene(scene: Mapping[str, Any], name: str, label: str | None) -> float |
         if precision is None:
             return None
         errors = [value for key in ERROR_NAMES.values() if (value := scene.get(key)) is not None]
-        return (5.0 * precision + sum(1.0 - min(1.0, error) for error in errors)) / (5.0 + len(errors))
-    return scene.get(name)
+        total = 5.0 * precision + sum(1.0 - min(1.0, error) for error in errors)
+        return float(total / (5.0 + len(errors)))
+    figure: float | None = scene.get(name)
+    return figure

@@ -19,8 +19,8 @@ from typing import Any
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive import extract, finished_record, is_archive
-from petrflow.fetch.download import fetch, file_name, public_url, read_url_list
-from petrflow.fetch.transfer import link_fault, scheme_of
+from petrflow.fetch.download import fetch, read_url_list
+from petrflow.fetch.links import file_name, link_fault, public_url, scheme_of
 from petrflow.files import disk_errors, fingerprint, patient_lock, remove, sha256_file, write_json
 from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy

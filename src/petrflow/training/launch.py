@@ -28,7 +28,7 @@ from typing import Any
 from petrflow.files import remove
 from petrflow.machine.hardware import child_environment, cores
 from petrflow.machine.mkl import THREADS
-from petrflow.training.stopping import EX_TEMPFAIL, stop_signals
+from petrflow.training.stopping import stop_signals
 
 PARENT = "PETRFLOW_PARENT"
 """Environment variable with the process that a training process must not outlive."""
@@ -251,7 +251,7 @@ def _wait_for_all(started: Sequence[Started]) -> list[int]:
             deadline = None
             continue
         if not order:
-            calm = started[rank].code in (0, EX_TEMPFAIL)
+            calm = started[rank].code in (0, os.EX_TEMPFAIL)
             deadline = time.monotonic() + (SECONDS_AFTER_STOP if calm else SECONDS_AFTER_FAILURE)
         order.append(rank)
     for each in started:
@@ -265,12 +265,12 @@ def _outcome(started: Sequence[Started], order: Sequence[int], asked: bool) -> i
     codes = [started[rank].code for rank in order]
     if not any(codes):
         return 0
-    if codes[0] == EX_TEMPFAIL or (asked and started[0].code == EX_TEMPFAIL):
-        return EX_TEMPFAIL  # the others may have lost their partner in the middle of a reduction
+    if codes[0] == os.EX_TEMPFAIL or (asked and started[0].code == os.EX_TEMPFAIL):
+        return os.EX_TEMPFAIL  # the others may have lost their partner in the middle of a reduction
     if asked and all(-code in stop_signals() for code in codes):
         print("Stopped before training began. Run the same command again to start", file=sys.stderr)
-        return EX_TEMPFAIL
-    rank, code = next((rank, code) for rank, code in zip(order, codes, strict=True) if code not in (0, EX_TEMPFAIL))
+        return os.EX_TEMPFAIL
+    rank, code = next((rank, code) for rank, code in zip(order, codes, strict=True) if code not in (0, os.EX_TEMPFAIL))
     name = (
         "The training process"
         if len(started) == 1

@@ -13,8 +13,6 @@ from typing import Any
 
 log = logging.getLogger("petrflow.training")
 
-EX_TEMPFAIL = 75
-"""Exit code of a training that was asked to stop and can go on later (sysexits.h)."""
 PATIENCE = 25.0
 """Seconds that a step may go on after a signal: a preempted machine has about thirty."""
 
@@ -96,7 +94,7 @@ class StopRequest:
                 if not self._answered.wait(PATIENCE):
                     what = f"What is under way is not over after {PATIENCE:.0f} s: giving it up"
                     log.error("%s. Run the same command again to go on from the last checkpoint", what)
-                    os._exit(EX_TEMPFAIL)
+                    os._exit(os.EX_TEMPFAIL)
             # Only now: to the interpreter, a pipe that nobody reads is an error at the next signal.
 
     @property

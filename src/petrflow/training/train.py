@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ from petrflow.training.state import (
     section,
 )
 from petrflow.training.step import LossScale, take_step
-from petrflow.training.stopping import EX_TEMPFAIL, Interrupted, Stopped, StopRequest
+from petrflow.training.stopping import Interrupted, Stopped, StopRequest
 from petrflow.training.watch import Clock, Watch
 
 log = logging.getLogger("petrflow.training")
@@ -338,7 +339,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(Request.read(options.request))
     except Stopped as message:
         log.warning("%s", message)
-        return EX_TEMPFAIL
+        return os.EX_TEMPFAIL
     except PetrflowError as error:
         log.error("%s", error)
         return 1

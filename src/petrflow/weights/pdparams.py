@@ -189,7 +189,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        return dict(load_file(path))
     except FileNotFoundError as error:
         raise PetrflowError(
             f"{path} does not exist: check the path, or run the step that fetches or writes it."
@@ -249,24 +249,3 @@ def _write_array(handle: BinaryIO, name: str, array: np.ndarray) -> None:
 
 def _integer(value: int) -> bytes:
     return b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
-
-
-def save_safetensors(
-    path: Path,
-    weights: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write weights as safetensors: no code can hide in it and other frameworks read it; equal
-    weights give equal bytes.
-    """
-    from safetensors.numpy import save
-
-    payload = save(
-        {name: np.asarray(value, order="C") for name, value in sorted(weights.items())},
-        dict(metadata or {}) or None,
-    )
-    with (
-        atomic_path(Path(path), len(payload)) as temporary,
-        disk_errors(Path(path), len(payload), permissions=True),
-    ):
-        temporary.write_bytes(payload)

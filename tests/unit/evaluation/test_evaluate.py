@@ -21,10 +21,11 @@ from petrflow.errors import PetrflowError
 from petrflow.evaluation.evaluate import require_scorable, score_detections
 from petrflow.evaluation.expectations import compare_with_expected
 from petrflow.evaluation.score import score
-from petrflow.evaluation.submission import ground_truth_detections, to_submission
+from petrflow.evaluation.submission import to_submission
 from petrflow.evaluation.table import format_table
 from petrflow.machine import processes
 from petrflow.samples.types import Detections
+from tests.helpers.found import ground_truth_detections
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 

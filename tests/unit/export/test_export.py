@@ -18,12 +18,13 @@ paddle = pytest.importorskip("paddle")
 from petrflow.errors import PetrflowError
 from petrflow.export import networks, onnx, parity
 from petrflow.export import static as exporting
-from petrflow.export.exported import ExportedModel, OnnxGraph, Predictor, in_two_parts
-from petrflow.export.static import STATIC_FILES
+from petrflow.export.exported import GRAPHS, ExportedModel, OnnxGraph, Predictor, files_of, in_two_parts
 from petrflow.files import read_json
 from petrflow.model import build_model
 from petrflow.model.petr import network_inputs
 from petrflow.samples.settings import InputSettings
+
+static_files = [name for graph in GRAPHS for name in files_of(graph)]
 
 CONFIG = small_model_config()
 CONFIG["model"]["pts_bbox_head"].update(monocular=1.0, proposals=10, keys=20, point_prior=[0.0, 0.2, 0.5, 2.0])
@@ -101,7 +102,7 @@ def test_the_exported_model_agrees_with_the_eager_one(exported: Path) -> None:
     assert 0 <= record["two_graphs"]["boxes"] <= 1e-3 and 0 <= record["two_graphs"]["scores"] <= 1e-3
     for made in (record["onnx"], record["onnx_two_graphs"]):
         assert made["written"] or made["reason"]
-    plan = {*STATIC_FILES, "deploy.json", "README.md", "runner.py", "parity.json"}
+    plan = {*static_files, "deploy.json", "README.md", "runner.py", "parity.json"}
     assert {path.name for path in exported.iterdir() if path.suffix != ".onnx"} == plan
 
 
@@ -186,7 +187,7 @@ def test_an_export_that_differs_fails_and_leaves_nothing(
         return replace(sample, outputs=(logits, codes + 0.01))
 
     def copy(model: Any, inputs: Any, folder: Path) -> list[int]:
-        for name in STATIC_FILES:
+        for name in static_files:
             (folder / name).write_bytes((exported / name).read_bytes())
         return [32, 1, 3]
 

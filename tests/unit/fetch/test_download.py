@@ -22,7 +22,9 @@ import urllib3
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch import download
-from petrflow.fetch.download import Patience, fetch, file_name, public, public_url, read_url_list
+from petrflow.fetch.download import fetch, read_url_list
+from petrflow.fetch.links import file_name, public, public_url
+from petrflow.fetch.transfer import Patience
 from petrflow.files import read_json
 from tests.helpers.misbehaving_server import FAULTS, MisbehavingServer
 
@@ -75,7 +77,8 @@ def test_a_download_goes_on_after_a_kill(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from petrflow.fetch.download import Patience, fetch
+from petrflow.fetch.download import fetch
+from petrflow.fetch.transfer import Patience
 print("ready", flush=True)
 fetch(sys.argv[1], Path(sys.argv[2]), patience=Patience(stall_timeout=30), progress=False)
 """

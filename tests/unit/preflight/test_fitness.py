@@ -14,7 +14,7 @@ import yaml
 
 from petrflow.config import settings, validate
 from petrflow.errors import PetrflowError
-from petrflow.fetch.download import file_name
+from petrflow.fetch.links import file_name
 from petrflow.files import fingerprint
 from petrflow.machine import hardware as machine_module
 from petrflow.machine.device import (

@@ -13,9 +13,9 @@ import pytest
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
-from petrflow.evaluation.submission import ground_truth_detections
 from petrflow.pictures import draw as drawing
 from petrflow.reports import demo
+from tests.helpers.found import ground_truth_detections
 
 CLASS_NAMES = [
     "car", "truck", "construction_vehicle", "bus", "trailer",

@@ -438,7 +438,8 @@ from functools import partial
 from pathlib import Path
 from petrflow.errors import PetrflowError
 from petrflow.fetch import archive
-from petrflow.fetch.download import Patience, fetch
+from petrflow.fetch.download import fetch
+from petrflow.fetch.transfer import Patience
 from petrflow.sources import nuscenes
 from petrflow.sources.nuscenes import prepare
 archive.FLUSH_BYTES = 1 << 20

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from petrflow.errors import PetrflowError
-from petrflow.weights.pdparams import load_pdparams, load_pickle, names_and_shapes, save_pdparams, save_safetensors
+from petrflow.weights.pdparams import load_pdparams, load_pickle, names_and_shapes, save_pdparams
 from petrflow.weights.plain_pickle import read_plain
+from tests.helpers.weights import save_safetensors
 
 PLAIN = {
     "numbers": [1, -5, 2.5, 2**70, True, None, 3j],

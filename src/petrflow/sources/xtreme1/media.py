@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 from tqdm import tqdm
 
 from petrflow.errors import CannotWrite, PetrflowError
-from petrflow.fetch.download import Patience, fetch
+from petrflow.fetch.download import fetch
+from petrflow.fetch.transfer import Patience
 from petrflow.files import fingerprint
 from petrflow.sources.xtreme1.frames import (
     Document,

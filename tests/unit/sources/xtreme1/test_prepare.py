@@ -604,7 +604,8 @@ def test_an_evaluation_on_an_import_names_what_neither_labels_nor_time_hold(
     synthetic_root: Path, tmp_path: Path, names: str, missing: list[str]
 ) -> None:
     from petrflow.evaluation.score import score
-    from petrflow.evaluation.submission import ground_truth_detections, to_submission
+    from petrflow.evaluation.submission import to_submission
+    from tests.helpers.found import ground_truth_detections
 
     classes = [
         "car",
