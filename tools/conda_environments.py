@@ -1,4 +1,5 @@
-"""Write the conda environments under envs/ from uv.lock: the same versions everywhere, with Paddle's build as the only difference.
+"""Write the conda environments under envs/ from uv.lock: the same versions everywhere, with
+Paddle's build as the only difference.
 
 python tools/conda_environments.py [--check]
 """
@@ -20,13 +21,15 @@ BUILDS = {
     "gpu-cuda126": ("an NVIDIA GPU whose driver serves CUDA 12.6", "cu126"),
     "gpu-cuda129": ("an NVIDIA GPU whose driver serves CUDA 12.9", "cu129"),
 }
-# Their own requirements contradict what is installed beside them (pillow, numpy, OpenCV) or cannot be built (sklearn, through paddledet);
-# nothing that petrflow uses of them needs those.
+# Their own requirements contradict what is installed beside them (pillow, numpy, OpenCV) or cannot
+# be built (sklearn, through paddledet); nothing that petrflow uses of them needs those.
 WITHOUT_DEPENDENCIES = ("nuscenes-devkit", "paddle3d", "paddleseg", "visualdl")
 
 
 def locked() -> dict[str, str]:
-    """Return names and versions of everything that petrflow needs on Linux with conda's Python, from uv.lock."""
+    """Return names and versions of everything that petrflow needs on Linux with conda's Python,
+    from uv.lock.
+    """
     with (REPOSITORY / "uv.lock").open("rb") as file:
         packages = {package["name"]: package for package in tomllib.load(file)["package"]}
     machine = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
@@ -43,7 +46,9 @@ def locked() -> dict[str, str]:
 
 
 def render(name: str) -> dict[str, str]:
-    """Return the files of one environment by name: its YAML and the script that conda runs after it."""
+    """Return the files of one environment by name: its YAML and the script that conda runs after
+    it.
+    """
     machine, folder = BUILDS[name]
     pins = locked()
     last = [f"{package}=={pins.pop(package)}" for package in WITHOUT_DEPENDENCIES if package in pins]

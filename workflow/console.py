@@ -1,8 +1,10 @@
-"""What Snakemake says on the terminal, in the words of the configuration; and the last lines after a failure or a stop.
+"""What Snakemake says on the terminal, in the words of the configuration; and the last lines after
+a failure or a stop.
 
-Snakemake answers a failed script with a wall: the rule's inputs and outputs, the interpreter's command line, where the exception
-passed. Whoever reads it needs the run, the stage, one sentence and the log. Its reasons name files ("Missing output files"); what
-matters is the setting that has changed.
+Snakemake answers a failed script with a wall: the rule's inputs and outputs, the interpreter's
+command line, where the exception passed. Whoever reads it needs the run, the stage, one sentence
+and the log. Its reasons name files ("Missing output files"); what matters is the setting that has
+changed.
 """
 
 from __future__ import annotations

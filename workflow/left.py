@@ -1,4 +1,5 @@
-"""Say what is left to do: stage, run, why, and about how long, from what the same stage took before.
+"""Say what is left to do: stage, run, why, and about how long, from what the same stage took
+before.
 
     python workflow/left.py [TARGET ...] [--configfile FILE]
 

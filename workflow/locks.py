@@ -1,7 +1,8 @@
-"""Snakemake's own file lists when it was killed: a run that is gone holds nothing any more.
+"""Locks that show which Snakemake processes and jobs are alive; stale file lists are removed.
 
-Seen with Snakemake 9.27: killed with SIGKILL it leaves file lists under ``.snakemake/locks``, and every later run stops until somebody
-types ``--unlock``. Here the kernel's locks say who lives.
+Seen with Snakemake 9.27: killed with SIGKILL it leaves file lists under ``.snakemake/locks``, and
+every later run stops until somebody types ``--unlock``. The kernel drops a lock when its process
+ends, so its locks tell which processes are alive.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from pathlib import Path
 
 MAIN_LOCK = "petrflow-main.lock"  # locked, shared, by every live Snakemake process of the folder
 JOBS_LOCK = "petrflow-jobs.lock"  # locked, shared, by every live rule script of the folder
-ORPHAN_SECONDS = 60.0
-# Dry runs and reports hold the lock for a few seconds; a run that starts beside one waits that long before it takes it for a real one.
+ORPHAN_SECONDS = 60.0  # seconds to wait for jobs that outlived their Snakemake
+# Seconds. Dry runs and reports hold this lock too, for a few seconds. Wait that long before
+# concluding that another run is active.
 CONTEST_SECONDS = 5.0
 
 _open: list[int] = []
 
 
 def enter(folder: Path) -> None:
-    """Take part in a folder's runs: hold its lock for the life of this process, and drop Snakemake locks that nobody holds.
+    """Take part in a folder's runs: hold its lock for the life of this process, and drop Snakemake
+    locks that nobody holds.
 
-    Two live runs stay apart as before: while another process of this workflow lives, Snakemake's own file lists are left alone and
-    Snakemake refuses what overlaps. Where the file system has no locks (some mounted buckets), nothing is judged stale.
+    Two live runs stay apart as before: while another process of this workflow lives, Snakemake's
+    own file lists are left alone and Snakemake refuses what overlaps. Where the file system has no
+    locks (some mounted buckets), nothing is judged stale.
 
     Parameters
     ----------
@@ -41,7 +45,8 @@ def enter(folder: Path) -> None:
     try:
         if _is_alone(descriptor, CONTEST_SECONDS if _lists(folder) else 0.0):
             _remove_stale(folder)
-        # Between giving up the exclusive lock and getting the shared one, another process may look: it finds no file list of ours yet.
+        # Between giving up the exclusive lock and getting the shared one, another process may look:
+        # it finds no file list of ours yet.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError:
         return
@@ -66,7 +71,9 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove file lists left by killed runs, once the jobs that outlived their Snakemake have ended."""
+    """Remove file lists left by killed runs, once the jobs that outlived their Snakemake have
+    ended.
+    """
     stale = _lists(folder)
     if not stale:
         return
@@ -82,16 +89,18 @@ def _remove_stale(folder: Path) -> None:
         os.close(descriptor)
     for path in stale:
         path.unlink(missing_ok=True)
-    print("The last run here was killed; its lock held nothing any more and was removed.", file=sys.stderr)
+    print("The last run here was killed; the lock that it left was removed.", file=sys.stderr)
 
 
 def show_job(folder: Path) -> int | None:
-    """Show that a rule's script lives, so that a new Snakemake does not take the place of one that was killed while its job still ends.
+    """Show that a rule's script lives, so that a new Snakemake does not take the place of one that
+    was killed while its job still ends.
 
     Returns
     -------
     int or None
-        A file descriptor that holds the lock until it is closed; None where the file system has no locks.
+        A file descriptor that holds the lock until it is closed; None where the file system has no
+        locks.
     """
     try:
         descriptor = os.open(folder / JOBS_LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -1,4 +1,6 @@
-"""Write the page over all runs from what there is, after a failure: a request as JSON on standard input."""
+"""Write the page over all runs from what there is, after a failure: a request as JSON on standard
+input.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Which stages there are, what shapes each of them, and the fingerprint by which a finished one is known.
+"""Which stages there are, what shapes each of them, and the fingerprint by which a finished one is
+known.
 
-A fingerprint is a function of the configuration and of the files that users give: model files, local weights, the marks of data
-sources. Nothing that a stage makes goes into it, so that a job on another machine, which reads the Snakefile anew in the middle of a
-run, finds the same names. Snakemake sees nothing but receipts (:mod:`petrflow.files.receipts`): a receipt that is wanted and does not
-exist is a stage to run.
+A fingerprint is a function of the configuration and of the files that users give: model files,
+local weights, the marks of data sources. Nothing that a stage makes goes into it, so that a job on
+another machine, which reads the Snakefile anew in the middle of a run, finds the same names.
+Snakemake sees nothing but receipts (:mod:`petrflow.files.receipts`): a receipt that is wanted and
+does not exist is a stage to run.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Plan:
         return [self.stage(name, run) for run in self.config["runs"]]
 
     def all(self) -> Iterator[Stage]:
-        """Every stage that the configuration knows, also those that only a target of its own asks for."""
+        """Every stage that the configuration knows, also those that only a target of its own asks
+        for.
+        """
         used = {run["dataset"] for run in self.config["runs"].values()}
         for dataset in self.config["datasets"]:
             yield from (self.root(dataset), self.stage("annotate", dataset), self.stage("doctor", dataset))
@@ -103,7 +107,9 @@ class Plan:
         return [str(before.receipt) for before in stage.after] if self.runs is None or stage in self.runs else []
 
     def arguments(self, name: str, subject: str) -> dict[str, Any]:
-        """What the function of :mod:`petrflow.stages` is called with. What may hold a personal URL is not here: params are recorded."""
+        """What the function of :mod:`petrflow.stages` is called with. What may hold a personal URL
+        is not here: params are recorded.
+        """
         out_dir = self.stage(name, subject).folder
         if name == "annotate":
             return {"root": Path("data") / subject, "about": Path("results") / subject / "root", "out_dir": out_dir}
@@ -144,7 +150,9 @@ class Plan:
         return {**common, "exported": folder / "export", "settings": entry["demo"]}
 
     def notes(self) -> dict[str, list[str]]:
-        """Sentences about the stages of each run whose results in place are not what the configuration asks for."""
+        """Sentences about the stages of each run whose results in place are not what the
+        configuration asks for.
+        """
         notes: dict[str, list[str]] = {}
         for run in self.config["runs"]:
             stages = [self.stage(name, run) for name in RUN_STAGES]
@@ -225,7 +233,9 @@ class Plan:
         return make_stage(name, run, folder, files, settings, shaping, [*data, *before])
 
     def _data(self, dataset: str) -> list[Stage]:
-        """Stages whose results everything reads that reads annotations: images and clouds are in the root."""
+        """Stages whose results everything reads that reads annotations: images and clouds are in
+        the root.
+        """
         return [self.root(dataset), self.stage("annotate", dataset)]
 
     def _weights(self, run: str) -> tuple[dict[str, Any], list[Stage]]:
@@ -259,7 +269,9 @@ class Plan:
         return self._contents.sha256(path)
 
     def _made_by(self, path: Path) -> tuple[str, str] | None:
-        """The run that makes a file of weights, and which of its models it is; None for a file that users give."""
+        """The run that makes a file of weights, and which of its models it is; None for a file that
+        users give.
+        """
         parts = Path(os.path.relpath(path)).parts
         if len(parts) == 5 and parts[0] == "results" and parts[2] == "train" and parts[1] in self.config["runs"]:
             return parts[1], parts[3]

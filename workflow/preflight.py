@@ -1,7 +1,9 @@
-"""Whether the machine can do what is about to start, judged in a process of its own; and what a run may ask for.
+"""Whether the machine can do what is about to start, judged in a process of its own; and what a run
+may ask for.
 
-Asking Paddle means importing it, and it must be the Paddle that the stages will use: run as a script, this module reads a request as
-JSON from standard input and ends with code 1 when the machine cannot do it.
+Asking Paddle means importing it, and it must be the Paddle that the stages will use: run as a
+script, this module reads a request as JSON from standard input and ends with code 1 when the
+machine cannot do it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Starting:
 def runs_to_judge(jobs: Iterable[Starting], runs: Mapping[str, Any]) -> dict[str, Any]:
     """The runs that the machine is judged for, with their settings.
 
-    Evaluating a large model on a CPU is slow, but it ends; only training takes weeks. So a run that does not train is allowed a slow CPU.
+    Evaluating a large model on a CPU is slow, but it ends; only training takes weeks. So a run that
+    does not train is allowed a slow CPU.
     """
     jobs = [job for job in jobs if job.rule in EXPENSIVE]
     training = {job.run for job in jobs if job.rule == "train"}
@@ -44,7 +47,9 @@ def runs_to_judge(jobs: Iterable[Starting], runs: Mapping[str, Any]) -> dict[str
 
 
 def too_many_gpus(jobs: Iterable[Starting], offered: int | None) -> str | None:
-    """A sentence about the first job that asks for more GPUs than the workflow was given; None when there is none."""
+    """A sentence about the first job that asks for more GPUs than the workflow was given; None when
+    there is none.
+    """
     for job in jobs:
         if offered is not None and job.gpus > offered:
             return (
@@ -65,7 +70,8 @@ def check_machine(
     Parameters
     ----------
     config, models : mapping
-        The checked config with the runs that are about to start, and the path of each run's model file.
+        The checked config with the runs that are about to start, and the path of each run's model
+        file.
     python : str
         Interpreter of the environment in which the stages run.
     making : iterable of str, optional
@@ -77,7 +83,9 @@ def check_machine(
 
 
 def run_module(script: Path, request: Mapping[str, Any], python: str = sys.executable) -> int:
-    """Run a script of this folder with a request as JSON on its standard input; return its exit code."""
+    """Run a script of this folder with a request as JSON on its standard input; return its exit
+    code.
+    """
     source = str(Path(__file__).resolve().parents[1] / "src")
     search_path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": search_path, "PYTHONWARNINGS": "ignore"}

@@ -1,4 +1,6 @@
-"""What of users' sources goes into a fingerprint: marks of data sources, addresses without what is personal in them."""
+"""What of users' sources goes into a fingerprint: marks of data sources, addresses without what is
+personal in them.
+"""
 
 from __future__ import annotations
 

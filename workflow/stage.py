@@ -1,4 +1,6 @@
-"""One stage of one run or data set: what shapes it, where its results are, and whether they are what is wanted."""
+"""One stage of one run or data set: what shapes it, where its results are, and whether they are
+what is wanted.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ DOORS = ("synthetic", "nuscenes", "xtreme1")
 RUN_STAGES = ("baseline", "train", "export", "demo")
 """Stages of a run, in the order in which data flows."""
 
-# A stage that makes something else from the same inputs, when what it made before must be made again: 1 until it is raised.
+# A stage that makes something else from the same inputs, when what it made before must be made
+# again: 1 until it is raised.
 VERSIONS = {"annotate": 2}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
 
 
@@ -27,8 +30,8 @@ class Stage:
     Attributes
     ----------
     name : str
-        ``synthetic``, ``nuscenes``, ``xtreme1``, ``weights``, ``annotate``, ``classic-train``, ``classic-val``, ``doctor``, one of
-        :data:`RUN_STAGES`, or ``report``.
+        ``synthetic``, ``nuscenes``, ``xtreme1``, ``weights``, ``annotate``, ``classic-train``,
+        ``classic-val``, ``doctor``, one of :data:`RUN_STAGES`, or ``report``.
     subject : str
         The run, the data set, the key of fetched weights; ``report`` for the page over all runs.
     folder : Path
@@ -84,7 +87,9 @@ class Stage:
         return {**values, "after": after, "receipt": str(self.receipt)}
 
     def fault(self) -> str:
-        """Why the receipt is not to be believed, in a few words; empty when it is, or when there is none."""
+        """Why the receipt is not to be believed, in a few words; empty when it is, or when there is
+        none.
+        """
         if not self.receipt.exists():
             return ""
         for name in self.files:
@@ -100,7 +105,9 @@ class Stage:
         return ", ".join(common_differences(origin["settings"], self.settings))
 
     def reason(self, runs: Collection[Stage] = ()) -> str:
-        """Why the stage is to be made, in the words of the configuration: ``batch_size 4 -> 64``; ``runs`` are all that will be made."""
+        """Why the stage is to be made, in the words of the configuration: ``batch_size 4 -> 64``;
+        ``runs`` are all that will be made.
+        """
         if fault := self.fault():
             return fault
         origin = made_from(self.stamp)

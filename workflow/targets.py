@@ -1,7 +1,9 @@
-"""From what a person asks for (a result by its file name) to what Snakemake knows (receipts), and which stages must run for it.
+"""From what a person asks for (a result by its file name) to what Snakemake knows (receipts), and
+which stages must run for it.
 
-Snakemake gets a DAG whose edges lead only into stages that run. Its own way (``ancient`` inputs, files that are forced) does not do:
-seen with 9.27, a job after a forced one is never looked at when everything between them is ancient.
+Snakemake gets a DAG whose edges lead only into stages that run. Its own way (``ancient`` inputs,
+files that are forced) does not do: seen with 9.27, a job after a forced one is never looked at when
+everything between them is ancient.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from stage import DOORS, RUN_STAGES, Stage
 from petrflow.errors import PetrflowError
 
 FOLLOW = ("export", "demo", "report")
-"""Stages that are made again after a stage of their run was: a second training may differ from a lost one in its last digits."""
+"""Stages that are made again after a stage of their run was: a second training may differ from a
+lost one in its last digits.
+"""
 
 
 @dataclass
@@ -33,7 +37,8 @@ class Wanted:
 def translate(
     plan: Plan, targets: Iterable[str], forced: Iterable[str], rules: Collection[str], everything: bool = False
 ) -> Wanted:
-    """Replace file names of results by receipts, and force the stages whose receipts are not to be believed.
+    """Replace file names of results by receipts, and force the stages whose receipts are not to be
+    believed.
 
     Parameters
     ----------
@@ -94,7 +99,9 @@ def _of_rule(plan: Plan, rule: str) -> list[Stage]:
 
 
 def _require_whole(plan: Plan, rule: str, rules: Collection[str]) -> None:
-    """Raise for the name of a rule that makes one stage of one run or data set: Snakemake would ask for a rule without wildcards."""
+    """Raise for the name of a rule that makes one stage of one run or data set: Snakemake would ask
+    for a rule without wildcards.
+    """
     if f"{rule}_all" not in rules and rule not in (*DOORS, "weights", "doctor_dataset"):
         return
     whole = {"doctor_dataset": "doctor"}.get(rule, f"{rule}_all" if f"{rule}_all" in rules else "all")
@@ -128,7 +135,9 @@ def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
 
 
 def _is_misspelt(stage: Stage, path: Path) -> bool:
-    """Whether a name in a stage's folder is of no result: the stage is finished without it, or it is nearly that of a known one."""
+    """Whether a name in a stage's folder is of no result: the stage is finished without it, or it
+    is nearly that of a known one.
+    """
     if path == stage.folder or path.exists():
         return False
     if stage.receipt.exists() and not stage.fault():
@@ -158,7 +167,9 @@ def _follow(first: set[Stage], reach: set[Stage]) -> set[Stage]:
 
 
 def _to_run(asked: Collection[Stage], reach: set[Stage], again: set[Stage]) -> set[Stage]:
-    """Stages that must run: those that are missing or not what their receipt says, where somebody needs them, and what follows."""
+    """Stages that must run: those that are missing or not what their receipt says, where somebody
+    needs them, and what follows.
+    """
     unfinished = {stage for stage in reach if not stage.receipt.exists() or stage.fault()}
     runs = set(again)
     while True:

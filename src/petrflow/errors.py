@@ -1,5 +1,7 @@
 """The errors that petrflow raises for its users. Code tells them apart by class, never by their
 text.
+
+Every package may raise them. Nothing here may import another module of petrflow.
 """
 
 from __future__ import annotations

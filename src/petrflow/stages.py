@@ -5,6 +5,9 @@ Every function takes ``order``, what the workflow wants made
 (:class:`petrflow.files.receipts.Order`), and may be called without one by hand. A stage's folder is
 replaced when all of it is written, so that the last finished result stands until its successor
 does.
+
+For the scripts in ``workflow/scripts``, and by hand. Nothing below imports this module. It computes
+nothing itself and knows nothing of Snakemake.
 """
 
 from __future__ import annotations

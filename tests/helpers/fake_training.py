@@ -1,6 +1,6 @@
 """A training of a handful of parameters with everything random that a real one has, for faults that must be tried many times.
 
-Run as a script it is ``python -m petrflow.training.train`` with the fake parts: ``fake_training.py --request request.json``.
+Run as a script it is ``python -m petrflow.training`` with the fake parts: ``fake_training.py --request request.json``.
 """
 
 from __future__ import annotations

@@ -55,18 +55,18 @@ def test_the_default_run_starts_from_them_and_expects_their_figures() -> None:
 def test_their_record_names_the_model_they_belong_to_and_how_they_were_made() -> None:
     record = recorded()
     assert record["sha256"] == sha256_file(SHIPPED / "model.safetensors")
-    first, last = (SHIPPED / name for name in ("sitting-1", "sitting-2"))
+    first, last = (SHIPPED / name for name in ("stage-1", "stage-2"))
     assert yaml.safe_load((last / "model.yml").read_text()) == read_model_config("petrv2_tiny")
     preset = yaml.safe_load((REPOSITORY / "config" / "presets" / "pretrain-tiny.yaml").read_text())
     assert yaml.safe_load((last / "config.yaml").read_text()) == preset
     default = yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text())["datasets"]["synthetic"]
     started: dict[Path, str | None] = {}
-    for sitting in (first, last):
-        config = yaml.safe_load((sitting / "config.yaml").read_text())
+    for stage in (first, last):
+        config = yaml.safe_load((stage / "config.yaml").read_text())
         assert config["datasets"]["streets"]["seed"] != default["seed"]
-        epochs = (sitting / "history.csv").read_text().splitlines()
+        epochs = (stage / "history.csv").read_text().splitlines()
         assert len(epochs) == 1 + config["runs"]["pretrain-tiny"]["schedule"]["epochs"]
-        started[sitting] = json.loads((sitting / "provenance.json").read_text())["inputs"].get("weights")
+        started[stage] = json.loads((stage / "provenance.json").read_text())["inputs"].get("weights")
     assert started[first] is None
     assert started[last] == record["started_from"]
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 15e6

@@ -1,4 +1,6 @@
-"""Check a nuScenes root's images and build the annotation stores of both splits from its tables, which are read once."""
+"""Check a nuScenes root's images and build the annotation stores of both splits from its tables,
+which are read once.
+"""
 
 from rule_job import rule_job
 

@@ -1,4 +1,6 @@
-"""Score a run's weights on the validation split before any training; without weights, those that training starts from."""
+"""Score a run's weights on the validation split before any training; without weights, those that
+training starts from.
+"""
 
 from rule_job import rule_job
 

@@ -1,4 +1,6 @@
-"""Look at a data set's labels against its calibration and images, and say whether training on it makes sense."""
+"""Look at a data set's labels against its calibration and images, and say whether training on it
+makes sense.
+"""
 
 from rule_job import rule_job
 

@@ -1,4 +1,6 @@
-"""Bring nuScenes, or data in its form, to its place: linked from a folder, or fetched, extracted and verified."""
+"""Bring nuScenes, or data in its form, to its place: linked from a folder, or fetched, extracted
+and verified.
+"""
 
 from rule_job import rule_job
 

@@ -1,4 +1,6 @@
-"""Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is built on it."""
+"""Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is
+built on it.
+"""
 
 from rule_job import rule_job
 

@@ -2,8 +2,11 @@
 defaults filled in.
 
 The schemas in ``schemas/`` say type, default, limit and description of every key, once.
-``docs/config.md`` and ``docs/model-files.md`` are made from them, and every part of petrflow that
-takes settings takes values that were checked here.
+``docs/config.md`` and ``docs/model-files.md`` are made from them.
+
+For the workflow, preflight and every package that takes settings: what they take was checked here.
+No other package may hold a default, a limit or a second check of a key. Nothing here reads a data
+set or weights.
 """
 
 from petrflow.config.models import load_model, model_path, read_model, with_model_defaults

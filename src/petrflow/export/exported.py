@@ -20,7 +20,9 @@ GRAPHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "features": (("images",), ("features",)),
     "boxes": (("features_now", "features_before", "img2lidars", "timestamps"), ("class_logits", "box_codes")),
 }
-"""The exported graphs, with the names of their inputs and outputs in order: the whole model, and the same in two parts."""
+"""The exported graphs, with the names of their inputs and outputs in order: the whole model, and
+the same in two parts.
+"""
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -80,7 +82,9 @@ class OnnxGraph:
 
 
 def in_two_parts(features: Any, boxes: Any, arrays: Arrays) -> Arrays:
-    """Run the two graphs on the inputs of one: images (1, 2N, 3, H, W), img2lidars (1, 2N, 4, 4) and timestamps (1, 2N)."""
+    """Run the two graphs on the inputs of one: images (1, 2N, 3, H, W), img2lidars (1, 2N, 4, 4)
+    and timestamps (1, 2N).
+    """
     images, img2lidars, timestamps = arrays
     now, before = (features.run((half,))[0] for half in np.split(images[0], 2))
     outputs: Arrays = boxes.run((now, before, img2lidars, timestamps))

@@ -1,4 +1,6 @@
-"""A split's keyframes as the stream that an export's ``runner.py`` reads, and what its boxes are compared with."""
+"""A split's keyframes as the stream that an export's ``runner.py`` reads, and what its boxes are
+compared with.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def scenes_of(store: AnnotationStore) -> Iterator[range]:
 
 
 def moments_of(store: AnnotationStore, root: Path, places: Sequence[int], folder: Path) -> dict[str, Any]:
-    """Return a scene in the form of ``moments.json``: its keyframes, and the frames between them, which are only seen.
+    """Return a scene in the form of ``moments.json``: its keyframes, and the frames between them,
+    which are only seen.
 
     Paths of pictures are relative to ``folder``, where that file will lie.
     """
@@ -71,10 +74,11 @@ def _cameras(frames: CameraFrames, world_from_lidar: np.ndarray, start: str) -> 
 
 
 def largest_difference(boxes: Any, others: Any) -> float:
-    """Return the largest absolute difference of two models' boxes of a keyframe (m, rad, m/s), each with the nearest of its class.
+    """Return the largest absolute difference of two models' boxes of a keyframe (m, rad, m/s), each
+    with the nearest of its class.
 
-    Both have ``boxes`` (K, 9), ``scores`` and ``labels`` (K,). Infinite where their numbers differ: equal scores may come in any order,
-    other boxes may not.
+    Both have ``boxes`` (K, 9), ``scores`` and ``labels`` (K,). Infinite where their numbers differ:
+    equal scores may come in any order, other boxes may not.
     """
     if sorted(boxes.labels) != sorted(others.labels):
         return float("inf")

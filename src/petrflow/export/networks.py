@@ -16,7 +16,9 @@ from petrflow.model import PetrV2
 
 
 class Network(nn.Layer):
-    """The whole model: images and calibration in, the last decoder layer's class logits and box codes out."""
+    """The whole model: images and calibration in, the last decoder layer's class logits and box
+    codes out.
+    """
 
     def __init__(self, model: PetrV2) -> None:
         super().__init__()
@@ -42,7 +44,8 @@ class FeatureNetwork(nn.Layer):
 
 
 class BoxNetwork(nn.Layer):
-    """The head: features of two moments and calibration in, the last decoder layer's class logits and box codes out.
+    """The head: features of two moments and calibration in, the last decoder layer's class logits
+    and box codes out.
 
     Parameters
     ----------
@@ -59,14 +62,17 @@ class BoxNetwork(nn.Layer):
     def forward(
         self, features_now: Tensor, features_before: Tensor, img2lidars: Tensor, timestamps: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return (1, Q, C) class logits and (1, Q, 10) box codes of features (N, C, h, w) now and before."""
+        """Return (1, Q, C) class logits and (1, Q, 10) box codes of features (N, C, h, w) now and
+        before.
+        """
         features = paddle.concat([features_now, features_before], axis=0).unsqueeze(0)
         logits, codes, _ = self.head.decode_queries(features, img2lidars, timestamps, self.padded_size, self.image_size)
         return logits[-1], codes[-1]
 
 
 def save(network: nn.Layer, inputs: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Trace a network whose model has run eagerly on inputs of these shapes; write ``path``.json and ``path``.pdiparams.
+    """Trace a network whose model has run eagerly on inputs of these shapes; write ``path``.json
+    and ``path``.pdiparams.
 
     Parameters
     ----------
@@ -81,10 +87,12 @@ def save(network: nn.Layer, inputs: Mapping[str, Sequence[int]], path: Path) -> 
 
 @contextlib.contextmanager
 def full_float32(core: Any = None) -> Iterator[None]:
-    """Keep cuDNN and cuBLAS from TF32, which Paddle allows them on Ampere and newer; CPUs know no such thing.
+    """Keep cuDNN and cuBLAS from TF32, which Paddle allows them on Ampere and newer; CPUs know no
+    such thing.
 
-    TF32 rounds the factors of convolutions to 10 bits: that moves boxes by up to 0.016 relative, more than the parity tolerance. The
-    libraries read the variable when they start; Paddle's own switches serve where they have started before.
+    TF32 rounds the factors of convolutions to 10 bits: that moves boxes by up to 0.016 relative,
+    more than the parity tolerance. The libraries read the variable when they start; Paddle's own
+    switches serve where they have started before.
     """
     core = core or paddle.base.core
     switches = [

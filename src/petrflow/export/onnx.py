@@ -13,7 +13,9 @@ from petrflow.export.exported import GRAPHS, OnnxGraph, files_of
 from petrflow.export.parity import Parity
 
 OPSET = 17
-"""Of the ONNX files. TensorRT reads 17 from 8.6 on; it has LayerNormalization, which takes six operators in older ones."""
+"""Of the ONNX files. TensorRT reads 17 from 8.6 on; it has LayerNormalization, which takes six
+operators in older ones.
+"""
 
 TIMEOUT = 900
 """Seconds that a conversion may take."""
@@ -74,7 +76,9 @@ def to_onnx(
 
 
 def convert(folder: Path, graph: str) -> None:
-    """Let paddle2onnx write ``GRAPH.onnx``, in a process of its own: it aborts on programs that it cannot read."""
+    """Let paddle2onnx write ``GRAPH.onnx``, in a process of its own: it aborts on programs that it
+    cannot read.
+    """
     target = folder / f"{graph}.onnx"
     program, parameters = files_of(graph)
     code = "from paddle2onnx.command import main; main()"
@@ -93,7 +97,9 @@ def convert(folder: Path, graph: str) -> None:
 
 
 def simplify(path: Path, graph: str) -> None:
-    """Fold constants, drop operators that do nothing (onnxruntime's basic level: standard ONNX comes out), name what goes in and out."""
+    """Fold constants, drop operators that do nothing (onnxruntime's basic level: standard ONNX
+    comes out), name what goes in and out.
+    """
     import onnx
     import onnxruntime
 

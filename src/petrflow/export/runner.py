@@ -1,7 +1,7 @@
 """Boxes from camera pictures with an exported model: numpy, onnxruntime and OpenCV, nothing else.
 
-This file is complete in itself. An export carries a copy of it, beside ``deploy.json`` and the two ONNX graphs, and README.md explains
-every step.
+This file is complete in itself. An export carries a copy of it, beside ``deploy.json`` and the two
+ONNX graphs, and README.md explains every step.
 
     python runner.py MOMENTS.json                  # a line of JSON for every moment with boxes
     python runner.py MOMENTS.json --threads 2 --variant int8 --score 0.3
@@ -34,7 +34,9 @@ import onnxruntime
 FRACTION_BITS = 22
 """Bits behind the point of the weights by which pictures are resized."""
 LONGEST_AGE = 2.0
-"""s. A larger difference of a picture's time and its moment's means another unit or another clock."""
+"""s. A larger difference of a picture's time and its moment's means another unit or another
+clock.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Camera:
     intrinsics : (3, 3) float64
         Of the picture as it is given to the runner, pixels.
     world_from_camera : (4, 4) float64
-        The camera's frame (x right, y down, z ahead) at its exposure to a frame that stands still, m. Odometry will do.
+        The camera's frame (x right, y down, z ahead) at its exposure to a frame that stands still,
+        m. Odometry will do.
     time : float
         Of the exposure, s.
     """
@@ -63,7 +66,8 @@ class Boxes:
     Attributes
     ----------
     boxes : (K, 9) float32
-        x, y, z of the centre, width, length, height (m), yaw (rad, from x towards y), vx, vy (m/s), in the lidar frame of the moment.
+        x, y, z of the centre, width, length, height (m), yaw (rad, from x towards y), vx, vy (m/s),
+        in the lidar frame of the moment.
     scores : (K,) float32
     labels : (K,) int64
         Places in ``class_names`` of ``deploy.json``.
@@ -102,7 +106,8 @@ class Runner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Idle threads of one graph would otherwise spin and take the cores from the other graph and from numpy.
+        # Idle threads of one graph would otherwise spin and take the cores from the other graph and
+        # from numpy.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.graphs = {}
         for name, graph in self.facts["graphs"].items():
@@ -165,7 +170,9 @@ class Runner:
     def preprocess(
         self, pictures: Sequence[np.ndarray], cameras: Sequence[Camera]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the image network's input (N, 3, H, W) float32, and each camera's intrinsics (3, 3) in its pixels."""
+        """Return the image network's input (N, 3, H, W) float32, and each camera's intrinsics (3,
+        3) in its pixels.
+        """
         settings = self.facts["input"]
         size, padded = settings["image_size"], settings["padded_size"]
         table = normalisation_table(settings["mean"], settings["std"])
@@ -207,7 +214,9 @@ class Runner:
         return found
 
     def _moment_before(self, time: float) -> Moment | None:
-        """Return the kept moment whose first picture's age is nearest to what the model was trained with; forget those much older."""
+        """Return the kept moment whose first picture's age is nearest to what the model was trained
+        with; forget those much older.
+        """
         wanted = self.facts["before"]["seconds"]
         while self._past and time - self._past[0].time > 2 * wanted:
             self._past.popleft()
@@ -223,7 +232,9 @@ class Runner:
 def crop_plan(
     height: int, width: int, size: Sequence[int], bottom_share: float
 ) -> tuple[float, tuple[int, int], tuple[int, int]]:
-    """Return by how much a picture is resized, its (width, height) then, and (left, top) of the crop in it, pixels."""
+    """Return by how much a picture is resized, its (width, height) then, and (left, top) of the
+    crop in it, pixels.
+    """
     scale = max(size[0] / height, size[1] / width)
     resized = (int(width * scale), int(height * scale))
     top = int((1 - bottom_share) * resized[1]) - size[0]
@@ -233,7 +244,8 @@ def crop_plan(
 def resize_crop(
     picture: np.ndarray, resized: tuple[int, int], origin: tuple[int, int], size: Sequence[int]
 ) -> np.ndarray:
-    """Resize with Pillow's bicubic filter and crop: (H, W, 3) uint8 -> (size[0], size[1], 3) uint8. Black lies outside the picture.
+    """Resize with Pillow's bicubic filter and crop: (H, W, 3) uint8 -> (size[0], size[1], 3) uint8.
+    Black lies outside the picture.
 
     Rows are filtered first and rounded to bytes, then columns.
     """
@@ -257,7 +269,9 @@ def _weighted(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def bicubic_weights(source: int, resized: int, first: int, size: int) -> np.ndarray:
-    """Return (size, source) float64, whole numbers: the weights of an axis' source pixels in target pixels ``first``, ``first`` + 1, …"""
+    """Return (size, source) float64, whole numbers: the weights of an axis' source pixels in target
+    pixels ``first``, ``first`` + 1, …
+    """
     scale = source / resized
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
@@ -286,7 +300,9 @@ def _cubic(x: float) -> float:
 
 
 def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return (3, 256) float32: the value of every byte of the channels B, G, R after ``(x - mean) / std``."""
+    """Return (3, 256) float32: the value of every byte of the channels B, G, R after ``(x - mean) /
+    std``.
+    """
     centered = np.arange(256, dtype=np.float32) - np.asarray(mean, np.float32)[:, None]
     inverse = 1 / np.asarray(std, np.float32).astype(np.float64)[:, None]
     return (centered.astype(np.float64) * inverse).astype(np.float32)
@@ -296,9 +312,11 @@ def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarr
 
 
 def projections(moment: Moment, world_from_lidar: np.ndarray, dtype: Any) -> list[np.ndarray]:
-    """Return one (4, 4) a camera: the lidar frame of now -> (u d, v d, d, 1) in the image network's pixels.
+    """Return one (4, 4) a camera: the lidar frame of now -> (u d, v d, d, 1) in the image network's
+    pixels.
 
-    The model was trained with matrices of float32 for the frame before, and of float64 for the frame of now.
+    The model was trained with matrices of float32 for the frame before, and of float64 for the
+    frame of now.
     """
     lidar_from_world = np.linalg.inv(np.asarray(world_from_lidar, np.float64))
     found = []
@@ -316,7 +334,9 @@ def projections(moment: Moment, world_from_lidar: np.ndarray, dtype: Any) -> lis
 
 
 def decode(logits: np.ndarray, codes: np.ndarray, max_num: int, centre_range: Sequence[float]) -> Boxes:
-    """Turn class logits (Q, C) and box codes (Q, 10) into boxes: the best ``max_num`` pairs of query and class, those in range."""
+    """Turn class logits (Q, C) and box codes (Q, 10) into boxes: the best ``max_num`` pairs of
+    query and class, those in range.
+    """
     scores = 1 / (1 + np.exp(-logits.astype(np.float32).reshape(-1)))
     best = np.argsort(-scores, kind="stable")[:max_num]
     query, label = np.divmod(best, logits.shape[-1])
@@ -334,7 +354,9 @@ def decode(logits: np.ndarray, codes: np.ndarray, max_num: int, centre_range: Se
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Read a picture's pixels as the file stores them: an EXIF orientation is not applied, calibration knows nothing of it."""
+    """Read a picture's pixels as the file stores them: an EXIF orientation is not applied,
+    calibration knows nothing of it.
+    """
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if picture is None:
         raise FileNotFoundError(f"{path}: no picture there, or a damaged one")
@@ -342,7 +364,9 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_moments(path: Path) -> Iterable[tuple[list[Path], list[Camera], np.ndarray | None, float]]:
-    """Read moments from JSON; README.md shows its form. Paths of pictures are relative to the file."""
+    """Read moments from JSON; README.md shows its form. Paths of pictures are relative to the
+    file.
+    """
     try:
         moments = json.loads(path.read_text(encoding="utf-8"))["moments"]
     except (ValueError, KeyError, TypeError) as error:
@@ -357,7 +381,9 @@ def read_moments(path: Path) -> Iterable[tuple[list[Path], list[Camera], np.ndar
 
 
 def moment_from(moment: Mapping[str, Any], folder: Path) -> tuple[list[Path], list[Camera], np.ndarray | None, float]:
-    """Return picture paths, cameras, world_from_lidar (None: no boxes wanted) and time of one moment of the JSON file."""
+    """Return picture paths, cameras, world_from_lidar (None: no boxes wanted) and time of one
+    moment of the JSON file.
+    """
     cameras = [
         Camera(
             _matrix(one["intrinsics"], 3, "intrinsics"),

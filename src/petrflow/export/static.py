@@ -1,4 +1,6 @@
-"""A trained model as static ones for ``paddle.inference`` and onnxruntime, proven equal to the eager one on real samples."""
+"""A trained model as static ones for ``paddle.inference`` and onnxruntime, proven equal to the
+eager one on real samples.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def export(
     train_store: Path | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the static models, compare them with the eager one, and add what somebody needs to use them without petrflow.
+    """Write the static models, compare them with the eager one, and add what somebody needs to use
+    them without petrflow.
 
     Parameters
     ----------
@@ -48,8 +51,10 @@ def export(
     store_path, root : Path
         Annotation store of the split to compare on, and the nuScenes root it was made from.
     out_dir : Path
-        Gets ``GRAPH.json`` and ``GRAPH.pdiparams`` (program and parameters) of each of :data:`GRAPHS`, ``GRAPH.onnx`` where paddle2onnx
-        manages it, the files of :mod:`petrflow.export.package`, ``variants.json`` where variants are asked for, and, last, ``parity.json``.
+        Gets ``GRAPH.json`` and ``GRAPH.pdiparams`` (program and parameters) of each of
+        :data:`GRAPHS`, ``GRAPH.onnx`` where paddle2onnx manages it, the files of
+        :mod:`petrflow.export.package`, ``variants.json`` where variants are asked for, and, last,
+        ``parity.json``.
     samples : int
         How many samples to compare on, spread over the split.
     variants : of ``float16`` and ``int8``
@@ -57,7 +62,8 @@ def export(
     train_store : Path, optional
         Annotation store of the training split, whose pictures set INT8's ranges.
     evaluation : mapping, optional
-        How to score variants: ``batch_size``, ``num_workers`` and ``judge`` of :func:`petrflow.evaluation.evaluate.evaluate`.
+        How to score variants: ``batch_size``, ``num_workers`` and ``judge`` of
+        :func:`petrflow.evaluation.evaluate.evaluate`.
 
     Returns
     -------
@@ -127,14 +133,17 @@ def export(
 
 
 def save_graphs(model: PetrV2, inputs: Arrays, folder: Path) -> list[int]:
-    """Write all static graphs of a model that has run eagerly on these inputs; return the shape (C, h, w) of a picture's features."""
+    """Write all static graphs of a model that has run eagerly on these inputs; return the shape (C,
+    h, w) of a picture's features.
+    """
     images, img2lidars, timestamps = inputs
     with paddle.no_grad():
         features = FeatureNetwork(model)(paddle.to_tensor(images[0, :1])).shape[1:]
     model.pts_bbox_head.register_constants()
     shapes = [array.shape for array in inputs]
     save(Network(model), dict(zip(GRAPHS["model"][0], shapes, strict=True)), folder / "model")
-    # The image network takes any number of pictures. The head's reshapes leave one size open at most: it takes one sample.
+    # The image network takes any number of pictures. The head's reshapes leave one size open at
+    # most: it takes one sample.
     save(FeatureNetwork(model), {"images": [-1, *images.shape[2:]]}, folder / "features")
     stack = [images.shape[1] // 2, *features]
     parts = [stack, stack, list(img2lidars.shape), list(timestamps.shape)]
@@ -144,7 +153,9 @@ def save_graphs(model: PetrV2, inputs: Arrays, folder: Path) -> list[int]:
 
 
 def compare_one(graphs: Mapping[str, Any], inputs: list[Arrays], expected: list[Any]) -> Parity:
-    """Compare the graph of the whole model, of whatever library, with what the eager model made of the inputs."""
+    """Compare the graph of the whole model, of whatever library, with what the eager model made of
+    the inputs.
+    """
     return compare(expected, [graphs["model"].run(arrays) for arrays in inputs])
 
 

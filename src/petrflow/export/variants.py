@@ -1,4 +1,6 @@
-"""Smaller versions of the ONNX graphs, with what they are worth: float16, and INT8 for the image network."""
+"""Smaller versions of the ONNX graphs, with what they are worth: float16, and INT8 for the image
+network.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def make_variants(
     validation: tuple[Path, Path],
     evaluation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the variants beside the ONNX graphs, and score them and the float32 graphs on the validation split.
+    """Write the variants beside the ONNX graphs, and score them and the float32 graphs on the
+    validation split.
 
     Parameters
     ----------
@@ -38,7 +41,8 @@ def make_variants(
         Parsed model file; what ``parity.json`` will hold.
     train, validation : (annotation store, nuScenes root)
     evaluation : mapping
-        ``batch_size``, ``num_workers`` and ``judge`` of :func:`petrflow.evaluation.evaluate.evaluate`.
+        ``batch_size``, ``num_workers`` and ``judge`` of
+        :func:`petrflow.evaluation.evaluate.evaluate`.
 
     Returns
     -------
@@ -93,7 +97,9 @@ class _Pictures:
 
 
 def _int8(path: Path, dataset: PetrDataset) -> str:
-    """Quantise the image network: weights per channel, activations by the ranges that calibration pictures show."""
+    """Quantise the image network: weights per channel, activations by the ranges that calibration
+    pictures show.
+    """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     target = path.with_suffix(".int8.onnx")

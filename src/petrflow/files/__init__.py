@@ -1,5 +1,8 @@
-"""Files that appear whole or not at all, locks that die with their process, fingerprints, and disk
-space as sentences.
+"""Files that appear whole or not at all, locks that end with their process, fingerprints, receipts
+and provenance of results, and clear errors about a full disk.
+
+For every package and for the workflow. Only this package renames files and takes locks. It must not
+write into a folder that petrflow did not make, and knows nothing of what a file holds.
 """
 
 from petrflow.files.atomic import (

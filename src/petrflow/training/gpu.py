@@ -15,7 +15,7 @@ from petrflow.errors import Locked, MachineError
 from petrflow.files import lock, write_atomic
 from petrflow.machine import processes
 from petrflow.machine.hardware import gpu_uuids
-from petrflow.training.request import Request, Settings
+from petrflow.training.request import Request, Schedule
 from petrflow.training.stopping import Stopped, StopRequest
 
 log = logging.getLogger("petrflow.training")
@@ -30,7 +30,7 @@ and OSError for the libraries.
 
 
 @contextlib.contextmanager
-def own_gpus(device: str, settings: Settings, stop: StopRequest, ready: Path) -> Iterator[None]:
+def own_gpus(device: str, settings: Schedule, stop: StopRequest, ready: Path) -> Iterator[None]:
     """Keep the GPUs of all processes of this training to it for as long as the body lasts.
 
     The first process locks them all, in the same order in every training: two trainings that each
@@ -56,7 +56,7 @@ def own_gpus(device: str, settings: Settings, stop: StopRequest, ready: Path) ->
 
 
 @contextlib.contextmanager
-def own_gpu(device: str, settings: Settings, stop: StopRequest, folder: Path | None = None) -> Iterator[None]:
+def own_gpu(device: str, settings: Schedule, stop: StopRequest, folder: Path | None = None) -> Iterator[None]:
     """Keep one GPU to this training, waiting for it first; ``share_gpu`` and the CPU need no
     waiting.
 

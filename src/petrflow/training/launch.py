@@ -59,7 +59,7 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
     devices : int
         Processes; logs of those after the first go to ``launch/`` beside the request.
     script : Path, optional
-        What to run in place of ``petrflow/training/train.py``.
+        What to run in place of ``python -m petrflow.training``.
 
     Returns
     -------
@@ -67,7 +67,8 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
         0 when training is done, 75 when it stopped and left a checkpoint, anything else after an
         error (which is printed).
     """
-    command = [sys.executable, str(script or Path(__file__).with_name("train.py")), "--request", str(request_path)]
+    program = [str(script)] if script else ["-P", "-m", "petrflow.training"]  # -P: no module of the folder we are in
+    command = [sys.executable, *program, "--request", str(request_path)]
     logs = request_path.with_name("launch")
     remove(logs)
     addresses = free_addresses(devices)

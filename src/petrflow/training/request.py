@@ -24,7 +24,7 @@ version are set aside.
 
 
 @dataclass(frozen=True)
-class Settings:
+class Schedule:
     """The schedule of a run, checked and complete; the config's schema says what each key means and
     its default.
     """
@@ -51,7 +51,7 @@ class Settings:
     judge: str
 
     @classmethod
-    def from_schedule(cls, schedule: Mapping[str, Any]) -> Settings:
+    def from_schedule(cls, schedule: Mapping[str, Any]) -> Schedule:
         """Take a checked schedule and fill in the schema's defaults."""
         filled = with_defaults("schedule", schedule)
         values = {entry.name: filled[entry.name] for entry in dataclasses.fields(cls)}
@@ -69,7 +69,7 @@ class Request:
     model_config : dict
         The parsed model file.
     schedule : dict
-        Keys of :class:`Settings`.
+        Keys of :class:`Schedule`.
     train_store, val_store : Path
         Annotation stores of the two splits.
     root : Path
@@ -92,17 +92,17 @@ class Request:
     out_dir: Path
     weights: Path | None = None
     partial_weights: bool = False
-    settings: Settings = field(init=False, compare=False)
+    settings: Schedule = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """Turn path texts into paths, and check the schedule."""
         for key in ("train_store", "val_store", "root", "state_dir", "out_dir", "weights"):
             value = getattr(self, key)
             object.__setattr__(self, key, None if value is None else Path(value))
-        object.__setattr__(self, "settings", Settings.from_schedule(self.schedule))
+        object.__setattr__(self, "settings", Schedule.from_schedule(self.schedule))
 
     def write(self, path: Path) -> None:
-        """Write the request as JSON for ``python -m petrflow.training.train --request``."""
+        """Write the request as JSON for ``python -m petrflow.training --request``."""
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.init}
         write_json(path, {key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from petrflow.training.checkpoint import CheckpointFolder, Snapshot
 from petrflow.training.parts import TrainableModel
-from petrflow.training.request import Request, Settings, state_folder
+from petrflow.training.request import Request, Schedule, state_folder
 
 log = logging.getLogger("petrflow.training")
 
@@ -60,7 +60,7 @@ class Progress:
         self.window_steps += 1
 
 
-def make_optimizer(model: TrainableModel, settings: Settings) -> Any:
+def make_optimizer(model: TrainableModel, settings: Schedule) -> Any:
     """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image
     network goes to low precision.
 

@@ -12,7 +12,7 @@ import paddle
 from petrflow.machine import processes
 from petrflow.samples.types import Batch
 from petrflow.training.parts import TrainableModel
-from petrflow.training.request import Settings
+from petrflow.training.request import Schedule
 from petrflow.training.state import Progress
 from petrflow.training.watch import Watch
 
@@ -62,7 +62,7 @@ def take_step(
     optimizer: Any,
     batch: Batch,
     *,
-    settings: Settings,
+    settings: Schedule,
     progress: Progress,
     watch: Watch,
     scale: LossScale,
@@ -78,7 +78,7 @@ def take_step(
         With this step's learning rate set.
     batch : Batch
         Of this process.
-    settings : Settings
+    settings : Schedule
         ``amp``, ``amp_dtype`` and ``clip_norm`` are used.
     progress : Progress
         Its sums and its skipped steps are updated, not its step number.

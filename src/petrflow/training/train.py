@@ -1,6 +1,6 @@
 """Train a run: one loop, readable from top to bottom, that any kill at any time only delays.
 
-``python -m petrflow.training.train --request request.json`` trains what
+``python -m petrflow.training --request request.json`` trains what
 :class:`petrflow.training.request.Request` describes. Its exit code is 0 when training is done, 75
 when it was asked to stop and has left a checkpoint (the same command goes on), 1 on an error.
 """
@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,13 +24,14 @@ from petrflow.files import lock
 from petrflow.files.provenance import Provenance, provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
+from petrflow.samples.types import Batch
 from petrflow.training.checkpoint import CheckpointFolder, WriteCosts
 from petrflow.training.gpu import memory_errors, own_gpus
 from petrflow.training.launch import end_with_parent
 from petrflow.training.learning_rate import learning_rate
 from petrflow.training.log import TIMING, Scalars, progress_bar
 from petrflow.training.parts import Parts, petrflow_parts
-from petrflow.training.request import Request, Settings
+from petrflow.training.request import Request, Schedule
 from petrflow.training.results import Trained, write_results
 from petrflow.training.starts import Starts
 from petrflow.training.state import (
@@ -162,82 +162,131 @@ def _resume(request: Request, parts: Parts, began: float) -> Resumed:
 
 
 def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) -> Trained:
-    settings, model, loader = request.settings, parts.model, parts.loader
-    optimizer, progress, scalars = resumed.optimizer, resumed.progress, resumed.scalars
-    folder, starts, best = resumed.folder, resumed.starts, resumed.best
-    rank, world = processes.rank(), processes.world_size()
-    total_steps = _plan(progress, settings, len(loader))
-    if rank == 0:
-        scalars.mirror(folder.folder / "visualdl")
-    watch = Watch(settings.nan_limit, slow_factor=settings.slow_factor)
-    scale = LossScale(progress, settings.amp is not None and settings.amp_dtype == "float16")
-    clock = Clock(max(progress.seconds, starts.earlier_sum("training_seconds")))
-    bar = progress_bar(request.run, progress.step, total_steps, hidden=rank > 0)
-
-    def save(wait: bool = False) -> None:
-        if rank == 0:
-            meta = {"tags": scalars.tags, "machine": machine()}
-            folder.save(lambda: capture(model, optimizer, progress, scalars.arrays(), best=best, meta=meta), wait)
-        clock.saved = time.monotonic()
-        clock.lap()
-
-    def note(now: bool = False) -> None:
-        progress.seconds = clock.total()
-        starts.note(progress.step, total_steps, progress.epoch, clock.this_start(), asdict(folder.costs), now)
-
-    note(now=True)
+    # ---- what the steps share
+    settings, progress, scalars = request.settings, resumed.progress, resumed.scalars
+    total_steps = _plan(progress, settings, len(parts.loader))
+    if processes.rank() == 0:
+        scalars.mirror(resumed.folder.folder / "visualdl")
+    loop = _Loop(
+        request,
+        parts,
+        resumed,
+        stop,
+        total_steps,
+        Watch(settings.nan_limit, slow_factor=settings.slow_factor),
+        LossScale(progress, settings.amp is not None and settings.amp_dtype == "float16"),
+        Clock(max(progress.seconds, resumed.starts.earlier_sum("training_seconds"))),
+        progress_bar(request.run, progress.step, total_steps, hidden=processes.rank() > 0),
+    )
+    loop.note(now=True)
     while progress.epoch < settings.epochs:
         # ---- the steps of an epoch
-        model.train()
-        for batch in loader.epoch(progress.epoch, start_batch=progress.batch):
-            waited = clock.lap()
-            rate = learning_rate(progress.step, total_steps, settings.learning_rate, settings.warmup_steps)
-            optimizer.set_lr(rate)
-            model.seed_step(settings.seed, progress.epoch, progress.batch * world + rank)
-            losses = take_step(model, optimizer, batch, settings=settings, progress=progress, watch=watch, scale=scale)
-            progress.step += 1
-            progress.batch += 1
-            watch.check_time(progress.step, waited, clock.step(), rate, batch["token"])
-            note()
-            bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
-            bar.update()
-            if progress.step % settings.log_interval == 0:
-                _log_window(scalars, progress, rate, clock.steps_per_second() * settings.batch_size * world)
-
-            # ---- a checkpoint where one is due, and an end where one was asked for
-            folder.check()
-            checkpoint_due = time.monotonic() - clock.saved > 60.0 * settings.checkpoint_minutes
-            stopping, saving = _agree(stop.asked, checkpoint_due)
-            if stopping or saving:
-                save(wait=stopping)
-            if stopping:
-                note(now=True)
-                processes.barrier()  # no process ends before the checkpoint is written
-                raise Stopped(_how_to_go_on(stop, progress, total_steps))
+        parts.model.train()
+        for batch in parts.loader.epoch(progress.epoch, start_batch=progress.batch):
+            loop.step(batch)
+            loop.save_or_stop()
 
         # ---- the epoch's end: here again if a kill came during the evaluation
+        loop.end_epoch()
+
+    # ---- the end
+    resumed.folder.finish()
+    loop.note(now=True)
+    loop.bar.close()
+    scalars.close()
+    return Trained(progress, scalars, resumed.best, deliverable_weights(parts.model, resumed.optimizer))
+
+
+@dataclass
+class _Loop:
+    """The phases of the loop, and what they share."""
+
+    request: Request
+    parts: Parts
+    resumed: Resumed
+    stop: StopRequest
+    total_steps: int
+    watch: Watch
+    scale: LossScale
+    clock: Clock
+    bar: Any
+
+    def step(self, batch: Batch) -> None:
+        """Train on one batch, and count, time and log the step."""
+        settings, model, optimizer = self.request.settings, self.parts.model, self.resumed.optimizer
+        progress, clock, world = self.resumed.progress, self.clock, processes.world_size()
+        waited = clock.lap()
+        rate = learning_rate(progress.step, self.total_steps, settings.learning_rate, settings.warmup_steps)
+        optimizer.set_lr(rate)
+        model.seed_step(settings.seed, progress.epoch, progress.batch * world + processes.rank())
+        losses = take_step(
+            model, optimizer, batch, settings=settings, progress=progress, watch=self.watch, scale=self.scale
+        )
+        progress.step += 1
+        progress.batch += 1
+        self.watch.check_time(progress.step, waited, clock.step(), rate, batch["token"])
+        self.note()
+        self.bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
+        self.bar.update()
+        if progress.step % settings.log_interval == 0:
+            _log_window(self.resumed.scalars, progress, rate, clock.steps_per_second() * settings.batch_size * world)
+
+    def save_or_stop(self) -> None:
+        """Write a checkpoint where one is due, and end where a signal asked for it."""
+        self.resumed.folder.check()
+        checkpoint_due = time.monotonic() - self.clock.saved > 60.0 * self.request.settings.checkpoint_minutes
+        stopping, saving = _agree(self.stop.asked, checkpoint_due)
+        if stopping or saving:
+            self.save(wait=stopping)
+        if stopping:
+            self.note(now=True)
+            processes.barrier()  # no process ends before the checkpoint is written
+            raise Stopped(_how_to_go_on(self.stop, self.resumed.progress, self.total_steps))
+
+    def end_epoch(self) -> None:
+        """Evaluate where it is due, keep the best weights, close the epoch and save."""
+        settings, progress, resumed = self.request.settings, self.resumed.progress, self.resumed
         last = progress.epoch + 1 == settings.epochs
-        watch.check_skipped(progress.step, progress.skipped_steps, last)
+        self.watch.check_skipped(progress.step, progress.skipped_steps, last)
         metrics = None
         evaluation_due = last or (progress.epoch + 1) % settings.save_interval == 0
         if evaluation_due and settings.do_eval:
-            save()
-            metrics = _evaluate(parts, stop, folder, progress, total_steps)
+            self.save()
+            metrics = _evaluate(self.parts, self.stop, resumed.folder, progress, self.total_steps)
             if metrics is not None and (progress.best is None or metrics["NDS"] > progress.best["NDS"]):
                 progress.best = {"epoch": progress.epoch + 1, "step": progress.step, **metrics}
-                best = deliverable_weights(model, optimizer)
-        _close_epoch(progress, scalars, metrics)
+                resumed.best = deliverable_weights(self.parts.model, resumed.optimizer)
+        _close_epoch(progress, resumed.scalars, metrics)
         if evaluation_due:
-            save()
-        clock.leave_out()
-        note()
+            self.save()
+        self.clock.leave_out()
+        self.note()
 
-    # ---- the end
-    folder.finish()
-    note(now=True)
-    bar.close()
-    scalars.close()
-    return Trained(progress, scalars, best, deliverable_weights(model, optimizer))
+    def save(self, wait: bool = False) -> None:
+        """Write a checkpoint, in the first process."""
+        resumed = self.resumed
+        if processes.rank() == 0:
+            meta = {"tags": resumed.scalars.tags, "machine": machine()}
+            resumed.folder.save(
+                lambda: capture(
+                    self.parts.model,
+                    resumed.optimizer,
+                    resumed.progress,
+                    resumed.scalars.arrays(),
+                    best=resumed.best,
+                    meta=meta,
+                ),
+                wait,
+            )
+        self.clock.saved = time.monotonic()
+        self.clock.lap()
+
+    def note(self, now: bool = False) -> None:
+        """Leave a note of how far training is, for whoever asks; ``now``: whatever the last one's age."""
+        progress, starts = self.resumed.progress, self.resumed.starts
+        progress.seconds = self.clock.total()
+        costs = asdict(self.resumed.folder.costs)
+        starts.note(progress.step, self.total_steps, progress.epoch, self.clock.this_start(), costs, now)
 
 
 def _evaluate(
@@ -289,7 +338,7 @@ def _log_window(scalars: Scalars, progress: Progress, rate: float, samples_per_s
 # ---------------------------------------------------------------------------------------------------------------- around the loop
 
 
-def _plan(progress: Progress, settings: Settings, batches: int) -> int:
+def _plan(progress: Progress, settings: Schedule, batches: int) -> int:
     """Return the steps of the whole schedule, noting where it was changed by another number of
     epochs.
     """
@@ -328,7 +377,7 @@ def _inputs(request: Request) -> dict[str, str | Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train what ``--request`` says; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m petrflow.training.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m petrflow.training", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--request", type=Path, required=True, help="JSON written by petrflow.training.request.Request.write"
     )
@@ -352,7 +401,3 @@ def _log_to_stderr() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO if processes.rank() == 0 else logging.WARNING)
     log.propagate = False  # Paddle has given the root logger a format of its own
-
-
-if __name__ == "__main__":
-    sys.exit(main())

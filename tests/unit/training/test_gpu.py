@@ -8,7 +8,7 @@ import pytest
 from petrflow.errors import CannotWrite, MachineError
 from petrflow.machine.hardware import gpu_uuids
 from petrflow.training import gpu, train
-from petrflow.training.request import Settings
+from petrflow.training.request import Schedule
 from petrflow.training.stopping import Stopped, StopRequest
 from tests.helpers.fake_training import fake_parts, make_request
 
@@ -62,7 +62,7 @@ def test_a_lock_file_that_cannot_be_opened_is_an_error_and_not_a_wait(tmp_path, 
     with (
         StopRequest() as stop,
         pytest.raises(CannotWrite),
-        gpu.own_gpu("gpu:0", Settings.from_schedule({}), stop, tmp_path),
+        gpu.own_gpu("gpu:0", Schedule.from_schedule({}), stop, tmp_path),
     ):
         pass
 
@@ -77,14 +77,14 @@ def test_the_first_of_several_processes_locks_all_gpus_in_the_order_of_their_nam
     monkeypatch.setattr(gpu, "lock", lambda path, **options: taken.append(path.name) or plain(path, **options))
     ready = tmp_path / "launch" / "ready"
     with StopRequest() as stop:
-        with gpu.own_gpus("gpu:0", Settings.from_schedule({}), stop, ready):
+        with gpu.own_gpus("gpu:0", Schedule.from_schedule({}), stop, ready):
             assert taken == ["petrflow-GPU-1f0a-b1.lock", "petrflow-GPU-2e3b-c2.lock"]
             assert ready.exists()
         ready.unlink()
         monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
         stop.signal_name = "SIGTERM"
         with pytest.raises(Stopped, match="waiting for the first process"):
-            with gpu.own_gpus("gpu:1", Settings.from_schedule({}), stop, ready):
+            with gpu.own_gpus("gpu:1", Schedule.from_schedule({}), stop, ready):
                 pass
 
 

@@ -16,7 +16,7 @@ from petrflow.training import step as one_step
 from petrflow.training import train
 from petrflow.training.gpu import own_gpu
 from petrflow.training.log import Scalars
-from petrflow.training.request import Request, Settings
+from petrflow.training.request import Request, Schedule
 from petrflow.training.results import history_csv
 from petrflow.training.state import Progress, capture, deliverable_weights, make_optimizer, restore
 from petrflow.training.stopping import Stopped, StopRequest
@@ -100,7 +100,7 @@ def test_a_step_of_twenty_times_the_median_is_reported_with_what_it_waited_for(c
 
 def test_the_backbone_factor_reaches_the_update():
     model = FakeModel({"dropout": 0.0, "noise": 0.0})
-    optimizer = make_optimizer(model, Settings.from_schedule({"learning_rate": 0.1, "weight_decay": 0.0}))
+    optimizer = make_optimizer(model, Schedule.from_schedule({"learning_rate": 0.1, "weight_decay": 0.0}))
     before = {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
     paddle.abs(model(paddle.to_tensor(np.ones((4, 6), "float32") + np.eye(4, 6, dtype="float32"))) - 3).sum().backward()
     optimizer.step()
@@ -143,7 +143,7 @@ def test_bfloat16_runs_as_a_smoke_test_on_the_cpu_and_says_what_it_does(level, t
 
 
 def test_a_gpu_is_one_runs_until_it_is_shared(tmp_path):
-    settings, sharing = Settings.from_schedule({}), Settings.from_schedule({"share_gpu": True})
+    settings, sharing = Schedule.from_schedule({}), Schedule.from_schedule({"share_gpu": True})
     with StopRequest() as stop:
         with own_gpu("gpu:0", settings, stop, tmp_path):
             with own_gpu("gpu:1", settings, stop, tmp_path):
@@ -157,7 +157,7 @@ def test_a_gpu_is_one_runs_until_it_is_shared(tmp_path):
 
 def test_gpus_are_told_apart_by_what_is_visible(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with StopRequest() as stop, own_gpu("gpu:0", Settings.from_schedule({}), stop, tmp_path):
+    with StopRequest() as stop, own_gpu("gpu:0", Schedule.from_schedule({}), stop, tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["petrflow-gpu-3.lock"]
         with pytest.raises(PetrflowError), lock(tmp_path / "petrflow-gpu-3.lock"):
             pass
