@@ -92,27 +92,10 @@ def export(
         features = save_graphs(model, inputs[0], folder)
         predictors = {graph: Predictor(folder, graph) for graph in GRAPHS}
         one, two = (run(predictors, inputs, expected) for run in (compare_one, compare_two))
-        coder = model.pts_bbox_head.bbox_coder
-        record: dict[str, Any] = {
-            "tolerance": TOLERANCE,
-            "max_relative_difference": {"boxes": one.boxes, "scores": one.scores},
-            "two_graphs": {"boxes": two.boxes, "scores": two.scores},
-            "scale": {"boxes": BOX_SCALE, "scores": SCORE_SCALE},
-            "precision": "float32, TF32 switched off",
-            "samples": [dataset.token(sample.index) for sample in compared],
-            "inputs": {name: list(array.shape) for name, array in zip(GRAPHS["model"][0], inputs[0], strict=True)},
-            "outputs": {"class_logits": list(expected[0][0].shape), "box_codes": list(expected[0][1].shape)},
-            "class_names": list(model_config["class_names"]),
-            "decode": {"max_num": coder.max_num, "centre_range": list(coder.post_center_range)},
-            "paddle": paddle.__version__,
-        }
-        for name, parity in (("model", one), ("two exported graphs", two)):
-            if not parity.holds:
-                raise PetrflowError(
-                    f"The exported model ({name}) differs from the eager one by {parity.boxes:.2g} (boxes) and {parity.scores:.2g} "
-                    f"(scores) relative, more than {TOLERANCE}, over samples {', '.join(record['samples'])}. Nothing was kept; "
-                    "look for a part of the model that a static graph computes differently."
-                )
+        record = _parity_record(model, inputs[0], expected[0], one, two)
+        record["samples"] = [dataset.token(sample.index) for sample in compared]
+        record["class_names"] = list(model_config["class_names"])
+        _require_equal({"model": one, "two exported graphs": two}, record["samples"])
 
         # ---- ONNX, and what goes with it
         record["onnx"] = to_onnx(folder, ("model",), lambda graphs: compare_one(graphs, inputs, expected))
@@ -130,6 +113,37 @@ def export(
                 shutil.copyfile(made, path)
     write_json(out_dir / "parity.json", record)
     return record
+
+
+def _parity_record(model: PetrV2, inputs: Arrays, outputs: Any, one: Parity, two: Parity) -> dict[str, Any]:
+    """Return what ``parity.json`` says of the graphs and of how they were compared.
+
+    ``inputs`` and ``outputs`` are those of any sample; ``one`` and ``two`` are the whole model's
+    differences and those of the two graphs.
+    """
+    coder = model.pts_bbox_head.bbox_coder
+    return {
+        "tolerance": TOLERANCE,
+        "max_relative_difference": {"boxes": one.boxes, "scores": one.scores},
+        "two_graphs": {"boxes": two.boxes, "scores": two.scores},
+        "scale": {"boxes": BOX_SCALE, "scores": SCORE_SCALE},
+        "precision": "float32, TF32 switched off",
+        "inputs": {name: list(array.shape) for name, array in zip(GRAPHS["model"][0], inputs, strict=True)},
+        "outputs": {"class_logits": list(outputs[0].shape), "box_codes": list(outputs[1].shape)},
+        "decode": {"max_num": coder.max_num, "centre_range": list(coder.post_center_range)},
+        "paddle": paddle.__version__,
+    }
+
+
+def _require_equal(parities: Mapping[str, Parity], samples: Sequence[str]) -> None:
+    """Raise when an exported model differs from the eager one."""
+    for name, parity in parities.items():
+        if not parity.holds:
+            raise PetrflowError(
+                f"The exported model ({name}) differs from the eager one by {parity.boxes:.2g} (boxes) and {parity.scores:.2g} "
+                f"(scores) relative, more than {TOLERANCE}, over samples {', '.join(samples)}. Nothing was kept; "
+                "look for a part of the model that a static graph computes differently."
+            )
 
 
 def save_graphs(model: PetrV2, inputs: Arrays, folder: Path) -> list[int]:

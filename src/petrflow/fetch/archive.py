@@ -23,20 +23,27 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
+from petrflow.fetch.archive_records import (
+    RECORDS,
+    Record,
+    forget,
+    identity_of,
+    journal_file,
+    read_records,
+    record_file,
+    unpacked_before,
+)
 from petrflow.fetch.members import COPY_BYTES, Counted, Member, tar_members, too_large, zip_members
 from petrflow.files import (
     disk_errors,
     file_stamp,
-    fingerprint,
     fsync_all,
     patient_lock,
     read_json,
@@ -48,7 +55,6 @@ from petrflow.files import (
     write_json,
 )
 
-RECORDS = ".petrflow-archives"
 FLUSH_BYTES = 256 << 20
 FLUSH_SECONDS = 20.0
 LARGEST_RATIO = 30.0  # an archive that unfolds to more is damaged or a bomb; archives of images and lidar stay below 3
@@ -57,47 +63,6 @@ TAR_ENDINGS = (".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz"
 # Starts of archives that people name and nothing here reads.
 _FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf\x27\x1c": "7z", b"(\xb5/\xfd": "zstd"}
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
-
-
-@dataclass
-class Record:
-    """What an archive held: number of files and bytes, and files by folder and by the part of the
-    name before `__` (nuScenes' log).
-
-    `origin` is what the caller knows the archive by, such as its address; `sha256` and `stamp` say
-    which file it was.
-    """
-
-    archive: str
-    files: int = 0
-    bytes: int = 0
-    folders: Counter[str] = field(default_factory=Counter)
-    logs: Counter[str] = field(default_factory=Counter)
-    origin: str = ""
-    sha256: str = ""
-    stamp: list[int] = field(default_factory=list)  # size in bytes, time of the last change in ns, inode
-
-    def add(self, name: str, size: int) -> None:
-        """Count one file."""
-        self.files += 1
-        self.bytes += size
-        folder, _, base = name.rpartition("/")
-        self.folders[folder] += 1
-        if "__" in base:
-            self.logs[base.partition("__")[0]] += 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for the record's file."""
-        return {
-            "archive": self.archive,
-            "files": self.files,
-            "bytes": self.bytes,
-            "folders": dict(self.folders),
-            "logs": dict(self.logs),
-            "origin": self.origin,
-            "sha256": self.sha256,
-            "stamp": self.stamp,
-        }
 
 
 def is_archive(path: Path) -> bool:
@@ -143,90 +108,21 @@ def extract(
     with disk_errors(destination, permissions=True):
         records.mkdir(parents=True, exist_ok=True)
     with patient_lock(records / f".{archive.name}.lock"):
-        record = _unpacked_before(destination, archive, stamp)
+        record = unpacked_before(destination, archive, stamp)
         if record is None:
             limit = limit if limit is not None else max(int(stamp[0] * LARGEST_RATIO), SMALLEST_LIMIT)
-            record = _Extraction(archive, destination, _identity(archive, stamp), limit).run(progress)
+            record = _Extraction(archive, destination, identity_of(archive, stamp), limit).run(progress)
             if file_stamp(archive) != stamp:
                 raise PetrflowError(f"{archive} changed while it was unpacked: run the same command again.")
         for other in read_records(destination):  # what stood at this place before has been replaced
             if other.origin == origin and other.sha256 != record.sha256:
                 forget(destination, other)
         record.origin, record.stamp = origin, stamp
-        write_json(_record_file(destination, record), record.as_json())
-        remove(_journal(destination, archive))
+        write_json(record_file(destination, record), record.as_json())
+        remove(journal_file(destination, archive))
     if remove_archive:
         remove(archive)
     return record
-
-
-def finished_record(destination: Path, archive_name: str, origin: str = "") -> Record | None:
-    """What an archive held, if all of it was unpacked into `destination`; None otherwise. `origin`
-    tells archives of one name apart.
-    """
-    for record in read_records(destination):
-        if record.archive == archive_name and (not origin or record.origin in ("", origin)):
-            return record
-    return None
-
-
-def read_records(destination: Path) -> list[Record]:
-    """Records of all archives that were unpacked into a folder, by name."""
-    found = []
-    for path in sorted((destination / RECORDS).glob("*.json")):
-        if path.name.startswith(".") or path.name.endswith(".journal.json"):
-            continue
-        entry = read_json(path)
-        record = Record(
-            entry["archive"], entry["files"], entry["bytes"], Counter(entry["folders"]), Counter(entry["logs"])
-        )
-        record.origin, record.sha256 = entry.get("origin", ""), entry.get("sha256", "")
-        record.stamp = list(entry.get("stamp", []))
-        found.append(record)
-    return found
-
-
-def forget(destination: Path, record: Record) -> None:
-    """Remove an archive's record, so that the next call unpacks it anew."""
-    remove(_record_file(destination, record))
-
-
-def _record_file(destination: Path, record: Record) -> Path:
-    # Records of earlier versions know no checksum and are named by the archive alone.
-    return destination / RECORDS / f"{record.archive}{'.' if record.sha256 else ''}{record.sha256[:12]}.json"
-
-
-def _unpacked_before(destination: Path, archive: Path, stamp: list[int]) -> Record | None:
-    """Return the record of an archive's content in a folder. The archive is read only where its
-    size is that of another content's file.
-    """
-    records = read_records(destination)
-    for record in records:
-        if record.archive == archive.name and record.stamp == stamp:
-            return record
-    if any(record.sha256 and record.stamp[:1] == stamp[:1] for record in records):
-        found = sha256_file(archive)
-        return next((record for record in records if record.sha256 == found), None)
-    return None
-
-
-def _identity(archive: Path, stamp: list[int]) -> str:
-    return fingerprint([archive.name, *stamp])
-
-
-def bytes_unpacked(destination: Path) -> int:
-    """Bytes that have been unpacked into a folder, by its records and by the journals of archives
-    that are half done.
-    """
-    done = sum(record.bytes for record in read_records(destination))
-    for path in (destination / RECORDS).glob("*.journal.json"):
-        with contextlib.suppress(PetrflowError):
-            done += int(read_json(path).get("bytes", 0))
-    return done
-
-
-def _journal(destination: Path, archive: Path) -> Path:
-    return destination / RECORDS / f"{archive.name}.journal.json"
 
 
 # ------------------------------------------------------------------------------------------------------------------ one archive
@@ -283,12 +179,12 @@ class _Extraction:
         return self.record
 
     def _members_done(self) -> int:
-        path = _journal(self.destination, self.archive)
+        path = journal_file(self.destination, self.archive)
         journal = read_json(path) if path.is_file() else {}
         return int(journal.get("members", 0)) if journal.get("identity") == self.identity else 0
 
     def _bytes_done(self) -> int:
-        path = _journal(self.destination, self.archive)
+        path = journal_file(self.destination, self.archive)
         journal = read_json(path) if path.is_file() else {}
         return (
             min(int(journal.get("bytes", 0)), self.archive.stat().st_size)
@@ -410,6 +306,6 @@ class _Extraction:
         fsync_all([*self.pending, *sorted({path.parent for path in self.pending})])
         self.pending, self.pending_bytes, self.flushed_at = [], 0, time.monotonic()
         write_json(
-            _journal(self.destination, self.archive),
+            journal_file(self.destination, self.archive),
             {"identity": self.identity, "members": self.members_seen, "bytes": self.record.bytes},
         )

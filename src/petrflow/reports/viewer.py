@@ -25,7 +25,7 @@ from petrflow.pictures.draw import camera_grid_order
 from petrflow.reports import detections as counted
 from petrflow.reports import words
 from petrflow.reports.detections import DetectionSet, Found, Truth
-from petrflow.reports.page import packaged_text, page_environment
+from petrflow.reports.rendering import packaged_text, page_environment
 
 THRESHOLD = 0.3
 """Score from which detections are shown at first, and from which frames are counted."""
@@ -134,39 +134,53 @@ def write_viewer(
         for number, indices in enumerate(scenes.values()):
             scene = [_frame(store, truth, shown, index, Path(root)) for index in indices]
             _write_script(folder / "data" / f"scene-{number}.js", f"petrflow.scene({number},", scene)
-        _write_script(
-            folder / "data" / "index.js",
-            "petrflow.index(",
-            {
-                "title": title or store.split,
-                "pictures": quote(Path(os.path.relpath(root, out)).as_posix()) + "/",
-                "cameras": list(store.camera_names),
-                "order": camera_grid_order(store[0].lidar_from_camera) if len(store) else [],
-                "classes": truth.names,
-                "counted": truth.classes,
-                "distance": truth.protocol.error_threshold,
-                "threshold": threshold,
-                "least": LEAST_SCORE,
-                "sets": [{"key": one.key, "title": one.title} for one in sets],
-                "scenes": [{"name": name, "frames": len(indices)} for name, indices in scenes.items()],
-                "labelled": bool(len(truth.boxes)),
-                "findings": _findings(findings),
-            },
-        )
+        about = {
+            "title": title or store.split,
+            "pictures": quote(Path(os.path.relpath(root, out)).as_posix()) + "/",
+            **_facts_of(store, truth, sets, scenes, threshold),
+            "findings": _findings(findings),
+        }
+        _write_script(folder / "data" / "index.js", "petrflow.index(", about)
         figures = _figures(shown, sets, truth, scenes, threshold)
         write_json(folder / "figures.json", {**figures, "made_from": made_from})
-        texts = {key: text for key, text in words.catalogue().items() if key.startswith("viewer_")}
-        page = (
-            page_environment()
-            .get_template("viewer.html.j2")
-            .render(
-                title=title or store.split,
-                words=texts,
-                style=packaged_text("templates", "viewer.css"),
-                script=packaged_text("templates", "viewer.js"),
-            )
+        write_atomic(folder / "index.html", _page(title or store.split))
+
+
+def _facts_of(
+    store: AnnotationStore,
+    truth: Truth,
+    sets: Sequence[DetectionSet],
+    scenes: Mapping[str, Sequence[int]],
+    threshold: float,
+) -> dict[str, Any]:
+    """Return what the viewer knows of a split before it reads a scene."""
+    return {
+        "cameras": list(store.camera_names),
+        "order": camera_grid_order(store[0].lidar_from_camera) if len(store) else [],
+        "classes": truth.names,
+        "counted": truth.classes,
+        "distance": truth.protocol.error_threshold,
+        "threshold": threshold,
+        "least": LEAST_SCORE,
+        "sets": [{"key": one.key, "title": one.title} for one in sets],
+        "scenes": [{"name": name, "frames": len(indices)} for name, indices in scenes.items()],
+        "labelled": bool(len(truth.boxes)),
+    }
+
+
+def _page(title: str) -> str:
+    """Return ``index.html``, with the words that its script shows."""
+    texts = {key: text for key, text in words.catalogue().items() if key.startswith("viewer_")}
+    return (
+        page_environment()
+        .get_template("viewer.html.j2")
+        .render(
+            title=title,
+            words=texts,
+            style=packaged_text("templates", "viewer.css"),
+            script=packaged_text("templates", "viewer.js"),
         )
-        write_atomic(folder / "index.html", page)
+    )
 
 
 @dataclass(frozen=True)

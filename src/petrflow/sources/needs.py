@@ -15,7 +15,8 @@ from typing import Any
 
 from petrflow.config import nearest_file
 from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import bytes_unpacked, is_archive
+from petrflow.fetch.archive import is_archive
+from petrflow.fetch.archive_records import bytes_unpacked
 from petrflow.fetch.links import link_fault, scheme_of
 from petrflow.files.disk import GIGABYTE
 from petrflow.nuscenes.records import read_table

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import extract, finished_record, is_archive
+from petrflow.fetch.archive import extract, is_archive
+from petrflow.fetch.archive_records import finished_record
 from petrflow.fetch.download import fetch, read_url_list
 from petrflow.fetch.links import file_name, link_fault, public_url, scheme_of
 from petrflow.files import disk_errors, fingerprint, patient_lock, remove, sha256_file, write_json

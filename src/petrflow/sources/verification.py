@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import Record, forget, read_records
+from petrflow.fetch.archive_records import Record, forget, read_records
 from petrflow.nuscenes.columns import LIST, TEXT, read_columns
 from petrflow.nuscenes.names import CAMERA_ORDER
 from petrflow.nuscenes.records import read_table, table_remedy

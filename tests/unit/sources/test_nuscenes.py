@@ -18,7 +18,7 @@ import pytest
 
 from petrflow.annotations import AnnotationStore, annotate
 from petrflow.errors import PetrflowError
-from petrflow.fetch.archive import Record
+from petrflow.fetch.archive_records import Record
 from petrflow.files import read_json
 from petrflow.files.receipts import Contents
 from petrflow.nuscenes.names import NEEDED_TABLES
