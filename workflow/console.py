@@ -1,7 +1,7 @@
 """What Snakemake says on the terminal, in the words of the configuration; and the last lines after
 a failure or a stop.
 
-Snakemake answers a failed script with a wall: the rule's inputs and outputs, the interpreter's
+Snakemake prints much about a failed script: the rule's inputs and outputs, the interpreter's
 command line, where the exception passed. Whoever reads it needs the run, the stage, one sentence
 and the log. Its reasons name files ("Missing output files"); what matters is the setting that has
 changed.
@@ -133,7 +133,9 @@ class Console(logging.Filter):
 
 
 def last_sentence(log: Path, stage: str) -> str | None:
-    """What a stage said last in its log, or the error that training told before it ended."""
+    """Return the last sentence of a stage's log, or the error that training printed before it
+    ended.
+    """
     try:
         with log.open("rb") as handle:
             handle.seek(max(0, log.stat().st_size - (64 << 10)))

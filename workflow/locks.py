@@ -25,16 +25,16 @@ _open: list[int] = []
 
 def enter(folder: Path) -> None:
     """Take part in a folder's runs: hold its lock for the life of this process, and drop Snakemake
-    locks that nobody holds.
+    locks whose owners are gone.
 
     Two live runs stay apart as before: while another process of this workflow lives, Snakemake's
     own file lists are left alone and Snakemake refuses what overlaps. Where the file system has no
-    locks (some mounted buckets), nothing is judged stale.
+    locks (some mounted buckets), no file list counts as stale.
 
     Parameters
     ----------
     folder : Path
-        The `.snakemake` folder.
+        The ``.snakemake`` folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -53,7 +53,7 @@ def enter(folder: Path) -> None:
 
 
 def _is_alone(descriptor: int, patience: float) -> bool:
-    """Try for the exclusive lock for `patience` seconds."""
+    """Try for the exclusive lock for ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while True:
         try:

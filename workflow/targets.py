@@ -38,7 +38,7 @@ def translate(
     plan: Plan, targets: Iterable[str], forced: Iterable[str], rules: Collection[str], everything: bool = False
 ) -> Wanted:
     """Replace file names of results by receipts, and force the stages whose receipts are not to be
-    believed.
+    used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The words in which mistakes are told: nearest names."""
+"""Parts of sentences about mistakes: the nearest names that are known."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def candidates(found: Boxes, truth: Boxes, classes: int, limit: float, rank: np.
     distance = np.sqrt(dx * dx + dy * dy)
     near = np.flatnonzero(distance < limit)
     detection, partner, distance = rank[detection[near]], partner[near], distance[near]
-    # lexsort keeps the order of equal distances: the box that stands first in the table is asked
+    # lexsort keeps the order of equal distances: the box that stands first in the table is tried
     # first, as in the devkit.
     sort = np.lexsort((distance, detection))
     first = np.concatenate([[0], np.cumsum(np.bincount(detection, minlength=len(found)))])

@@ -92,8 +92,8 @@ def convert(folder: Path, graph: str) -> None:
         raise NoOnnx(str(error)) from None
     if done.returncode or not target.is_file():
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = [line for line in lines if "Error" in line or "not support" in line]
-        raise NoOnnx((told or lines or [f"paddle2onnx ended with {done.returncode}"])[-1])
+        errors = [line for line in lines if "Error" in line or "not support" in line]
+        raise NoOnnx((errors or lines or [f"paddle2onnx ended with {done.returncode}"])[-1])
 
 
 def simplify(path: Path, graph: str) -> None:

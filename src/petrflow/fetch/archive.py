@@ -1,14 +1,14 @@
-"""Archives unpacked without trust and without loss: nothing leaves the folder, and a kill costs
-minutes, not the whole archive.
+"""Extract archives from unknown sources: no file is written outside the target folder, and an
+interrupted extraction loses minutes of work, not all of it.
 
 An archive is read once, front to back. Every file is written beside its name and renamed; every few
 hundred megabytes what was written is flushed and noted in a journal, so that the next call skips
-what is surely there.
+what is known to be on the disk.
 
 An archive is known by its content and not by its name. Its SHA-256 is taken while it is read and
 kept with the file's size, time and inode, and is taken again only where one of those differs. What
-an archive held is summed up in `.petrflow-archives/` of the target folder, one record a content:
-`petrflow.sources` reads there which archive a missing file should have come from.
+an archive held is summed up in ``.petrflow-archives/`` of the target folder, one record a content:
+``petrflow.sources`` reads there which archive a missing file should have come from.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ from petrflow.files import (
 
 FLUSH_BYTES = 256 << 20
 FLUSH_SECONDS = 20.0
-LARGEST_RATIO = 30.0  # an archive that unfolds to more is damaged or a bomb; archives of images and lidar stay below 3
+"""Bytes and seconds after which written files are flushed and noted in the journal."""
+LARGEST_RATIO = 30.0
+"""Unpacked bytes over packed bytes. An archive above it is damaged, or made to fill disks; archives
+of images and lidar stay below 3.
+"""
 SMALLEST_LIMIT = 1 << 30
 TAR_ENDINGS = (".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 # Starts of archives that people name and nothing here reads.
@@ -66,7 +70,7 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zli
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a name ends as an archive's does that `extract` reads."""
+    """Whether a name ends as an archive's does that ``extract`` reads."""
     return path.name.lower().endswith((*TAR_ENDINGS, ".zip"))
 
 
@@ -148,7 +152,7 @@ class _Extraction:
         require_space(
             self.destination, self.archive.stat().st_size - self._bytes_done(), f"Unpacking {self.archive.name}"
         )
-        surely_there = self._members_done()
+        known_done = self._members_done()
         bar = tqdm(
             total=self.archive.stat().st_size, unit="B", unit_scale=True, unit_divisor=1024, desc=f"unpacking {self.archive.name}",
             file=sys.stderr, disable=not progress, mininterval=1.0,
@@ -156,7 +160,7 @@ class _Extraction:
         try:
             with bar, self.archive.open("rb") as handle:
                 for member in self._members(handle, bar):
-                    self._take(member, surely_there)
+                    self._take(member, known_done)
                 self.record.sha256 = self._checksum(handle)
         except PetrflowError:
             raise
@@ -216,7 +220,7 @@ class _Extraction:
             self.hash.update(block)
         return self.hash.hexdigest()
 
-    def _take(self, member: Member, surely_there: int) -> None:
+    def _take(self, member: Member, known_done: int) -> None:
         target = self._target(member)
         self.members_seen += 1
         if member.is_folder:
@@ -225,7 +229,7 @@ class _Extraction:
         self.record.add(target.relative_to(self.destination).as_posix(), member.size)
         if self.record.bytes > self.limit:
             raise too_large(self.archive, self.limit)
-        if self.members_seen <= surely_there and target.is_file() and target.stat().st_size == member.size:
+        if self.members_seen <= known_done and target.is_file() and target.stat().st_size == member.size:
             return
         self._make_folder(target.parent)
         self._write(member, target)

@@ -1,4 +1,4 @@
-"""What earlier extractions left in a folder: a record of each archive, and journals of unfinished ones."""
+"""Records of the archives that a folder was extracted from, and journals of unfinished ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RECORDS = ".petrflow-archives"
 @dataclass
 class Record:
     """What an archive held: number of files and bytes, and files by folder and by the part of the
-    name before `__` (nuScenes' log).
+    name before ``__`` (nuScenes' log).
 
-    `origin` is what the caller knows the archive by, such as its address; `sha256` and `stamp` say
-    which file it was.
+    ``origin`` is what the caller knows the archive by, such as its address; ``sha256`` and
+    ``stamp`` say which file it was.
     """
 
     archive: str
@@ -61,8 +61,8 @@ class Record:
 
 
 def finished_record(destination: Path, archive_name: str, origin: str = "") -> Record | None:
-    """What an archive held, if all of it was unpacked into `destination`; None otherwise. `origin`
-    tells archives of one name apart.
+    """What an archive held, if all of it was unpacked into ``destination``; None otherwise.
+    ``origin`` tells archives of one name apart.
     """
     for record in read_records(destination):
         if record.archive == archive_name and (not origin or record.origin in ("", origin)):

@@ -1,8 +1,8 @@
 """Files fetched over a network that fails: resumed, verified, and under their final name only when
 they are whole.
 
-The transfer goes to `NAME.part` beside the target and is resumed by range as long as the server's
-validators say that the file is the same; `NAME.part.json` remembers them. A checksum that the
+The transfer goes to ``NAME.part`` beside the target and is resumed by range as long as the server's
+validators say that the file is the same; ``NAME.part.json`` remembers them. A checksum that the
 config does not give is recorded at first use and enforced afterwards.
 """
 
@@ -71,15 +71,15 @@ def fetch(
     patience: Patience | None = None,
     progress: bool = True,
 ) -> Path:
-    """Bring a file to `destination`, whole and verified, whatever happens on the way; a second call
+    """Bring a file to ``destination``, whole and verified, whatever happens on the way; a second call
     goes on where the first stopped.
 
     Parameters
     ----------
-    source : URL (http, https, file), mirrors in order of preference, or a mapping with `url`, `sha256`, `size`
+    source : URL (http, https, file), mirrors in order of preference, or a mapping with ``url``, ``sha256``, ``size``
     destination : final name; nothing but the whole, verified file ever stands there
-    sha256, size : what the file must be; without a checksum the first one seen is recorded in `checksums` and enforced from then on
-    checksums : JSON file of recorded checksums; `checksums.json` beside the destination when None
+    sha256, size : what the file must be; without a checksum the first one seen is recorded in ``checksums`` and enforced from then on
+    checksums : JSON file of recorded checksums; ``checksums.json`` beside the destination when None
     check : called with the fetched file before it gets its name and its checksum is recorded; a PetrflowError of its own refuses the file
 
     Raises
@@ -122,7 +122,7 @@ def fetch(
 
 
 def read_url_list(path: Path) -> list[str]:
-    """URLs from a text file, one a line; blank lines and lines that begin with `#` are skipped."""
+    """URLs from a text file, one a line; blank lines and lines that begin with ``#`` are skipped."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

@@ -27,21 +27,22 @@ RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a transfer is kept up. Attempts are counted anew whenever new bytes arrive, so a
-    large file over a bad line gets through.
+    """How long to keep trying. The count of attempts starts again whenever new bytes arrive, so that
+    a large file arrives over a poor connection.
     """
 
-    attempts: int = 8  # fruitless ones in a row, on each mirror
-    backoff: float = 1.0  # seconds before the second attempt; doubles up to `longest_wait`, with jitter
+    attempts: int = 8  # without new bytes, one after the other, on each mirror
+    # Seconds before the second attempt. They double up to `longest_wait`, with jitter.
+    backoff: float = 1.0
     longest_wait: float = 60.0
     connect_timeout: float = 15.0
     stall_timeout: float = 60.0  # seconds without a byte
-    slowest: float = 1024.0  # bytes a second over a stall_timeout below which the line counts as stalled
-    restarts: int = 3  # times that a file that changed, or arrived wrong, is begun anew on each mirror
+    slowest: float = 1024.0  # bytes a second over stall_timeout; a slower connection counts as stalled
+    restarts: int = 3  # per mirror: a file that changed or arrived damaged is fetched from its start
 
 
 class Retry(Exception):
-    """Worth another attempt; `wait` is what the server asked for."""
+    """Worth another attempt; ``wait`` is what the server asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)

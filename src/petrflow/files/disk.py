@@ -33,8 +33,8 @@ def free_bytes(path: Path) -> int:
 
 
 def require_space(path: Path, needed: int, what: str) -> None:
-    """Raise before a long write when the disk under `path` has less than `needed` bytes free (plus
-    64 MB for everything else).
+    """Raise before a long write when the disk under ``path`` has less than ``needed`` bytes free
+    (plus 64 MB for everything else).
     """
     free = free_bytes(path)
     if free < needed + (64 << 20):

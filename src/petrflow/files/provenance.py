@@ -71,10 +71,10 @@ def input_fingerprint(value: str | Path) -> str:
 
 
 def require_own_folder(folder: Path) -> None:
-    """Raise a `PetrflowError` where a stage would replace a folder of results that petrflow did not
+    """Raise a ``PetrflowError`` where a stage would replace a folder of results that petrflow did not
     make.
 
-    A folder that a stage has written holds a ``provenance.json``. One without any file is nobody's.
+    A folder that a stage has written holds a ``provenance.json``. An empty folder belongs to nobody.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         found = "is a link" if folder.is_symlink() else "is a file"
@@ -115,7 +115,7 @@ def provenance(
 
     Parameters
     ----------
-    path : where `provenance.json` goes
+    path : where ``provenance.json`` goes
     inputs : name -> fingerprint (text) or file or folder to take one of; taken before the body runs
     settings : JSON-able settings that shaped the stage
     order : what the workflow wanted, where a workflow asked: it goes in as ``made_from``, and the seconds are those of all starts

@@ -4,8 +4,8 @@ what the configuration asks for.
 The workflow knows a finished stage by one small file, its receipt, whose name holds the fingerprint
 of everything that shaped the stage. The results themselves (weights, metrics, pictures) are no
 outputs of the workflow, so nothing deletes them: a successor replaces them when it is whole. Their
-``provenance.json`` carries the same record under ``made_from``, and that is the truth: a receipt
-beside results that were made from something else is not believed.
+``provenance.json`` carries the same record under ``made_from``. Where the two differ, the results
+were made from something else, and the receipt does not count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from petrflow.files.fingerprints import fingerprint, sha256_file
 from petrflow.files.owners import owner_is_gone, owner_tag
 
 FORMAT = 1
-"""Raised when a receipt's form changes; receipts of another form are not believed."""
+"""Number of the receipts' form, to be raised when the form changes. Receipts of another form do not
+count.
+"""
 
 DIGITS = 16
 """Hex digits of a fingerprint in a receipt's name."""

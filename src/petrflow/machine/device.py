@@ -116,9 +116,9 @@ def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
 
 
 def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0) -> str:
-    """Turn `auto`, `cpu` or `gpu` into Paddle's name of a device.
+    """Turn ``auto``, ``cpu`` or ``gpu`` into Paddle's name of a device.
 
-    `gpu` without a usable GPU raises and says what to do; `auto` falls to the CPU with one line on
+    ``gpu`` without a usable GPU raises and says what to do; ``auto`` falls to the CPU with one line on
     stderr.
 
     Parameters
@@ -172,16 +172,16 @@ def refuse_slow_cpu(
     cores: int = 2,
     allow: bool = False,
 ) -> None:
-    """Raise when `auto` fell to a CPU and the run is a large model's: weeks of work that nobody
+    """Raise when ``auto`` fell to a CPU and the run is a large model's: weeks of work that nobody
     meant to start.
 
     Parameters
     ----------
-    device, requested : what `select_device` returned and was given
+    device, requested : what ``select_device`` returned and was given
     parameters : number of weights of the model
     epochs, samples : passes and samples a pass
     image_size : (H, W) in pixels
-    allow : the config's `schedule.allow_slow_cpu`
+    allow : the config's ``schedule.allow_slow_cpu``
     """
     if (
         device != "cpu"

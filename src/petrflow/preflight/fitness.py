@@ -1,8 +1,8 @@
 """What this machine is good for: one table before anything expensive, with what is wrong and what
 to do about it.
 
-`petrflow.machine.hardware` and `petrflow.machine.device` ask; here the answers are judged, so that
-the judgement is tested on recorded ones.
+``petrflow.machine.hardware`` and ``petrflow.machine.device`` ask; here the answers are judged, so
+that the judgement is tested on recorded ones.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ADVISED_GPU_BYTES = 15 * GIGABYTE
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `verdict` is 'ok', 'note' or 'wrong'."""
+    """One line of the table. ``verdict`` is 'ok', 'note' or 'wrong'."""
 
     subject: str
     found: str
@@ -341,7 +341,7 @@ def gate(
     Raises
     ------
     PetrflowError
-        the machine cannot do it, or `auto` would start weeks of work on a CPU
+        the machine cannot do it, or ``auto`` would start weeks of work on a CPU
     """
     run = RunPlan(with_defaults("schedule", schedule), with_model_defaults(model_config), samples or 0)
     if run.schedule["device"] != "gpu" and run.parameters < LARGE_MODEL_PARAMETERS:

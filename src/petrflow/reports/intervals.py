@@ -1,4 +1,4 @@
-"""Is a change of a figure more than the choice of scenes would bring? Bootstrap over scenes."""
+"""Confidence intervals of a figure's change, by a bootstrap over scenes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from petrflow.evaluation.expectations import ERROR_NAMES
 
 RESAMPLES = 2000
-"""How often the scenes are drawn anew."""
+"""Number of bootstrap samples of the scenes."""
 
 FEWEST_SCENES = 5
 """With fewer scenes no interval is given: there are too few different draws."""

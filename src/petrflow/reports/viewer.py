@@ -31,7 +31,7 @@ THRESHOLD = 0.3
 """Score from which detections are shown at first, and from which frames are counted."""
 
 FORMAT = 2
-"""Raised when the viewer itself changes: viewers of another number are written anew."""
+"""Number of the viewer's form, to be raised when the viewer changes: others are written again."""
 
 LEAST_SCORE = 0.05
 """Detections below it are left out: no one looks at them, and they are most of a submission's

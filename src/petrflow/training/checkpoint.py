@@ -48,7 +48,7 @@ _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
 
 
 class Unusable(Exception):
-    """A checkpoint file that must not be trusted; the message says why."""
+    """A checkpoint file that cannot be used; the message says why."""
 
 
 @dataclass

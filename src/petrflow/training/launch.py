@@ -67,7 +67,7 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
         0 when training is done, 75 when it stopped and left a checkpoint, anything else after an
         error (which is printed).
     """
-    program = [str(script)] if script else ["-P", "-m", "petrflow.training"]  # -P: no module of the folder we are in
+    program = [str(script)] if script else ["-P", "-m", "petrflow.training"]  # -P: not the working folder's modules
     command = [sys.executable, *program, "--request", str(request_path)]
     logs = request_path.with_name("launch")
     remove(logs)

@@ -32,7 +32,7 @@ class Starts:
     path : Path, optional
         ``progress.json``. None keeps no record: of several processes only the first does.
     state : str
-        Name of the folder with the checkpoints. A record of another one's starts is begun anew.
+        Name of the folder with the checkpoints. A record of another folder's starts is replaced.
     began : float
         When this start began, as ``time.monotonic`` gives it.
     """

@@ -282,7 +282,7 @@ class _Loop:
         self.clock.lap()
 
     def note(self, now: bool = False) -> None:
-        """Leave a note of how far training is, for whoever asks; ``now``: whatever the last one's age."""
+        """Write how far training is into ``progress.json``; with ``now`` even if it is fresh."""
         progress, starts = self.resumed.progress, self.resumed.starts
         progress.seconds = self.clock.total()
         costs = asdict(self.resumed.folder.costs)

@@ -153,7 +153,7 @@ class Clock:
         return self.lap()
 
     def leave_out(self) -> None:
-        """Start timing anew after an evaluation, which must not count as a slow step."""
+        """Restart the timing after an evaluation, which must not count as a slow step."""
         self.lap()
         self._window, self._steps = self._lap, 0
 

@@ -26,9 +26,11 @@ class Fit:
     missing : of the network, not in the weights; they keep their initial values.
     unexpected : in the weights, not of the network.
     wrong_shape : of both, with shapes that differ; they keep their initial values.
-    fresh : of the network, and called ``fresh`` by its model file: they start random whatever the weights hold.
-    constants : of the network, and said by its model file: no weights overwrite them.
-    class_heads : of the network; their shape depends on the classes, so that weights need not fit them.
+    fresh : of the network, and called ``fresh`` by its model file. They start random even if the
+        weights hold them.
+    constants : of the network, and given by its model file. No weights overwrite them.
+    class_heads : of the network. Their shape depends on the classes, so that weights need not fit
+        them.
     """
 
     matched: tuple[str, ...]

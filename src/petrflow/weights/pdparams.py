@@ -1,5 +1,5 @@
-"""Weights and annotation pickles read without trust, and weights written so that everybody can read
-them.
+"""Read weights and annotation pickles without running code from them; write weights that every
+Paddle since 2.0 can read.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _what_it_is(path: Path, size: int) -> str:
 
 
 def load_pdparams(path: Path, shapes_only: bool = False) -> dict[str, np.ndarray]:
-    """Weights from a `.pdparams` file, as any Paddle since 2.0 writes it, or from safetensors under
-    any name.
+    """Weights from a ``.pdparams`` file, as any Paddle since 2.0 writes it, or from safetensors
+    under any name.
 
     With ``shapes_only``, a pickle's large arrays come as zeros that take no memory.
 
@@ -202,7 +202,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def save_pdparams(path: Path, weights: Mapping[str, np.ndarray]) -> None:
-    """Write weights so that stock `paddle.load` (2.0 and later) reads them; equal weights give
+    """Write weights so that stock ``paddle.load`` (2.0 and later) reads them; equal weights give
     equal bytes.
 
     The pickle is written instruction by instruction: pickle's own writer lets the identity of

@@ -1,8 +1,8 @@
-"""Pickles of plain data, read without trust.
+"""Pickles of plain data, read without running code from them.
 
 A pickle is a program. This reader runs a subset of that language in which nothing can be called but
 the builders of numpy arrays and plain containers defined here: no import takes place, and no
-constructor of numpy's own is reachable, because `dtype.__setstate__` and object arrays can be
+constructor of numpy's own is reachable, because ``dtype.__setstate__`` and object arrays can be
 talked into reading arbitrary memory. Pickle's slow Python reader is the base on purpose: its C twin
 cannot be told to leave instructions out.
 """
@@ -63,8 +63,8 @@ class _Pending:
 
 
 def _dtype_from_state(spec: str, state: Any) -> np.dtype[Any]:
-    """The dtype a pickle describes by `spec` and its state, if it is one of plain numbers, booleans
-    or text.
+    """The dtype a pickle describes by ``spec`` and its state, if it is one of plain numbers,
+    booleans or text.
     """
     if not isinstance(spec, str) or not PLAIN_DTYPE.fullmatch(spec):
         raise Refused(f"an array of type {spec!r} (only numbers, booleans and text are admitted, no Python objects)")
@@ -108,7 +108,7 @@ class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def __init__(self, file: Bounded):
         super().__init__(file, encoding="latin1")  # type: ignore[arg-type]
-        # Bytes that arrays may hold in all: a short file must not unfold into a large memory.
+        # Bytes that arrays may hold in all: a short file must not fill the memory.
         # Protocol 2 writes bytes as text, which counts twice, as the bytes made of it and as the
         # array's.
         self._budget = 2 * file.size + 1024
@@ -373,11 +373,11 @@ PlainUnpickler.dispatch = _dispatch()
 
 
 def read_plain(handle: BinaryIO, size: int, shapes_only: bool = False) -> Any:
-    """Read one pickle of `size` bytes; Refused when it asks for more than plain data, anything at
+    """Read one pickle of ``size`` bytes; Refused when it asks for more than plain data, anything at
     all when it is broken.
 
-    With `shapes_only`, bytes of large arrays are passed over and the arrays come as zeros that take
-    no memory.
+    With ``shapes_only``, bytes of large arrays are passed over and the arrays come as zeros that
+    take no memory.
     """
     if shapes_only:
         try:

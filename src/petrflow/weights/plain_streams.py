@@ -1,4 +1,4 @@
-"""Streams for a pickle that is not trusted: bounded reads, and gaps in place of large arrays."""
+"""Streams for a pickle from an unknown source: bounded reads, and gaps in place of large arrays."""
 
 from __future__ import annotations
 
