@@ -223,7 +223,7 @@ def _fetch_one(
 ) -> None:
     """Fetch from one mirror with retries and put the verified file in place, or raise GiveUp."""
     partial = partial_path(destination)
-    fruitless = restarts = 0
+    without_bytes = restarts = 0
     reach = partial.stat().st_size if partial.exists() else 0
     jitter = random.Random(destination.name)
     with Session() as session:
@@ -241,17 +241,22 @@ def _fetch_one(
                 if restarts > patience.restarts:
                     raise GiveUp(str(error)) from None
                 _say(f"{destination.name}: {error}; beginning anew ({restarts} of {patience.restarts}).")
-                reach, fruitless = 0, 0
+                reach, without_bytes = 0, 0
             except Retry as error:
                 have = partial.stat().st_size if partial.exists() else 0
-                fruitless = 0 if have > reach else fruitless + 1
+                without_bytes = 0 if have > reach else without_bytes + 1
                 reach = max(reach, have)
-                if fruitless >= patience.attempts:
+                if without_bytes >= patience.attempts:
                     raise GiveUp(f"{error}; {patience.attempts} attempts in a row brought nothing new") from None
-                wait = max(error.wait, patience.backoff * 2 ** max(fruitless - 1, 0) * (0.5 + jitter.random()))
+                wait = max(error.wait, patience.backoff * 2 ** max(without_bytes - 1, 0) * (0.5 + jitter.random()))
                 wait = min(wait, patience.longest_wait)
                 _say(f"{destination.name}: {error}; at {human_bytes(have)}, trying again in {wait:.0f} s.")
                 time.sleep(wait)
+    _put_in_place(partial, destination, check)
+
+
+def _put_in_place(partial: Path, destination: Path, check: Callable[[Path], object] | None) -> None:
+    """Give a file that was fetched its final name, once ``check`` finds in it what was asked for."""
     if check is not None:
         try:
             check(partial)

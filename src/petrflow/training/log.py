@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import struct
 import sys
 import time
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from petrflow.files import disk_errors, write_atomic
+from petrflow.machine import processes
 
 LOG_NAME = "vdlrecords.0000000001.log"
 """VisualDL reads files whose names follow this pattern; with a fixed name, a run has one curve
@@ -119,3 +121,12 @@ def progress_bar(name: str, step: int, total: int, hidden: bool = False) -> Any:
     return tqdm(
         total=total, initial=step, desc=name, unit="step", disable=hidden, mininterval=patience, file=_Unbroken()
     )
+
+
+def log_to_stderr(log: logging.Logger) -> None:
+    """Print a logger's lines on ``sys.stderr``: all of the first process, warnings of the others."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if processes.rank() == 0 else logging.WARNING)
+    log.propagate = False  # Paddle has given the root logger a format of its own

@@ -29,7 +29,7 @@ from petrflow.training.checkpoint import CheckpointFolder, WriteCosts
 from petrflow.training.gpu import memory_errors, own_gpus
 from petrflow.training.launch import end_with_parent
 from petrflow.training.learning_rate import learning_rate
-from petrflow.training.log import TIMING, Scalars, progress_bar
+from petrflow.training.log import TIMING, Scalars, log_to_stderr, progress_bar
 from petrflow.training.parts import Parts, petrflow_parts
 from petrflow.training.request import Request, Schedule
 from petrflow.training.results import Trained, write_results
@@ -383,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     end_with_parent()
-    _log_to_stderr()
+    log_to_stderr(log)
     try:
         train(Request.read(options.request))
     except Stopped as message:
@@ -393,11 +393,3 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     return 0
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO if processes.rank() == 0 else logging.WARNING)
-    log.propagate = False  # Paddle has given the root logger a format of its own
