@@ -22,7 +22,7 @@ from typing import Any
 from petrflow.config import load_model
 from petrflow.errors import PetrflowError
 from petrflow.files import atomic_dir
-from petrflow.files.provenance import Provenance, provenance, require_own_folder, stamp
+from petrflow.files.provenance import Provenance, note_files, provenance, require_own_folder, stamp
 from petrflow.files.receipts import Order
 from petrflow.machine.device import use_device
 from petrflow.nuscenes.root import mark_of
@@ -39,11 +39,10 @@ def _successor(
     ``out_dir`` when the body is over.
     """
     require_own_folder(out_dir)
-    with (
-        atomic_dir(out_dir) as folder,
-        provenance(folder / "provenance.json", inputs, dict(settings or {}), order) as record,
-    ):
-        yield folder, record
+    with atomic_dir(out_dir) as folder:
+        with provenance(folder / "provenance.json", inputs, dict(settings or {}), order) as record:
+            yield folder, record
+        note_files(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------------- doors
@@ -145,6 +144,7 @@ def annotate(root: Path, about: Path, out_dir: Path, order: Order | None = None)
     with atomic_dir(out_dir) as folder:
         build(root, {split: folder / f"{split}.arrow" for split in ("train", "val")}, about=about)
         stamp(folder / "provenance.json", order)
+        note_files(folder)
 
 
 def classic(root: Path, store_path: Path, path: Path, order: Order | None = None) -> None:

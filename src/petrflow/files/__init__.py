@@ -6,6 +6,7 @@ write into a folder that petrflow did not make, and knows nothing of what a file
 """
 
 from petrflow.files.atomic import (
+    NOBODYS,
     TEMPORARY_MARK,
     atomic_dir,
     atomic_path,
@@ -23,6 +24,7 @@ from petrflow.files.fingerprints import file_stamp, fingerprint, sha256_file
 from petrflow.files.locks import lock, patient_lock
 
 __all__ = [
+    "NOBODYS",
     "TEMPORARY_MARK",
     "atomic_dir",
     "atomic_path",

@@ -27,6 +27,8 @@ from petrflow.files.fingerprints import plain
 from petrflow.files.owners import owner_is_gone, owner_tag
 
 TEMPORARY_MARK = ".petrflow-"
+NOBODYS = {".DS_Store", "Thumbs.db", "desktop.ini", ".snakemake_timestamp"}
+"""Files that operating systems and Snakemake add to folders, and that nobody misses."""
 _counter = itertools.count()
 _swept_folders: set[tuple[int, str]] = set()
 
@@ -83,8 +85,17 @@ def _prepare_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     key = (os.getpid(), str(path.parent))
     if key not in _swept_folders:
+        with disk_errors(path, permissions=True):
+            _require_writable(path.parent)
         _swept_folders.add(key)
         sweep_stale(path.parent)
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise before work begins whose result could not be written."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
 
 
 def remove(path: Path) -> None:
@@ -185,8 +196,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     retired = temporary_path(path, suffix=".old")
     try:
-        with disk_errors(path):
+        with disk_errors(path, permissions=True):
             temporary.mkdir()
+        with disk_errors(path):
             yield temporary
         with disk_errors(path, permissions=True):
             fsync_all([*temporary.rglob("*"), temporary])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from petrflow.errors import PetrflowError
-from petrflow.files.atomic import read_json, write_json
+from petrflow.files.atomic import NOBODYS, TEMPORARY_MARK, read_json, write_json
 from petrflow.files.fingerprints import fingerprint, sha256_file
 from petrflow.files.receipts import Order
 
@@ -81,11 +81,43 @@ def require_own_folder(folder: Path) -> None:
     elif folder.is_dir() and not any(folder.glob("*provenance.json")) and any(p.is_file() for p in folder.rglob("*")):
         found = "holds files"
     else:
+        if others := _others(folder):
+            listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise PetrflowError(
+                f"{folder} was made by petrflow and is about to be replaced, but {listed} in it was not, and would be lost. "
+                "Move it out of there, and run the same command again."
+            )
         return
     raise PetrflowError(
         f"{folder} {found} that petrflow did not make, and results would go there. "
         "Move it elsewhere, or give the run or data set another name in the config."
     )
+
+
+def note_files(folder: Path) -> None:
+    """Write the names of a finished folder's files into its ``provenance.json``: any other that is
+    found there later is the user's.
+    """
+    record = folder / "provenance.json"
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    write_json(record, {**read_json(record), "files": names})
+
+
+def _others(folder: Path) -> list[str]:
+    """Files in a folder of results that its stage did not write; none where that is not known."""
+    record = folder / "provenance.json"
+    noted = read_json(record).get("files") if record.is_file() else None
+    if noted is None:
+        return []
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    return sorted(str(path) for path in found if path.as_posix() not in noted and not _is_nobodys(path))
+
+
+def _is_nobodys(path: Path) -> bool:
+    """Whether a file is one that systems, Python or another stage of petrflow leave."""
+    if {"__pycache__", ".ipynb_checkpoints"} & set(path.parts) or path.name in NOBODYS or TEMPORARY_MARK in path.name:
+        return True
+    return path.name.endswith("provenance.json") or path.match("petr_nuscenes_annotation_*.pkl")
 
 
 def package_versions() -> dict[str, str]:

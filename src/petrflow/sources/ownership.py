@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from petrflow.errors import PetrflowError
-from petrflow.files import TEMPORARY_MARK, atomic_dir, read_json, write_json
+from petrflow.files import NOBODYS, TEMPORARY_MARK, atomic_dir, read_json, write_json
 from petrflow.nuscenes.names import MEDIA_FOLDERS
 from petrflow.nuscenes.root import COMPLETE, RECEIPT
 from petrflow.nuscenes.splits import SPLITS, split_name
@@ -32,7 +32,6 @@ _COMPLETE_KEYS = {"kind", "version", "splits", "fingerprint"}
 # What a root may hold besides its folder of tables. Operating systems add files of their own, which
 # nobody misses.
 _ENTRIES = {*MEDIA_FOLDERS, MARK, COMPLETE, "import.json", "provenance.json"}
-_IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini", ".snakemake_timestamp"}
 
 
 # ------------------------------------------------------------------------------------------------------------------ places
@@ -101,7 +100,7 @@ def _are_links_and_splits(folder: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.name not in _IGNORED and TEMPORARY_MARK not in path.name]
+    return [path for path in sorted(folder.iterdir()) if path.name not in NOBODYS and TEMPORARY_MARK not in path.name]
 
 
 def _foreign(root: Path) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from petrflow.files import atomic_dir, remove, write_atomic, write_json
+from petrflow.files.provenance import note_files
 from petrflow.training.log import LOG_NAME, Scalars
 from petrflow.training.request import Request
 from petrflow.training.state import Progress
@@ -48,6 +49,7 @@ def write_results(request: Request, trained: Trained) -> None:
         write_atomic(folder / "visualdl" / LOG_NAME, trained.scalars.to_bytes())
         write_json(folder / "metrics.json", trained.metrics)
         write_atomic(folder / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
+        note_files(folder)
     for mirror in request.state_dir.glob("*/visualdl"):
         remove(mirror)  # VisualDL would show every curve twice
 

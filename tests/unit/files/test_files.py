@@ -159,6 +159,19 @@ def test_a_full_disk_is_named_with_path_need_and_what_is_free(small_disk: Path) 
     assert names(small_disk) == ["old.bin"]
 
 
+def test_a_disk_that_may_only_be_read_is_said_before_the_work(small_disk: Path) -> None:
+    (small_disk / "data").mkdir()
+    remounted = subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True, check=False)
+    if remounted.returncode:
+        pytest.skip("this user may not remount a disk")
+    for write in (atomic_dir, atomic.atomic_path):
+        with pytest.raises(
+            PetrflowError, match=r"Could not write .*set: Read-only file system\. Make the folder writable"
+        ):
+            with write(small_disk / "data" / "set"):
+                pytest.fail("the work began")
+
+
 def test_a_full_disk_is_named_wherever_it_strikes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
