@@ -32,6 +32,7 @@ MODEL_SECTIONS = {
 }
 SECTIONS = {
     "synthetic": "datasets.NAME, kind: synthetic",
+    "vehicle": "datasets.NAME.vehicle, kind: synthetic",
     "nuscenes": "datasets.NAME, kind: nuscenes",
     "xtreme1": "datasets.NAME, kind: xtreme1",
     "run": "runs.NAME",

@@ -196,6 +196,11 @@ def _inside_dataset(dataset: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
         if isinstance(listed, list) and len(set(map(str, listed))) < len(listed):
             yield ("splits", part), "names a scene twice."
 
+    vehicle = dataset.get("vehicle")
+    for key, value in vehicle.items() if isinstance(vehicle, Mapping) else ():
+        if isinstance(value, list) and value != sorted(value):
+            yield ("vehicle", key), f"is a pair with the smaller number first, not {value}."
+
 
 def _inside_run(
     name: str, run: Mapping[str, Any], datasets: Mapping[str, Any], runs: Mapping[str, Any]

@@ -68,6 +68,14 @@ def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str
     return {"train": chosen["train"], "val": chosen["val"]}
 
 
+def _said(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for the root's fingerprint: keys that later versions added count where they say
+    something other than their defaults, so that what was rendered before stays what it is.
+    """
+    defaults = config.with_defaults("synthetic", {})
+    return {key: value for key, value in settings.items() if key not in ("vehicle", "light") or value != defaults[key]}
+
+
 def _make_all(
     names: list[str], settings: dict[str, Any], root: Path, workers: int, progress: bool
 ) -> list[dict[str, list[dict]]]:
@@ -121,7 +129,8 @@ def generate(
     names = scene_names(merged["scenes"])
     splits = split_scenes(names, merged["splits"])
     scene_settings = {
-        key: merged[key] for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality")
+        key: merged[key]
+        for key in ("seed", "keyframes", "density", "sweeps", "max_range", "jpeg_quality", "vehicle", "light")
     }
     scene_settings["image_size"] = tuple(merged["image_size"])
     workers = min(workers or cores(), len(names))
@@ -147,7 +156,7 @@ def generate(
             },
             "has_velocity": merged["keyframes"] > 1,
             "has_attributes": True,
-            "fingerprint": files.fingerprint({"tables": hashes, "settings": merged}),
+            "fingerprint": files.fingerprint({"tables": hashes, "settings": _said(merged)}),
         }
         files.write_json(folder / COMPLETE, complete)
     return complete

@@ -5,16 +5,17 @@ function of seed, name and settings.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from petrflow.nuscenes.names import LIDAR
 from petrflow.sources.synthetic.ground import paint
 from petrflow.sources.synthetic.population import make_world
-from petrflow.sources.synthetic.rig import Sensor, euler_matrix, make_rig
-from petrflow.sources.synthetic.sensors import lidar, shapes
-from petrflow.sources.synthetic.sensors.camera import Faces, Light, Renderer, View
+from petrflow.sources.synthetic.rig import CAMERA_NAMES, Sensor, draw_vehicle, euler_matrix, make_rig
+from petrflow.sources.synthetic.sensors import lidar, shapes, weather
+from petrflow.sources.synthetic.sensors.camera import Faces, Renderer, View
 from petrflow.sources.synthetic.world import World
 
 KEYFRAME_PERIOD = 0.5  # s
@@ -31,6 +32,8 @@ class SceneSettings:
     sweeps: int
     max_range: float
     jpeg_quality: int
+    vehicle: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    light: str | Sequence[str] = "day"
 
 
 class Simulation:
@@ -40,9 +43,14 @@ class Simulation:
 
     def __init__(self, name: str, settings: SceneSettings) -> None:
         self.name, self.settings = name, settings
-        rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
+        self._seed = [settings.seed, zlib.crc32(name.encode())]
+        rng = np.random.default_rng(self._seed)
+        # Vehicle and light draw from generators of their own: the streets of a seed are the same whatever records them.
+        mounting = draw_vehicle(np.random.default_rng([*self._seed, zlib.crc32(b"vehicle")]), settings.vehicle)
         self.vehicle = f"p{1 + int(rng.integers(4)):03d}"
-        self.rig: dict[str, Sensor] = {sensor.channel: sensor for sensor in make_rig(rng, settings.image_size)}
+        self.rig: dict[str, Sensor] = {
+            sensor.channel: sensor for sensor in make_rig(rng, settings.image_size, mounting)
+        }
         self.duration = (settings.keyframes - 1) * KEYFRAME_PERIOD
         self.world: World = make_world(rng, self.duration, settings.density)
         self.ground, self.drivable = paint(rng, self.world.drive, self.world.layout)
@@ -51,7 +59,9 @@ class Simulation:
         starts = np.concatenate([[0], np.cumsum([len(faces[0]) for faces in built])])
         self.faces = Faces(vertices, counts, normals, colors, materials, starts)
         self.radii = np.array([np.linalg.norm(thing.size) / 2 for thing in self.world.things])
-        self.light = _draw_light(rng)
+        self.weather, weather_rng = _draw_weather(self._seed, settings.light)
+        self.light = weather.draw_light(self.weather, rng if self.weather == "day" else weather_rng)
+        self.lamps = np.array([thing.xy for thing in self.world.things if thing.model == "pole"]).reshape(-1, 2)
         self.renderer = Renderer(self.faces, self.radii, self.ground, self.light, *settings.image_size)
 
     def sensor_pose(self, channel: str, time: float) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +79,14 @@ class Simulation:
         intrinsic = self.rig[channel].intrinsic
         assert intrinsic is not None
         view = View(rotation, position, intrinsic, *self.settings.image_size)
-        return self.renderer.draw(view, *self.world.poses(time))
+        things = self.world.poses(time)
+        picture, instance, seen, alone = self.renderer.draw(view, *things)
+        if self.weather != "day":
+            position, angles = self.world.drive.ego_pose(time)
+            seed = weather.noise_seed(self._seed, CAMERA_NAMES.index(channel), time)
+            ego = (euler_matrix(angles), position)
+            picture = weather.expose(self.weather, picture, view, self.renderer, self.lamps, ego, things, seed)
+        return picture, instance, seen, alone
 
     def sweep(self, time: float) -> np.ndarray:
         """The lidar's points at `time`; returns as `lidar.sweep`."""
@@ -78,10 +95,8 @@ class Simulation:
         return lidar.sweep(self.faces, self.radii, sparse, *self.world.poses(time), rotation, position)
 
 
-def _draw_light(rng: np.random.Generator) -> Light:
-    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(35.0, 65.0))
-    sun = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
-    warm = rng.uniform(-8.0, 8.0)
-    zenith = np.array([96.0 + warm, 146.0, 208.0 - warm]) * rng.uniform(0.9, 1.08)
-    horizon = np.array([208.0 + warm, 216.0, 224.0 - warm]) * rng.uniform(0.94, 1.04)
-    return Light(sun, rng.uniform(0.62, 0.74), rng.uniform(0.42, 0.56), zenith, horizon, rng.uniform(150.0, 260.0))
+def _draw_weather(seed: Sequence[int], light: str | Sequence[str]) -> tuple[str, np.random.Generator]:
+    """One scene's light or weather out of a data set's `light`, and the generator of its details."""
+    rng = np.random.default_rng([*seed, zlib.crc32(b"light")])
+    kinds = [light] if isinstance(light, str) else list(light)
+    return kinds[int(rng.integers(len(kinds)))], rng

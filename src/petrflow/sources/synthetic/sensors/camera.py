@@ -56,6 +56,7 @@ class Light:
     zenith: np.ndarray
     horizon: np.ndarray
     haze: float  # m over which haze hides about 63 %
+    shadow_reach: float = 3.0  # how far shadows fall, in half diagonals of what casts them
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Renderer:
         to_camera = view.rotation.T
         in_camera = (centres - view.position) @ view.rotation
         # Behind the camera or outside the picture's cone, shadows included: not worth drawing.
-        reach = self.radii * 3.0 + 1.0
+        reach = self.radii * light.shadow_reach + 1.0
         half = np.arctan(np.hypot(view.width, view.height) / 2 / view.intrinsic[0, 0])
         axis = np.linalg.norm(in_camera, axis=1)
         angle = np.arccos(np.clip(in_camera[:, 2] / np.maximum(axis, 1e-9), -1, 1))
@@ -166,3 +167,12 @@ class Renderer:
         alone = np.zeros(len(yaws), dtype=np.int64)
         alone[chosen] = covered
         return image, instance, seen, alone
+
+    def surface(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the view that was drawn last, at each pixel's first sample: the depth (H, W) float64, m
+        along the viewing direction, inf where no thing is; and whether what is there glows, (H, W).
+        """
+        inverse = self._buffers.inverse_depth[::SAMPLES, ::SAMPLES].astype(np.float64)
+        face = self._buffers.face_at[::SAMPLES, ::SAMPLES]
+        depth = np.where(face >= 0, 1.0 / np.where(face >= 0, inverse, 1.0), np.inf)
+        return depth, (face >= 0) & (self.faces.materials[np.maximum(face, 0)] == GLOW)
