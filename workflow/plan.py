@@ -23,6 +23,7 @@ from petrflow.config import shaping as what_shapes
 from petrflow.errors import PetrflowError
 from petrflow.fetch.links import fetched_weights, public, weights_key
 from petrflow.files.receipts import Contents, made_from
+from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 
 SPLITS = ("train", "val")
 
@@ -119,10 +120,19 @@ class Plan:
             return {"root": Path("data") / subject, "store_path": _store(subject, split), "path": path}
         if name == "doctor":
             stores = {split: _store(subject, split) for split in SPLITS}
-            return {"root": Path("data") / subject, "stores": stores, "out_dir": out_dir}
+            given = {"root": Path("data") / subject, "stores": stores, "out_dir": out_dir}
+            return {**given, "class_names": self.class_names(subject)}
         if name in RUN_STAGES:
             return self._run_arguments(name, subject)
-        return {"about": Path("results") / subject / "root", "root": Path("data") / subject}
+        given = {"about": Path("results") / subject / "root", "root": Path("data") / subject}
+        return {**given, "class_names": self.class_names(subject)} if name == "xtreme1" else given
+
+    def class_names(self, dataset: str) -> list[str]:
+        """Classes of the models that are trained on a data set; empty where they are nuScenes' ten or no run uses it."""
+        models = [self._models[name] for name, run in self.config["runs"].items() if run["dataset"] == dataset]
+        files = [self._contents.take(path, "yaml", load_yaml) for path in models]
+        names = list(dict.fromkeys(name for values in files for name in values["class_names"]))
+        return [] if set(names) == set(CATEGORY_OF_DETECTION) else names
 
     def _run_arguments(self, name: str, run: str) -> dict[str, Any]:
         entry, folder = self.config["runs"][run], Path("results") / run
@@ -189,7 +199,9 @@ class Plan:
             files = (f"petr_nuscenes_annotation_{split}.pkl",)
             return make_stage(name, subject, folder, files, after=self._data(subject), stamp=f"{name}-provenance.json")
         if name == "doctor":
-            return make_stage(name, subject, results / "doctor", ("doctor.json",), after=self._data(subject))
+            names = self.class_names(subject)
+            settings = {"class_names": names} if names else {}
+            return make_stage(name, subject, results / "doctor", ("doctor.json",), settings, after=self._data(subject))
         if name == "weights":
             settings = {"source": public(weights_source(self.config, subject))}
             return make_stage(name, subject, Path("data/weights") / subject, ("model.pdparams",), settings)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +80,21 @@ def nuscenes(settings: Mapping[str, Any], root: Path, about: Path, order: Order 
         record.record(root=mark_of(root, about))
 
 
-def xtreme1(settings: Mapping[str, Any], root: Path, about: Path, order: Order | None = None) -> None:
+def xtreme1(
+    settings: Mapping[str, Any], root: Path, about: Path, class_names: Sequence[str] = (), order: Order | None = None
+) -> None:
     """Turn an Xtreme1 export into a nuScenes root, and let the doctor look at it before anything is
     built on it.
 
-    Parameters are those of :func:`synthetic`.
+    Parameters are those of :func:`synthetic`, and ``class_names`` those of :func:`doctor`.
     """
     from petrflow.doctor.examine import examine
     from petrflow.sources.xtreme1.prepare import prepare
 
     with provenance(about / "provenance.json", {}, dict(settings), order) as record:
-        prepare(settings, root, about)
+        prepare(settings, root, about, class_names)
         if settings["doctor"]:
-            examine(root, about.parent / "doctor", about=about)
+            examine(root, about.parent / "doctor", about=about, class_names=class_names)
         record.record(root=mark_of(root, about))
 
 
@@ -157,16 +159,29 @@ def classic(root: Path, store_path: Path, path: Path, order: Order | None = None
         write_classic(root, store_path, path)
 
 
-def doctor(root: Path, stores: Mapping[str, Path], out_dir: Path, order: Order | None = None) -> None:
+def doctor(
+    root: Path,
+    stores: Mapping[str, Path],
+    out_dir: Path,
+    class_names: Sequence[str] = (),
+    order: Order | None = None,
+) -> None:
     """Look at a data set's labels against its calibration and images, and say whether training on
     it makes sense.
+
+    Parameters
+    ----------
+    root, stores, out_dir : Path, mapping of split to Path, Path
+        The data set, its annotation stores, and where the findings go.
+    class_names : sequence of str
+        Classes of the models that are trained on it; nuScenes' ten without them.
     """
     from petrflow.doctor.examine import examine
 
     record = out_dir / "provenance.json"
     record.unlink(missing_ok=True)  # a verdict against training leaves its findings, and is no finished stage
     with provenance(record, {f"{split} annotations": path for split, path in stores.items()}, None, order):
-        examine(root, out_dir, dict(stores), out_dir.parent / "root")
+        examine(root, out_dir, dict(stores), out_dir.parent / "root", class_names)
 
 
 # -------------------------------------------------------------------------------------------------------------------- runs
@@ -219,7 +234,8 @@ def baseline(
         paddle.seed(schedule["seed"])
         model = build_model(model_config, num_cameras=len(AnnotationStore.open(store_path).camera_names))
         if weights is not None:
-            print(load_weights(model, weights, model_config.get("fresh", ()), partial_weights), file=sys.stderr)
+            fresh, classes = model_config.get("fresh", ()), model_config["class_names"]
+            print(load_weights(model, weights, fresh, partial_weights, classes), file=sys.stderr)
         model.eval()
         metrics = evaluate(
             model,

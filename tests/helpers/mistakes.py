@@ -142,6 +142,11 @@ def _web_page(folder: Path, config: dict[str, Any]) -> None:
     config["runs"]["first"]["weights"] = "w.pdparams"
 
 
+def _unknown_class(folder: Path, config: dict[str, Any]) -> None:
+    config["runs"]["first"]["dataset"] = "lot"
+    config["datasets"]["lot"]["class_map"] = {"Auto": "automobil", "Van": "car"}
+
+
 def _published_model(folder: Path, config: dict[str, Any]) -> None:
     config["runs"]["second"]["model"] = "petrv2_vovnet_gridmask_p4_800x320"
 
@@ -224,7 +229,7 @@ CASES = [
     Case("list of links missing", ("datasets.own.source", "urls.txt"), put(*OWN, "source", value={"file": "urls.txt"})),
     Case("export missing", ("datasets.lot.source", "exprot does not exist; did you mean export"), put(*LOT, "source", value="exprot")),
     Case("export's poses missing", ("datasets.lot.poses", "poses.csv is no file"), put(*LOT, "poses", value="poses.csv")),
-    Case("export's class unknown", ("datasets.lot.class_map.Auto", "which is no class"), put(*LOT, "class_map", value={"Auto": "automobil"})),
+    Case("export's class unknown", ("datasets.lot.class_map.Auto", "which is no class of a model"), _unknown_class),
     Case("export's channels twice", ("datasets.lot.cameras", "gives CAM_FRONT to two image folders"),
          put(*LOT, "cameras", value={"camera_image_0": "CAM_FRONT", "camera_image_1": "CAM_FRONT"})),
     # splits and scenes

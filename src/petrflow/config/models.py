@@ -52,11 +52,20 @@ def read_model(path: Path) -> Document:
     if document.mistakes and not document.values:
         return document
     before = len(document.mistakes)
+    _count_classes(document.values)
     filled = check(document, schema_of("model"))
     if len(document.mistakes) == before:
         for key, says in disagreements(filled):
             document.add(key, says)
     return document
+
+
+def _count_classes(values: Any) -> None:
+    """Fill in ``num_classes`` where a model file leaves it to ``class_names``."""
+    names, head = _at(values, ("class_names",)), _at(values, _HEAD)
+    for part in (head, _at(head, ("bbox_coder",))):
+        if isinstance(names, list) and isinstance(part, dict):
+            part.setdefault("num_classes", len(names))
 
 
 def load_model(path: Path) -> dict[str, Any]:
@@ -102,7 +111,10 @@ def _classes(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     count = len(model["class_names"])
     for path in ((*_HEAD, "num_classes"), (*_HEAD, "bbox_coder", "num_classes")):
         if _at(model, path) != count:
-            yield path, f"is {_at(model, path)}, and class_names holds {count} names; make them equal."
+            yield path, f"is {_at(model, path)}, and class_names holds {count} names; make them equal, or leave it out."
+    for name in model["judging"]:
+        if name not in model["class_names"]:
+            yield ("judging", name), f"is no class{nearest(str(name), model['class_names'])}."
 
 
 def _pictures(model: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -248,6 +260,6 @@ def _at(values: Any, path: KeyPath, default: Any = None) -> Any:
     for key in path:
         try:
             values = values[key]  # type: ignore[index]
-        except (KeyError, IndexError):
+        except (KeyError, IndexError, TypeError):
             return default
     return values

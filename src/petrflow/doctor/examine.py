@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from petrflow.annotations import DETECTION_NAMES, AnnotationStore, Keyframe, build_all
+from petrflow.annotations import AnnotationStore, Keyframe, build_all
 from petrflow.doctor import calibration, classes, contours, headings, places, sizes
 from petrflow.doctor.findings import Finding, as_text, wrong_unit
 from petrflow.doctor.pictures import write_overlay
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json, write_atomic, write_json
+from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.nuscenes.root import read_receipt
 from petrflow.pictures.read import exif_orientation, where
 
@@ -36,7 +37,11 @@ _IMAGES_OF_THE_SICK = 6
 
 
 def examine(
-    root: Path, out: Path, stores: Mapping[str, Path] | None = None, about: Path | None = None
+    root: Path,
+    out: Path,
+    stores: Mapping[str, Path] | None = None,
+    about: Path | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Examine a nuScenes root.
 
@@ -51,6 +56,8 @@ def examine(
         Annotation stores of its splits by name; built for the occasion where there are none.
     about
         `results/{dataset}/root/`, where the door left its receipt.
+    class_names
+        Classes of the models that are trained on it; nuScenes' ten without them.
 
     Returns
     -------
@@ -67,7 +74,7 @@ def examine(
             stores = {split: Path(scratch) / f"{split}.arrow" for split in ("train", "val")}
             build_all(root, stores, about=about, progress=False)
         opened = {split: AnnotationStore.open(path) for split, path in stores.items()}
-        report = diagnose(root, opened, out, about)
+        report = diagnose(root, opened, out, about, class_names)
     write_json(out / "doctor.json", report)
     write_atomic(out / "doctor.txt", as_text(report))
     print(as_text(report), file=sys.stderr)
@@ -81,7 +88,11 @@ def examine(
 
 
 def diagnose(
-    root: Path, stores: Mapping[str, AnnotationStore], out: Path | None = None, about: Path | None = None
+    root: Path,
+    stores: Mapping[str, AnnotationStore],
+    out: Path | None = None,
+    about: Path | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run every check and return the report; pictures are written where `out` is given."""
     receipt = read_receipt(root, about)
@@ -101,7 +112,7 @@ def diagnose(
     cameras: dict[str, dict[str, Any]] = {name: {"boxes_inside": 0, "share": 0.0} for name in names}
     counts = {split: _class_counts(store) for split, store in stores.items()}
     findings = _check_files(keyframes, root)
-    findings += classes.check_classes(counts, sorted(set(DETECTION_NAMES.values())), imported.get("unmapped", {}))
+    findings += classes.check_classes(counts, class_names or list(CATEGORY_OF_DETECTION), imported.get("unmapped", {}))
     if imported.get("reread_as_column_major"):
         cause = "extrinsics are transposed against their rowMajor"
         findings.append(

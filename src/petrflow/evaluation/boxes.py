@@ -15,6 +15,7 @@ from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.matching import Boxes, inside_any
 from petrflow.evaluation.protocol import Protocol
+from petrflow.nuscenes.synonyms import labels_of
 
 MOVING_SPEED = 0.2
 """Speed (m/s) above which a vehicle counts as moving and a cycle as ridden when an attribute is
@@ -186,8 +187,7 @@ def labelled(store: AnnotationStore, keyframes: np.ndarray, protocol: Protocol) 
     keyframe = np.repeat(keyframes, counts)
     rows = np.arange(len(keyframe)) + np.repeat(offset[keyframes] - (np.cumsum(counts) - counts), counts)
     names = store.metadata["names"]
-    number = {name: k for k, name in enumerate(protocol.class_names)}
-    label_of_code = np.array([number.get(name, -1) for name in names], dtype=np.int16)
+    label_of_code = np.array(labels_of(names, protocol.class_names), dtype=np.int16)
     code = columns["box.name"][rows]
     is_rack = np.array([bool(protocol.rack_category) and name == protocol.rack_category for name in names], dtype=bool)
     rack = np.flatnonzero(is_rack[code]) if len(names) else np.zeros(0, dtype=np.int64)

@@ -33,6 +33,7 @@ from petrflow.evaluation.summary import details, summary
 from petrflow.evaluation.table import format_table
 from petrflow.files import atomic_dir, atomic_path, read_json, remove, write_atomic, write_json
 from petrflow.machine import processes
+from petrflow.nuscenes.synonyms import labels_of
 from petrflow.samples.types import Batch, Detections, Predicts
 
 log = logging.getLogger("petrflow.evaluation")
@@ -83,13 +84,18 @@ def evaluate(
         all processes but the first.
     """
     store, names = AnnotationStore.open(store_path), list(model_config["class_names"])
-    require_scorable(store, names, root, judge)
+    judging = model_config.get("judging")
+    require_scorable(store, names, root, judge, judging)
     detections = predict_share(model, store_path, root, model_config, batch_size, num_workers)
-    return score_detections(store, detections, names, root, out_dir, judge=judge, expect=expect)
+    return score_detections(store, detections, names, root, out_dir, judge=judge, judging=judging, expect=expect)
 
 
 def require_scorable(
-    store: AnnotationStore, class_names: Sequence[str], root: Path, judge: str = "petrflow"
+    store: AnnotationStore,
+    class_names: Sequence[str],
+    root: Path,
+    judge: str = "petrflow",
+    judging: Mapping[str, Any] | None = None,
 ) -> Protocol:
     """Say before anything is predicted why a split could not be scored; return the protocol by
     which it is.
@@ -99,23 +105,29 @@ def require_scorable(
     PetrflowError
         No box of the split counts for the model's classes, or the devkit is to judge and cannot.
     """
-    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names))
+    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names), judging)
     names = store.metadata["names"]
-    codes = np.array([name in protocol.class_names for name in names], dtype=bool)
+    codes = np.array(labels_of(names, protocol.class_names)) >= 0
     of_class = codes[store.columns["box.name"]] if len(names) else np.zeros(0, dtype=bool)
     truth, _ = labelled(store, np.arange(len(store)), protocol)
     if not len(truth):
         pointless = int((of_class & (store.columns["box.valid"] == 0)).sum())
+        others = [name for name, known in zip(names, codes, strict=True) if not known]
         raise PetrflowError(
             f"Nothing in {store.path} can be scored: of its {len(of_class)} boxes, {len(of_class) - int(of_class.sum())} are of no "
-            f"class of the model ({', '.join(class_names)}), {pointless} hold no lidar or radar point, and the others lie beyond "
+            f"class of the model ({', '.join(class_names)}; the data has {', '.join(sorted(set(others))[:8]) or 'no others'}), {pointless} hold no lidar or radar point, and the others lie beyond "
             f"{max(protocol.class_ranges.values()):g} m. Choose other scenes for the {store.split} split, correct class_names in the "
             "model file, or train with do_eval: false"
         )
     if judge == "devkit":
-        if unknown := [name for name in class_names if name not in NUSCENES.class_names]:
+        if set(class_names) != set(NUSCENES.class_names):
             raise PetrflowError(
-                f"nuscenes-devkit knows no class {', '.join(unknown)}: remove judge: devkit, petrflow's own judge takes any class"
+                f"nuscenes-devkit knows no classes but nuScenes' ten, and judges all of them; the model has {', '.join(class_names)}: "
+                "remove judge: devkit, petrflow's own judge takes any classes"
+            )
+        if judging:
+            raise PetrflowError(
+                "nuscenes-devkit judges by nuScenes' own rules: remove judge: devkit, or judging from the model file"
             )
         if processes.rank() == 0:
             _let_devkit_try(store.path, Path(root))
@@ -143,9 +155,9 @@ def scene_names(store: AnnotationStore) -> list[str]:
 def typical_sizes(store: AnnotationStore, class_names: Sequence[str]) -> dict[str, list[float]]:
     """Return the median width, length and height (m) of each class that the store has boxes of."""
     sizes, codes = store.columns["box.box"][:, 3:6], store.columns["box.name"]
-    found = {}
-    for name in class_names:
-        rows = np.isin(codes, [k for k, known in enumerate(store.metadata["names"]) if known == name])
+    labels, found = np.array(labels_of(store.metadata["names"], class_names), dtype=np.int64), {}
+    for label, name in enumerate(class_names):
+        rows = np.isin(codes, np.flatnonzero(labels == label))
         if rows.any():
             found[name] = np.median(sizes[rows], axis=0).tolist()
     return found
@@ -190,6 +202,7 @@ def score_detections(
     out_dir: Path,
     *,
     judge: str = "petrflow",
+    judging: Mapping[str, Any] | None = None,
     expect: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Score what this process and the others predicted, and write it; see :func:`evaluate`.
@@ -198,8 +211,10 @@ def score_detections(
     ----------
     detections : mapping of sample token to Detections
         This process's part of the split.
+    judging : mapping, optional
+        Of the model file: rules of some classes.
     """
-    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names))
+    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names), judging)
     tokens = store.columns["keyframe.token"].take(range(len(store)))
     mine = [k for k, token in enumerate(tokens) if token in detections]
     folder = Path(out_dir).with_name("shares")
@@ -226,6 +241,8 @@ def score_detections(
         with atomic_dir(Path(out_dir)) as made:
             write_submission(made / "results_nusc.json", shares)
             metrics = figures or score(made / "results_nusc.json", root, store.version, scenes=scene_names(store))
+            if protocol is not NUSCENES:
+                metrics["rules"] = protocol.rules()
             if expect:
                 metrics["expect"] = compare_with_expected(metrics, expect)
             write_json(made / "metrics.json", metrics)

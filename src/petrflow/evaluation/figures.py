@@ -130,4 +130,5 @@ def combine(classes: Mapping[str, ClassFigures], protocol: Protocol) -> dict[str
 
 def _known_mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
-    return float(np.mean(known)) if len(known) else math.nan
+    # No class has this error: 1, as the devkit counts what is not known.
+    return float(np.mean(known)) if len(known) else 1.0

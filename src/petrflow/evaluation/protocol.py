@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
 """The five errors of a true positive, in the devkit's order: m, 1 - IoU, rad, m/s, 1 - accuracy."""
+ERROR_OF = dict(zip(("ATE", "ASE", "AOE", "AVE", "AAE"), ERRORS, strict=True))
+"""Errors by the names that people know."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,18 @@ class Protocol:
         """Return the turn after which a box of each class looks the same: (C,) float64, rad."""
         return np.array([np.pi if name in self.symmetric_classes else 2 * np.pi for name in self.class_names])
 
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Return the rules of every class in the form of ``judging`` of the model file."""
+        short = {error: name for name, error in ERROR_OF.items()}
+        return {
+            name: {
+                "range": reach,
+                "symmetric": name in self.symmetric_classes,
+                "without": [short[error] for error in self.undefined_errors.get(name, ())],
+            }
+            for name, reach in self.class_ranges.items()
+        }
+
     def band_of(self, distance: np.ndarray) -> np.ndarray:
         """Return the number of each distance's band: (n,) uint8; ``len(bands)`` for one that lies
         in none.
@@ -142,39 +157,63 @@ def default_range(size: Sequence[float]) -> float:
     return 30.0 if size[2] < SMALL_HEIGHT else 40.0
 
 
+SMALL_SIDE = 0.6
+"""m. A class that is typically neither wider nor longer, and about square, has no heading, as
+nuScenes' cones have none.
+"""
+
+
+def is_symmetric(size: Sequence[float]) -> bool:
+    """Whether front and rear of a class look alike, from its typical ``size``: it stands across, as
+    nuScenes' barriers do.
+    """
+    return size[0] >= 2 * size[1]
+
+
+def has_heading(size: Sequence[float]) -> bool:
+    """Whether a heading means something for a class, from its typical ``size``."""
+    sides = sorted(size[:2])
+    return sides[1] >= SMALL_SIDE or sides[1] > 1.2 * sides[0]
+
+
 def protocol_of_classes(
     class_names: Sequence[str],
     sizes: Mapping[str, Sequence[float]] | None = None,
-    ranges: Mapping[str, float] | None = None,
-    undefined_errors: Mapping[str, Sequence[str]] | None = None,
+    judging: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Protocol:
     """Return the protocol for the classes of a model.
 
     Parameters
     ----------
     class_names : sequence of str
-        Where all are nuScenes' own and nothing else is given, the protocol is nuScenes', which has
-        all ten.
+        Where they are nuScenes' ten and nothing else is given, the protocol is nuScenes' own. Rules
+        of nuScenes' classes are nuScenes' in any case; attributes of others are not judged.
     sizes : mapping, optional
-        Typical width, length and height of each class (m), from which :func:`default_range` gives a
-        range. A class without a size counts up to 40 m.
-    ranges : mapping, optional
-        Range of some classes (m), in place of the default.
-    undefined_errors : mapping, optional
-        As :attr:`Protocol.undefined_errors`; by default nuScenes' for its own classes.
+        Typical width, length and height of each class (m), from which the rules of other classes
+        follow. A class without a size counts up to 40 m.
+    judging : mapping, optional
+        Rules of some classes in place of those: ``judging`` of the model file.
     """
-    if not ranges and not undefined_errors and set(class_names) <= set(NUSCENES.class_names):
+    if not judging and set(class_names) == set(NUSCENES.class_names):
         return NUSCENES
-    sizes, ranges = sizes or {}, ranges or {}
-    of_class = {}
+    sizes, judging = sizes or {}, judging or {}
+    ranges, symmetric, undefined = {}, set(), {}
     for name in class_names:
-        default = NUSCENES.class_ranges.get(name, default_range(sizes[name]) if name in sizes else 40.0)
-        of_class[name] = float(ranges.get(name, default))
-    undefined = {**NUSCENES.undefined_errors, **{k: tuple(v) for k, v in (undefined_errors or {}).items()}}
+        given, size = judging.get(name, {}), sizes.get(name)
+        if name in NUSCENES.class_ranges:
+            reach, alike = NUSCENES.class_ranges[name], name in NUSCENES.symmetric_classes
+            without = NUSCENES.undefined_errors.get(name, ())
+        else:
+            reach = 40.0 if size is None else default_range(size)
+            alike = size is not None and is_symmetric(size)
+            without = ("attr_err",) if size is None or has_heading(size) else ("orient_err", "attr_err")
+        ranges[name] = float(given.get("range", reach))
+        symmetric |= {name} if given.get("symmetric", alike) else set()
+        undefined[name] = tuple(ERROR_OF[short] for short in given["without"]) if "without" in given else without
     return Protocol(
-        class_ranges=of_class,
-        symmetric_classes=NUSCENES.symmetric_classes & set(class_names),
-        undefined_errors={name: undefined[name] for name in class_names if name in undefined},
+        class_ranges=ranges,
+        symmetric_classes=frozenset(symmetric),
+        undefined_errors={name: errors for name, errors in undefined.items() if errors},
         rack_category=NUSCENES.rack_category,
         racked_classes=NUSCENES.racked_classes & set(class_names),
     )

@@ -39,6 +39,11 @@ def summary(
         m -> AP); ``ground_truth`` with the number of boxes by class.
     """
     not_available = [name for name, known in (("mAVE", velocity_known), ("mAAE", attribute_known)) if not known]
+    not_available += [
+        name
+        for key, name in ERROR_NAMES.items()
+        if name not in not_available and all(math.isnan(row[key]) for row in serialized["label_tp_errors"].values())
+    ]
     figures: dict[str, Any] = {"mAP": serialized["mean_ap"], "NDS": serialized["nd_score"]}
     for key, name in ERROR_NAMES.items():
         figures[name] = serialized["tp_errors"][key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -133,7 +134,17 @@ def _clip_segment(pixels: np.ndarray, limit: float) -> np.ndarray | None:
 
 def class_colors(names: Sequence[str]) -> list[tuple[int, int, int]]:
     """Return the colour of each class name, grey for names outside nuScenes' ten."""
-    return [CLASS_COLORS.get(name, OTHER_COLOR) for name in names]
+    return [class_color(name) for name in names]
+
+
+def class_color(name: str) -> tuple[int, int, int]:
+    """Return the colour of a class (BGR): nuScenes' for its ten, and for any other name always the
+    same of those.
+    """
+    if "." in name:  # a category of nuScenes that is no class
+        return OTHER_COLOR
+    known = list(CLASS_COLORS.values())
+    return CLASS_COLORS.get(name, known[zlib.crc32(name.encode()) % len(known)])
 
 
 def birds_eye_view(
@@ -259,7 +270,7 @@ def legend(width: int, classes: Sequence[str], title: str, note: str) -> np.ndar
     step = (width - 20) // max(1, len(classes))
     for index, name in enumerate(classes):
         left = 10 + index * step
-        cv2.rectangle(strip, (left, 28), (left + 10, 38), CLASS_COLORS.get(name, OTHER_COLOR), -1)
+        cv2.rectangle(strip, (left, 28), (left + 10, 38), class_color(name), -1)
         cv2.putText(strip, name, (left + 15, 37), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (220, 220, 220), 1, cv2.LINE_AA)
     return strip
 

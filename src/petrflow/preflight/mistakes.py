@@ -29,7 +29,10 @@ from petrflow.config import (
 from petrflow.config.network import entries
 from petrflow.errors import PetrflowError
 from petrflow.fetch.links import fetched_weights, link_fault, public, scheme_of
+from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
+from petrflow.nuscenes.synonyms import labels_of
 from petrflow.sources.needs import KINDS, Knowledge, look
+from petrflow.sources.xtreme1.classes import is_category
 from petrflow.weights.fit import fit, misfit
 from petrflow.weights.pdparams import names_and_shapes
 
@@ -87,6 +90,8 @@ class _Pass:
         for name, run in whole.items():
             self._weights(name, run)
             self._data(name, run)
+        for name, dataset in datasets.items():
+            self._class_map(name, dataset, [run for run, entry in whole.items() if entry.get("dataset") == name])
 
     def _group(self, group: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Entries of a group, without the keys that the schema refuses."""
@@ -204,6 +209,20 @@ class _Pass:
             self._add(here, f"{where}: these weights {why}")
 
     # -- data
+
+    def _class_map(self, dataset: str, entry: Mapping[str, Any], runs: list[str]) -> None:
+        """Targets of a ``class_map`` are nuScenes' or classes of a model that is trained on the data."""
+        if not self._is_sound("datasets", dataset, "class_map") or any(run not in self.models for run in runs):
+            return
+        models = (self.models[run]["class_names"] for run in runs)
+        known = list(dict.fromkeys([*CATEGORY_OF_DETECTION, *(name for names in models for name in names)]))
+        for name, target in (entry.get("class_map") or {}).items():
+            if runs and target is not None and not is_category(target) and labels_of([target], known) == [-1]:
+                self._add(
+                    ("datasets", dataset, "class_map", name),
+                    f"sends {name!r} to {target!r}, which is no class of a model that is trained on this data"
+                    f"{nearest(str(target), known)}. Correct it, add it to class_names of the model file, or write null.",
+                )
 
     def _data(self, name: str, run: Mapping[str, Any]) -> None:
         """Hold what a run asks of its data set against what is known of it."""

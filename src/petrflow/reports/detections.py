@@ -19,6 +19,7 @@ from petrflow.evaluation.evaluate import typical_sizes
 from petrflow.evaluation.matching import Boxes, assign, candidates
 from petrflow.evaluation.protocol import NUSCENES, Protocol, protocol_of_classes
 from petrflow.files import read_json
+from petrflow.nuscenes.synonyms import labels_of
 
 MOST_BOXES = 300
 """The best detections of a keyframe that are shown."""
@@ -75,6 +76,8 @@ class Truth:
     store : AnnotationStore
     class_names : sequence of str
         The model's classes; labelled boxes of others are shown and do not count.
+    judging : mapping, optional
+        Of the model file: rules of some classes.
 
     Attributes
     ----------
@@ -90,18 +93,22 @@ class Truth:
         Of a class of the model, within its range, with a lidar or radar point inside.
     """
 
-    def __init__(self, store: AnnotationStore, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, store: AnnotationStore, class_names: Sequence[str], judging: Mapping[str, Any] | None = None
+    ) -> None:
         self.store = store
         columns = store.columns
-        self.protocol: Protocol = protocol_of_classes(class_names, typical_sizes(store, class_names))
-        others = [name for name in store.metadata["names"] if name not in class_names]
+        self.protocol: Protocol = protocol_of_classes(class_names, typical_sizes(store, class_names), judging)
+        names = store.metadata["names"]
+        known = labels_of(names, class_names)
+        others = [name for name, label in zip(names, known, strict=True) if label < 0]
         self.names = [*class_names, *dict.fromkeys(others)]
         self.classes = len(class_names)
         self.first = np.asarray(columns["keyframe.box_offset"], dtype=np.int64)
         self.boxes = np.concatenate([columns["box.box"], columns["box.velocity"]], axis=1).astype(np.float64)
         number = {name: k for k, name in enumerate(self.names)}
-        codes = np.array([number[name] for name in store.metadata["names"]] or [0], dtype=np.int64)
-        self.labels = codes[columns["box.name"]]
+        codes = [number[name] if label < 0 else label for name, label in zip(names, known, strict=True)]
+        self.labels = np.array(codes or [0], dtype=np.int64)[columns["box.name"]]
         self.keyframe = np.repeat(np.arange(len(store)), np.diff(self.first))
         valid = np.asarray(columns["box.valid"]) != 0
         self.counts = valid & self.within_range(self.keyframe, self.boxes, self.labels)

@@ -123,8 +123,9 @@ def write_viewer(
         Fingerprint of the sources, kept in ``figures.json``.
     """
     store, out = AnnotationStore.open(store_path), Path(out)
-    names = list(class_names) if class_names else _class_names(store, sets)
-    truth = Truth(store, names)
+    rules = _rules(sets)
+    names = list(class_names or rules) or _class_names(store, sets)
+    truth = Truth(store, names, rules)
     shown = [_Shown.of(one, store, truth, names) for one in sets]
     scenes: dict[str, list[int]] = {}
     for index in range(len(store)):
@@ -201,6 +202,12 @@ class _Shown:
 def _class_names(store: AnnotationStore, sets: Sequence[DetectionSet]) -> list[str]:
     names = set().union(*(counted.classes_of(one.path) for one in sets))
     return counted.class_order(names or {name for name in store.metadata["names"] if "." not in name})
+
+
+def _rules(sets: Sequence[DetectionSet]) -> dict[str, Any]:
+    """Return the rules by class that a run of own classes was judged by; empty for nuScenes' ten."""
+    beside = [one.path.with_name("metrics.json") for one in sets]
+    return next((rules for path in beside if path.is_file() and (rules := read_json(path).get("rules"))), {})
 
 
 def _findings(path: Path | None) -> list[str]:

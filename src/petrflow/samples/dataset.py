@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from petrflow.errors import InputError
 from petrflow.geometry import boxes_to_petr
+from petrflow.nuscenes.synonyms import labels_of
 from petrflow.pictures.read import read_image
 from petrflow.pictures.resample import normalise_into, resize_crop
 from petrflow.samples.settings import InputSettings
@@ -96,6 +97,8 @@ class PetrDataset:
         self.fast_decode = self.settings.fast_decode if fast_decode is None else fast_decode
         self._store = store
         self.num_cameras = len(self.store.camera_names)
+        names = self.store.metadata["names"]
+        self._labels = dict(zip(names, labels_of(names, self.settings.class_names), strict=True))
         self.indices = self._usable() if training else np.arange(len(self.store))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,7 +129,8 @@ class PetrDataset:
 
     def _usable(self) -> NDArray[np.int64]:
         columns = self.store.columns
-        wanted = np.array([name in self.settings.class_names for name in self.store.metadata["names"]], dtype=bool)
+        names = self.store.metadata["names"]
+        wanted = np.array([self._labels[name] >= 0 for name in names], dtype=bool)
         boxes = columns["box.box"]
         usable = columns["box.valid"].astype(bool) & wanted[columns["box.name"]] & in_range(self.settings, boxes)
         before = np.concatenate([[0], np.cumsum(usable)])[columns["keyframe.box_offset"]]
@@ -134,16 +138,15 @@ class PetrDataset:
         if len(kept) == 0:
             where = self.store_path or "The annotation store"
             raise InputError(
-                f"{where} holds no keyframe with a usable box (one of the model's classes, seen by the lidar or radar, "
-                f"inside the point cloud range {list(self.settings.point_cloud_range)}): there is nothing to train on. "
-                "Check the class map and the splits of the dataset."
+                f"{where} holds no keyframe with a usable box (one of the model's classes, {', '.join(self.settings.class_names)}, seen by the "
+                f"lidar or radar, inside the point cloud range {list(self.settings.point_cloud_range)}): there is nothing to train on. "
+                f"The data has {', '.join(sorted(set(names))) or 'no boxes'}: correct class_names, the class map or the splits."
             )
         return kept
 
     def _boxes(self, keyframe: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the PETR boxes (M, 9) float32 and labels (M,) that stock's filters leave."""
-        labels = {name: label for label, name in enumerate(self.settings.class_names)}
-        label = np.array([labels.get(name, -1) for name in keyframe.names], dtype=np.int64)
+        label = np.array([self._labels[name] for name in keyframe.names], dtype=np.int64)
         boxes = np.concatenate([keyframe.boxes, keyframe.velocities], axis=1).reshape(-1, 9)
         keep = np.asarray(keyframe.valid, bool) & (label >= 0) & in_range(self.settings, boxes)
         return wrap_petr_yaw(boxes_to_petr(boxes[keep]).astype(np.float32)), label[keep]

@@ -111,9 +111,8 @@ def petrflow_parts(request: Request) -> Parts:
     paddle.seed(settings.seed)
     model = build_model(request.model_config, num_cameras=len(dataset.store.camera_names))
     if request.weights is not None:
-        log.info(
-            "%s", load_weights(model, request.weights, request.model_config.get("fresh", ()), request.partial_weights)
-        )
+        fresh, classes = request.model_config.get("fresh", ()), request.model_config["class_names"]
+        log.info("%s", load_weights(model, request.weights, fresh, request.partial_weights, classes))
     _warn_about_rate(request)
 
     def evaluate_val(model: Any) -> dict[str, Any] | None:
@@ -130,7 +129,8 @@ def petrflow_parts(request: Request) -> Parts:
 
     if settings.do_eval:  # said now, and not after the first epochs
         class_names = list(request.model_config["class_names"])
-        require_scorable(AnnotationStore.open(request.val_store), class_names, request.root, settings.judge)
+        judging = request.model_config.get("judging")
+        require_scorable(AnnotationStore.open(request.val_store), class_names, request.root, settings.judge, judging)
     return Parts(model, loader, evaluate_val)
 
 

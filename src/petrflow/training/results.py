@@ -38,6 +38,7 @@ def write_results(request: Request, trained: Trained) -> None:
     """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``,
     whole or not at all.
     """
+    from petrflow.weights.class_rows import CLASSES_NAME
     from petrflow.weights.pdparams import save_pdparams
 
     best = trained.best or trained.last
@@ -45,6 +46,7 @@ def write_results(request: Request, trained: Trained) -> None:
         for name, weights in (("last_model", trained.last), ("best_model", best)):
             (folder / name).mkdir()
             save_pdparams(folder / name / "model.pdparams", {key: weights[key] for key in trained.last})
+            write_json(folder / name / CLASSES_NAME, request.model_config["class_names"])
         write_atomic(folder / "history.csv", history_csv(trained.progress.history))
         write_atomic(folder / "visualdl" / LOG_NAME, trained.scalars.to_bytes())
         write_json(folder / "metrics.json", trained.metrics)

@@ -31,6 +31,9 @@ class Fit:
     constants : of the network, and given by its model file. No weights overwrite them.
     class_heads : of the network. Their shape depends on the classes, so that weights need not fit
         them.
+    by_class : class heads whose rows were taken by the names of their classes.
+    kept_classes, fresh_classes : classes of the network whose rows come from the weights, and those
+        whose rows start random.
     """
 
     matched: tuple[str, ...]
@@ -40,6 +43,9 @@ class Fit:
     fresh: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
     class_heads: frozenset[str] = frozenset()
+    by_class: tuple[str, ...] = ()
+    kept_classes: tuple[str, ...] = ()
+    fresh_classes: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -49,11 +55,15 @@ class Fit:
         return len(found) / len(wanted) if wanted else 1.0
 
     def __str__(self) -> str:
-        text = f"{len(self.matched)} of {len(self.matched) + len(self.missing) + len(self.wrong_shape)} entries loaded"
+        loaded = len(self.matched) + len(self.by_class)
+        text = f"{loaded} of {loaded + len(self.missing) + len(self.wrong_shape)} entries loaded"
         for name in ("missing", "unexpected", "wrong_shape", "fresh"):
             names = getattr(self, name)
             if names:
                 text += f"; {name.replace('_', ' ')} {len(names)} ({_some(names)})"
+        if self.kept_classes or self.fresh_classes:
+            kept, fresh = (", ".join(names) or "none" for names in (self.kept_classes, self.fresh_classes))
+            text += f"; classes with the weights' rows: {kept}; classes that start random: {fresh}"
         return text
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
 
 from petrflow.errors import PetrflowError
+from petrflow.weights.class_rows import assumed_classes, carried, classes_of_weights
 from petrflow.weights.fit import Fit, fit, require
 from petrflow.weights.pdparams import load_pdparams
 
@@ -18,6 +21,7 @@ def load_weights(
     source: Mapping[str, np.ndarray] | Path | str,
     fresh: Collection[str] = (),
     partial: bool = False,
+    class_names: Sequence[str] = (),
 ) -> Fit:
     """Copy weights into a model wherever name and shape agree, and say what did not.
 
@@ -32,6 +36,8 @@ def load_weights(
         Beginnings of names of entries that keep their initial values (``fresh`` in the model file).
     partial : bool
         Take weights that hold less than nine tenths of the model's entries.
+    class_names : sequence of str
+        The model's classes: rows of class heads go by name. Without them they go by place.
 
     Raises
     ------
@@ -51,12 +57,17 @@ def load_weights(
         )
     if not partial:
         require(found, shapes, given, where)
-    broken = [name for name in found.matched if not _is_finite(np.asarray(weights[name]))]
+    taken = [*found.matched, *(name for name in found.wrong_shape if name in found.class_heads)]
+    broken = [name for name in taken if not _is_finite(np.asarray(weights[name]))]
     if broken:
         raise PetrflowError(
-            f"{where}: {len(broken)} of {len(found.matched)} entries hold values that are no finite numbers ({', '.join(broken[:3])}): "
+            f"{where}: {len(broken)} of {len(taken)} entries hold values that are no finite numbers ({', '.join(broken[:3])}): "
             "get the file from its publisher again, or name weights of a training that did not diverge."
         )
+    if class_names:
+        classes = None if isinstance(source, Mapping) else classes_of_weights(Path(source))
+        classes = assumed_classes(given, class_names) if classes is None else classes
+        found = _carry_classes(own, weights, found, class_names, classes)
     for name in found.matched:
         own[name].set_value(np.asarray(weights[name]).astype(str(own[name].dtype).rpartition(".")[2]))
     return found
@@ -64,6 +75,31 @@ def load_weights(
 
 def _is_finite(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _carry_classes(
+    own: Mapping[str, Any], weights: Mapping[str, Any], found: Fit, class_names: Sequence[str], classes: Sequence[str]
+) -> Fit:
+    """Copy the rows of class heads by the names of their classes; return what is left to copy."""
+    if tuple(classes) == tuple(class_names):
+        return found
+    done, wrong = [], []
+    for name in sorted(found.class_heads & {*found.matched, *found.wrong_shape}):
+        dtype = str(own[name].dtype).rpartition(".")[2]
+        value = carried(name, own[name].numpy(), np.asarray(weights[name]).astype(dtype), class_names, classes)
+        if value is not None:
+            own[name].set_value(value)
+            done.append(name)
+        elif name in found.wrong_shape or not name.endswith("embed.bias"):
+            wrong.append(name)
+    return replace(
+        found,
+        matched=tuple(name for name in found.matched if name not in {*done, *wrong}),
+        wrong_shape=tuple(wrong),
+        by_class=tuple(done),
+        kept_classes=tuple(name for name in class_names if name in classes) if done else (),
+        fresh_classes=tuple(name for name in class_names if not done or name not in classes),
+    )
 
 
 def read_weights(path: Path) -> Mapping[str, np.ndarray]:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from petrflow.annotations import AnnotationStore, build
+from petrflow.doctor.classes import check_classes
 from petrflow.doctor.examine import _check_files, diagnose, examine
 from petrflow.errors import PetrflowError
 from petrflow.sources.xtreme1.prepare import prepare
@@ -230,3 +231,14 @@ def test_an_exif_orientation_that_nothing_applies_is_said(tmp_path: Path) -> Non
     assert "1 of 2 images looked at, such as" in finding.evidence
     keyframe.image_paths = ["upright.jpg"]
     assert not _check_files([keyframe], tmp_path)  # type: ignore[list-item]
+
+
+def test_own_classes_are_known_by_their_names() -> None:
+    counts = {"train": {"Fork Lift": 5, "car": 3}, "val": {"forklift": 2}}
+    findings = check_classes(counts, ["forklift", "kart"], {"Fork Lift": 5, "car": 3})
+    assert [finding.cause for finding in findings] == [
+        "no box is called kart: cannot be learned",
+        "boxes of unmapped class names are neither trained on nor scored",
+    ]
+    assert findings[1].evidence == "car 3"
+    assert check_classes(counts, ["crane"], {})[0].level == "fail"

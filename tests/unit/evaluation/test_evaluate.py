@@ -289,7 +289,7 @@ def test_processes_that_score_together_leave_the_same_files_as_one(
 def test_a_split_without_a_box_that_counts_is_refused_with_the_reasons(
     store: AnnotationStore, synthetic_root: Path
 ) -> None:
-    with pytest.raises(PetrflowError, match=r"(?s)of no class of the model \(moose\).*do_eval: false"):
+    with pytest.raises(PetrflowError, match=r"(?s)of no class of the model \(moose; the data has .*do_eval: false"):
         require_scorable(store, ["moose"], synthetic_root)
 
 
@@ -304,7 +304,10 @@ def test_own_classes_are_scored_by_their_own_names_and_refused_by_the_devkit(lar
     )
     assert metrics is not None
     assert metrics["per_class"]["animal"]["AP"] == pytest.approx(1.0) and set(metrics["per_class"]) == set(classes)
-    with pytest.raises(PetrflowError, match="knows no class animal"):
+    assert metrics["rules"]["animal"]["without"] == ["AAE"] and metrics["rules"]["car"]["range"] == 50.0
+    near = require_scorable(store, classes, large_root, judging={"car": {"range": 20}})
+    assert near.class_ranges["car"] == 20.0
+    with pytest.raises(PetrflowError, match=r"knows no classes but nuScenes' ten.*animal, car"):
         require_scorable(store, classes, large_root, judge="devkit")
 
 

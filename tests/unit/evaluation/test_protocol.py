@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from petrflow.evaluation.judge import judge, judge_classes, match_keyframes, parts_of
-from petrflow.evaluation.protocol import NUSCENES, default_range, protocol_of_classes
+from petrflow.evaluation.protocol import NUSCENES, default_range, has_heading, is_symmetric, protocol_of_classes
 from tests.helpers.devkit_oracle import CATEGORIES, Case, make
 
 # Mean width, length and height of nuScenes' annotations, m.
@@ -32,10 +32,31 @@ def test_ranges_by_size_are_nuscenes_own_for_its_classes() -> None:
 
 
 def test_own_classes_get_ranges_by_size_and_those_given_by_name() -> None:
-    protocol = protocol_of_classes(["moose", "car", "crate"], {"moose": (0.9, 2.4, 2.0)}, {"car": 80.0})
-    assert protocol.class_ranges == {"moose": 40.0, "car": 80.0, "crate": 40.0}
-    assert protocol.symmetric_classes == frozenset() and protocol.undefined_errors == {}
-    assert protocol_of_classes(["car", "bus"]) is NUSCENES
+    sizes = {"moose": (0.9, 2.4, 2.0), "fence": (3.0, 0.2, 1.0), "bin": (0.4, 0.4, 1.0)}
+    given = {"car": {"range": 80.0}, "crate": {"symmetric": True, "without": ["AVE"]}}
+    protocol = protocol_of_classes(["moose", "car", "crate", "fence", "bin"], sizes, given)
+    assert protocol.class_ranges == {"moose": 40.0, "car": 80.0, "crate": 40.0, "fence": 50.0, "bin": 30.0}
+    assert protocol.symmetric_classes == {"crate", "fence"}
+    assert protocol.undefined_errors == {
+        "moose": ("attr_err",),
+        "crate": ("vel_err",),
+        "fence": ("attr_err",),
+        "bin": ("orient_err", "attr_err"),
+    }
+    assert protocol_of_classes(["moose", "car", "crate", "fence", "bin"], {}, protocol.rules()) == protocol
+
+
+def test_rules_by_size_are_nuscenes_own_for_its_classes() -> None:
+    assert {name for name, size in SIZES.items() if is_symmetric(size)} == NUSCENES.symmetric_classes
+    headless = {name for name, errors in NUSCENES.undefined_errors.items() if "orient_err" in errors}
+    assert {name for name, size in SIZES.items() if not has_heading(size)} == headless
+
+
+def test_nuscenes_ten_are_judged_by_its_protocol_and_fewer_alone() -> None:
+    assert protocol_of_classes(list(reversed(NUSCENES.class_names))) is NUSCENES
+    some = protocol_of_classes(["bus", "traffic_cone"])
+    assert some.class_ranges == {"bus": 50.0, "traffic_cone": 30.0}
+    assert some.undefined_errors == {"traffic_cone": NUSCENES.undefined_errors["traffic_cone"]}
 
 
 @pytest.mark.parametrize(

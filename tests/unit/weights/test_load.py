@@ -16,6 +16,7 @@ paddle = pytest.importorskip("paddle")
 
 from petrflow.errors import PetrflowError
 from petrflow.model import build_model
+from petrflow.weights.class_rows import carried
 from petrflow.weights.fit import fit, misfit
 from petrflow.weights.halve import halve, main
 from petrflow.weights.load import load_weights
@@ -171,3 +172,67 @@ def test_numbers_that_half_precision_cannot_carry_are_refused(
     assert main() == 1
     assert "norm.variance holds numbers above 65504 or NaN" in capsys.readouterr().err
     assert not target.exists()
+
+
+def _of_classes(names: list[str]) -> dict[str, Any]:
+    config = small_model_config()
+    head = config["model"]["pts_bbox_head"]
+    config["class_names"] = names
+    head["num_classes"] = head["bbox_coder"]["num_classes"] = len(names)
+    return config
+
+
+def test_rows_of_class_heads_go_by_name_and_others_start_random(tmp_path: Path) -> None:
+    ten = build_model(small_model_config())
+    save_pdparams(tmp_path / "model.pdparams", _weights(ten))
+    names = ["forklift", "pedestrian", "car"]
+    own = build_model(_of_classes(names))
+    before = {name: value.numpy().copy() for name, value in own.state_dict().items()}
+    report = load_weights(own, tmp_path / "model.pdparams", class_names=names)
+    assert report.kept_classes == ("pedestrian", "car") and report.fresh_classes == ("forklift",)
+    assert "classes that start random: forklift" in str(report)
+    assert report.by_class and not report.wrong_shape
+    given, after = _weights(ten), own.state_dict()
+    for name in report.by_class:
+        axis = 1 if name.endswith("weight") and "embed" not in name else 0
+        theirs, mine, initial = (
+            np.moveaxis(value, axis, 0) for value in (given[name], after[name].numpy(), before[name])
+        )
+        assert np.array_equal(mine[1], theirs[8]) and np.array_equal(mine[2], theirs[0]), name
+        assert np.array_equal(mine[0], initial[0]), name
+        assert np.array_equal(mine[3:], theirs[10:]), name
+    assert all(
+        np.array_equal(after[name].numpy(), given[name])
+        for name in given
+        if name not in {*report.by_class, *report.constants}
+    )
+
+
+def test_the_dense_heads_embedding_keeps_its_rows_of_boxes() -> None:
+    given, own = np.arange(24.0).reshape(12, 2), -np.ones((13, 2))
+    embed = carried("pts_bbox_head.monocular.embed.weight", own, given, ["a", "b", "c"], ["b", "d"])
+    assert embed is not None
+    assert embed[:3].tolist() == [[-1, -1], [0, 1], [-1, -1]] and np.array_equal(embed[3:], given[2:])
+
+
+def test_weights_that_say_their_classes_are_believed(tmp_path: Path) -> None:
+    first = build_model(_of_classes(["tram", "kart", "horse"]))
+    save_pdparams(tmp_path / "model.pdparams", _weights(first))
+    names = ["horse", "tram", "cat"]
+    unknown = load_weights(build_model(_of_classes(names[:2])), tmp_path / "model.pdparams", class_names=names[:2])
+    assert unknown.fresh_classes == ("horse", "tram") and not unknown.by_class
+    (tmp_path / "classes.json").write_text('["tram", "kart", "horse"]')
+    model = build_model(_of_classes(names))
+    report = load_weights(model, tmp_path / "model.pdparams", class_names=names)
+    assert report.kept_classes == ("horse", "tram")
+    bias = next(name for name in report.by_class if "cls_branches" in name and name.endswith("bias"))
+    assert np.array_equal(model.state_dict()[bias].numpy()[:2], _weights(first)[bias][[2, 0]])
+    (tmp_path / "classes.json").write_text("{}")
+    with pytest.raises(PetrflowError, match=r"classes\.json is no list of class names"):
+        load_weights(model, tmp_path / "model.pdparams", class_names=names)
+
+
+def test_weights_of_the_same_ten_classes_are_taken_as_they_stand(model: Any) -> None:
+    names = small_model_config()["class_names"]
+    report = load_weights(build_model(small_model_config()), _weights(model), class_names=names)
+    assert not report.by_class and not report.fresh_classes and not report.wrong_shape

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from petrflow.files.provenance import provenance
 from petrflow.geometry import invert_rigid, transform_boxes
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.nuscenes.root import COMPLETE
+from petrflow.nuscenes.synonyms import labels_of
 from petrflow.sources.ownership import claim, new_root, write_receipt
 from petrflow.sources.xtreme1 import camera_names
 from petrflow.sources.xtreme1.classes import category_of, class_map_to_paste
@@ -36,7 +37,9 @@ from petrflow.sources.xtreme1.writing import CameraFacts, FrameFacts, SceneFacts
 __all__ = ["prepare", "source_mark"]
 
 
-def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -> dict[str, Any]:
+def prepare(
+    dataset: Mapping[str, Any], root: Path, about: Path | None = None, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Turn an Xtreme1 upload or export into a nuScenes root. `petrflow.doctor.examine` should look
     at it next.
 
@@ -49,6 +52,8 @@ def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -
         folder that petrflow did not make is left alone.
     about
         `results/{dataset}/root/`, where the receipt goes.
+    class_names
+        Classes of the models that are trained on it, where they are others than nuScenes' ten.
 
     Returns
     -------
@@ -74,7 +79,7 @@ def prepare(dataset: Mapping[str, Any], root: Path, about: Path | None = None) -
         _opened(settings.source, cache_of(root)) as opened,
     ):
         export = Export.read(opened, settings, cache_of(root) / "media")
-        complete, written = _write(temporary, export, settings, mark)
+        complete, written = _write(temporary, export, settings, mark, class_names)
     if settings.source.is_dir() or settings.media_root:
         remember_digests(root, written.read)
     write_receipt(about, complete)
@@ -116,7 +121,9 @@ def _opened(source: Path, place: Path) -> Iterator[Path]:
 # ------------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(folder: Path, export: Export, settings: Settings, mark: str) -> tuple[dict[str, Any], Written]:
+def _write(
+    folder: Path, export: Export, settings: Settings, mark: str, class_names: Sequence[str]
+) -> tuple[dict[str, Any], Written]:
     """Write the tables, the media and the notes into `folder`; return the content of
     `.complete.json` and what was written.
     """
@@ -132,10 +139,11 @@ def _write(folder: Path, export: Export, settings: Settings, mark: str) -> tuple
         )
         for scene in export.scenes
     ]
-    if export.unmapped and not sum(export.classes.values()) - sum(export.unmapped.values()):
+    own = max(labels_of(list(export.unmapped), class_names), default=-1) >= 0
+    if export.unmapped and not own and not sum(export.classes.values()) - sum(export.unmapped.values()):
         raise PetrflowError(
             f"No box has a class that training knows: {_listing(export.unmapped)}. Map them: paste `{class_map_to_paste(_by_count(export.unmapped))}` "
-            f"into the data set's entry, each null replaced by one of {', '.join(CATEGORY_OF_DETECTION)}, or left where boxes are to go."
+            f"into the data set's entry, each null replaced by one of {', '.join(class_names or CATEGORY_OF_DETECTION)}, or left where boxes are to go."
         )
     written = write_root(
         folder,

@@ -428,8 +428,10 @@ def test_unmapped_class_names_are_counted_and_mapped_ones_follow_the_config(smal
     (tmp_path / "s").mkdir()
     names = set(stores_of(tmp_path / "root", tmp_path / "s")["train"][0].names)
     assert "pedestrian" in names and "Quad Bike" in names and not names & {"Wall", "barrier", "car"}
-    with pytest.raises(PetrflowError, match="class_map"):
-        prepare({"source": str(small), "class_map": {"Quad Bike": "spaceship"}}, tmp_path / "root")
+    prepare({"source": str(small), "class_map": {"Quad Bike": "spaceship"}}, tmp_path / "own")
+    assert not json.loads((tmp_path / "own" / "import.json").read_text())["unmapped"].keys() & {"Quad Bike"}
+    (tmp_path / "o").mkdir()
+    assert "spaceship" in stores_of(tmp_path / "own", tmp_path / "o")["train"][0].names
 
 
 def test_no_known_class_at_all_is_an_error_that_names_the_map(small: Path, tmp_path: Path) -> None:
@@ -437,6 +439,7 @@ def test_no_known_class_at_all_is_an_error_that_names_the_map(small: Path, tmp_p
         edit(path, lambda results: [entry.update(className="Fahrzeug") for entry in results[0]["objects"]])
     with pytest.raises(PetrflowError, match=r"class_map.*Fahrzeug"):
         prepare({"source": str(small)}, tmp_path / "root")
+    prepare({"source": str(small)}, tmp_path / "root", class_names=["fahrzeug"])  # a class of the run's model
 
 
 def test_labels_are_people_s_own_and_a_choice_is_asked_for_where_it_is_not_clear(small: Path, tmp_path: Path) -> None:
