@@ -39,7 +39,7 @@ def changed(*keys: Any, value: Any) -> dict[str, Any]:
         (("model", "backbone", "typ"), "x", "model.backbone.typ: unknown key; did you mean 'type'"),
         (("model", "backbone", "type"), "VoVNetPC", "'VoVNetPC' is none of VoVNetCP; did you mean 'VoVNetCP'"),
         (("inputs",), {}, "inputs: unknown key; did you mean 'input'"),
-        (("class_names",), ["car", " "], "class_names[1]: ' ' does not have the form"),
+        (("class_names",), ["car", " "], "class_names[1]: is empty"),
         (("judging",), {"kart": {"range": 20}}, "judging.kart: is no class"),
         (("class_names",), ["car", "car"], "class_names: names something twice"),
         (("input", "image_size"), KeyError, "input: the key 'image_size' is missing"),
