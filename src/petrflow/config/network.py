@@ -24,6 +24,11 @@ _VOVNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int
     "V-99-eSE": ((64, 64, 128), (128, 160, 192, 224), (256, 512, 768, 1024), 5, (1, 3, 9, 3), False),
 }
 
+PUBLISHED_CLASSES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+)  # fmt: skip
+"""Classes of published PETR weights, in the order of their outputs."""
+
 CONSTANTS = ("pts_bbox_head.code_weights",)
 """Entries that the model file says; no weights file may overwrite them."""
 

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from petrflow.config.network import class_heads
+from petrflow.config.network import PUBLISHED_CLASSES, class_heads
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json
-from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 
 CLASSES_NAME = "classes.json"
 """Beside a weights file: its classes, a list of names in the order of the network's outputs."""
-
-PUBLISHED_ORDER = tuple(CATEGORY_OF_DETECTION)
-"""Classes of published PETR weights, in the order of their outputs."""
 
 
 def classes_of_weights(path: Path) -> tuple[str, ...] | None:
@@ -52,8 +48,8 @@ def assumed_classes(weights: Mapping[str, Sequence[int]], class_names: Sequence[
     """
     ends = [name for name in class_heads(weights) if ".cls_branches." in name and name.endswith(".bias")]
     counts = {weights[name][0] for name in ends}
-    if counts == {len(PUBLISHED_ORDER)} and set(class_names) != set(PUBLISHED_ORDER):
-        return PUBLISHED_ORDER
+    if counts == {len(PUBLISHED_CLASSES)} and set(class_names) != set(PUBLISHED_CLASSES):
+        return PUBLISHED_CLASSES
     return tuple(class_names) if counts == {len(class_names)} else ()
 
 
