@@ -136,7 +136,7 @@ def make_request(folder: Path, model: dict[str, Any] | None = None, **schedule: 
     }
     request = Request(
         "fake",
-        model or {},
+        {"class_names": ["car"], **(model or {})},
         {**settings, **schedule},
         folder / "train.arrow",
         folder / "val.arrow",

@@ -214,6 +214,12 @@ def _inside_run(
         value = figure.get("value") if isinstance(figure, Mapping) else None
         if isinstance(value, int | float) and not 0 <= value <= 1:
             yield ("expect", metric, "value"), f"is {value}, and {metric} is a share between 0 and 1."
+    schedule = run.get("schedule")
+    if isinstance(schedule, Mapping) and schedule.get("patience") and schedule.get("do_eval") is False:
+        yield (
+            ("schedule", "patience"),
+            "counts evaluations, and do_eval is false; set do_eval: true or leave patience out.",
+        )
     other = weights_run(run.get("weights"))
     if other is None:
         return

@@ -47,6 +47,7 @@ class PetrV2(petr3d.Petr3D):
         self.num_cameras = 2 * num_cameras
         self.image_shape = tuple(image_shape)
         self.previous_frame_gradient = previous_frame_gradient
+        self.frozen: tuple[str, ...] = ()
         for parameter in self.backbone.parameters():
             parameter.optimize_attr["learning_rate"] = backbone_learning_rate_factor
         if self.use_grid_mask:
@@ -62,12 +63,21 @@ class PetrV2(petr3d.Petr3D):
             self.grid_mask.rng = self.rng
         paddle.seed(int(self.rng.integers(2**31)))
 
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Let ``backbone`` or ``neck`` learn no more; their normalisation keeps its statistics."""
+        self.frozen = tuple(parts)
+        for name in self.frozen:
+            for parameter in getattr(self, name).parameters():
+                parameter.stop_gradient = True
+
     def train(self) -> None:
         """Switch to training; the backbone keeps its normalisation frozen where its config says
         so.
         """
         super().train()
         self.backbone.train()
+        for name in self.frozen:
+            getattr(self, name).eval()
 
     # -- forward
     # ----------------------------------------------------------------------------------------------------

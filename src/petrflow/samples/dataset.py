@@ -127,20 +127,35 @@ class PetrDataset:
         """Sample token of sample `index`."""
         return str(self.store[int(self.indices[index])].token)
 
+    def _usable_boxes(self) -> NDArray[np.bool_]:
+        """Return which of the store's boxes (M,) training learns from."""
+        columns = self.store.columns
+        wanted = np.array([self._labels[name] >= 0 for name in self.store.metadata["names"]], dtype=bool)
+        valid = columns["box.valid"].astype(bool) & wanted[columns["box.name"]]
+        return np.asarray(valid & in_range(self.settings, columns["box.box"]))
+
+    def classes(self) -> NDArray[np.bool_]:
+        """Return which of the model's classes each sample holds a usable box of: (len, classes)."""
+        columns = self.store.columns
+        usable = self._usable_boxes()
+        keyframe = np.repeat(np.arange(len(self.store)), np.diff(columns["keyframe.box_offset"]))
+        labels = np.array([self._labels[name] for name in self.store.metadata["names"]])
+        held = np.zeros((len(self.store), len(self.settings.class_names)), dtype=bool)
+        held[keyframe[usable], labels[columns["box.name"]][usable]] = True
+        return held[self.indices]
+
     def _usable(self) -> NDArray[np.int64]:
         columns = self.store.columns
-        names = self.store.metadata["names"]
-        wanted = np.array([self._labels[name] >= 0 for name in names], dtype=bool)
-        boxes = columns["box.box"]
-        usable = columns["box.valid"].astype(bool) & wanted[columns["box.name"]] & in_range(self.settings, boxes)
+        usable = self._usable_boxes()
         before = np.concatenate([[0], np.cumsum(usable)])[columns["keyframe.box_offset"]]
         kept = np.flatnonzero(np.diff(before))
         if len(kept) == 0:
+            present = self.store.metadata["names"]
             where = self.store_path or "The annotation store"
             raise InputError(
                 f"{where} holds no keyframe with a usable box (one of the model's classes, {', '.join(self.settings.class_names)}, seen by the "
                 f"lidar or radar, inside the point cloud range {list(self.settings.point_cloud_range)}): there is nothing to train on. "
-                f"The data has {', '.join(sorted(set(names))) or 'no boxes'}: correct class_names, the class map or the splits."
+                f"The data has {', '.join(sorted(set(present))) or 'no boxes'}: correct class_names, the class map or the splits."
             )
         return kept
 

@@ -13,8 +13,8 @@ from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.pool import Pending, Pool, Slots, WorkerFailure, collate
 from petrflow.samples.types import Batch
 
-_ORDER, _AUGMENTATION = 0, 1
-"""Keys of two streams of random numbers, so that they never share a number."""
+_ORDER, _AUGMENTATION, _BALANCE = 0, 1, 2
+"""Keys of three streams of random numbers, so that they never share a number."""
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -34,6 +34,28 @@ def epoch_order(seed: int, epoch: int, length: int, shuffle: bool) -> NDArray[np
         return np.arange(length)
     sequence = np.random.SeedSequence([seed, epoch], spawn_key=(_ORDER,))
     return np.random.Generator(np.random.Philox(sequence)).permutation(length)
+
+
+def balanced_weights(classes: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return how often each sample is worth seeing, (N,), by the rarest class of those that it
+    holds, (N, C) bool: one over the root of the share of samples that hold the class.
+    """
+    share = np.maximum(classes.mean(axis=0), 1.0 / max(1, len(classes)))
+    return np.asarray(np.max(np.where(classes, 1.0 / np.sqrt(share), 1.0), axis=1))
+
+
+def weighted_order(seed: int, epoch: int, weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return an epoch of as many samples as there are, (N,) int64, each as often as its weight
+    says: the whole part of its expected number surely, the rest by chance.
+
+    A function of its arguments and nothing else.
+    """
+    sequence = np.random.SeedSequence([seed, epoch], spawn_key=(_BALANCE,))
+    rng = np.random.Generator(np.random.Philox(sequence))
+    order = rng.permutation(len(weights))
+    ends = np.cumsum(weights[order] / weights.sum()) * len(weights)
+    drawn = np.minimum(np.searchsorted(ends, np.arange(len(weights)) + rng.uniform(), side="right"), len(weights) - 1)
+    return np.asarray(rng.permutation(order[drawn]))
 
 
 def epoch_batches(
@@ -75,6 +97,8 @@ class Loader:
         every sample comes once.
     prefetch : int
         Batches loaded ahead of the one in hand.
+    weights : (N,) float64, optional
+        See :func:`weighted_order`, which then gives an epoch's samples.
     """
 
     def __init__(
@@ -89,6 +113,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         prefetch: int | None = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         if batch_size < 1 or num_workers < 0 or not 0 <= rank < world_size:
             raise InputError(
@@ -101,6 +126,7 @@ class Loader:
         self.num_workers = num_workers
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.weights = weights
         self.rank = rank
         self.world_size = world_size
         if prefetch is None:
@@ -118,7 +144,10 @@ class Loader:
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the sample indices of each of this rank's batches."""
-        order = epoch_order(self.seed, epoch, len(self.dataset), self.shuffle)
+        if self.weights is None:
+            order = epoch_order(self.seed, epoch, len(self.dataset), self.shuffle)
+        else:
+            order = weighted_order(self.seed, epoch, self.weights)
         return epoch_batches(
             order,
             self.batch_size,

@@ -91,7 +91,7 @@ def petrflow_parts(request: Request) -> Parts:
     """Build PETRv2, the loader of the train split and the evaluation on the val split."""
     from petrflow.model import build_model
     from petrflow.samples.dataset import PetrDataset
-    from petrflow.samples.loader import Loader
+    from petrflow.samples.loader import Loader, balanced_weights
     from petrflow.weights.load import load_weights
 
     settings = request.settings
@@ -105,6 +105,7 @@ def petrflow_parts(request: Request) -> Parts:
         drop_last=True,
         rank=processes.rank(),
         world_size=processes.world_size(),
+        weights=balanced_weights(dataset.classes()) if settings.sampling == "balanced" else None,
     )
     random.seed(settings.seed)
     np.random.seed(settings.seed)
@@ -113,6 +114,7 @@ def petrflow_parts(request: Request) -> Parts:
     if request.weights is not None:
         fresh, classes = request.model_config.get("fresh", ()), request.model_config["class_names"]
         log.info("%s", load_weights(model, request.weights, fresh, request.partial_weights, classes))
+    model.freeze(settings.frozen)
     _warn_about_rate(request)
 
     def evaluate_val(model: Any) -> dict[str, Any] | None:

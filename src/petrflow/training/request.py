@@ -49,6 +49,10 @@ class Schedule:
     nan_limit: int
     slow_factor: float
     judge: str
+    ema_decay: float | None
+    patience: int | None
+    frozen: list[str]
+    sampling: str
 
     @classmethod
     def from_schedule(cls, schedule: Mapping[str, Any]) -> Schedule:

@@ -59,6 +59,13 @@ class Progress:
         self.epoch_steps += 1
         self.window_steps += 1
 
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Return whether NDS has not risen in the last ``patience`` evaluations."""
+        if patience is None or self.best is None:
+            return False
+        since = [row for row in self.history if "NDS" in row and row["epoch"] > self.best["epoch"]]
+        return len(since) >= patience
+
 
 def make_optimizer(model: TrainableModel, settings: Schedule) -> Any:
     """Return AdamW over the model's trainable parameters; with ``amp: O2`` on a GPU the image
@@ -167,19 +174,21 @@ def capture(
     *,
     best: Mapping[str, np.ndarray] | None,
     meta: dict[str, Any],
+    average: Mapping[str, np.ndarray] | None = None,
 ) -> Snapshot:
     """Copy the whole state of training."""
     arrays = {f"model/{name}": array for name, array in model_arrays(model).items()}
     for name, _, tensor in _optimizer_entries(optimizer, _parameter_names(model)):
         arrays[f"optimizer/{name}"] = _copy(tensor)
     arrays.update({f"records/{name}": array for name, array in records.items()})
+    arrays.update({f"average/{name}": array for name, array in (average or {}).items()})
     arrays.update({f"best/{name}": array for name, array in (best or {}).items()})
     return Snapshot(arrays, {"progress": asdict(progress), **meta})
 
 
 def section(snapshot: Snapshot, name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of one part of a snapshot, ``model``, ``optimizer``, ``records`` or
-    ``best``.
+    """Return the arrays of one part of a snapshot, ``model``, ``optimizer``, ``average``,
+    ``records`` or ``best``.
     """
     return {key[len(name) + 1 :]: array for key, array in snapshot.arrays.items() if key.startswith(name + "/")}
 

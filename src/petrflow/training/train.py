@@ -25,12 +25,13 @@ from petrflow.files.provenance import Provenance, provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
 from petrflow.samples.types import Batch
+from petrflow.training.average import Average
 from petrflow.training.checkpoint import CheckpointFolder, WriteCosts
 from petrflow.training.gpu import memory_errors, own_gpus
 from petrflow.training.launch import end_with_parent
 from petrflow.training.learning_rate import learning_rate
 from petrflow.training.log import TIMING, Scalars, log_to_stderr, progress_bar
-from petrflow.training.parts import Parts, petrflow_parts
+from petrflow.training.parts import Parts, TrainableModel, petrflow_parts
 from petrflow.training.request import Request, Schedule
 from petrflow.training.results import Trained, write_results
 from petrflow.training.starts import Starts
@@ -139,6 +140,12 @@ class Resumed:
     best: Mapping[str, np.ndarray] | None
     folder: CheckpointFolder
     starts: Starts
+    average: Average | None = None
+
+    def deliverable(self, model: TrainableModel) -> dict[str, np.ndarray]:
+        """Return the weights to publish: the average where one is kept."""
+        own = deliverable_weights(model, self.optimizer)
+        return own if self.average is None else {**own, **self.average.arrays()}
 
 
 def _resume(request: Request, parts: Parts, began: float) -> Resumed:
@@ -147,18 +154,21 @@ def _resume(request: Request, parts: Parts, began: float) -> Resumed:
     """
     model = parts.model
     optimizer = make_optimizer(model, request.settings)
-    progress, scalars, best = Progress(), Scalars(), None
+    progress, scalars, best, averaged = Progress(), Scalars(), None, None
     folder, snapshot = find_state(request)
     if snapshot is not None:
         progress = restore(snapshot, model, optimizer)
         scalars = Scalars(snapshot.meta["tags"], section(snapshot, "records"))
         best = section(snapshot, "best") or None
+        averaged = section(snapshot, "average")
         log.info("Going on from epoch %d, batch %d of %d", progress.epoch + 1, progress.batch, len(parts.loader))
         report_machine(snapshot.meta["machine"])
     else:
         processes.broadcast([*model.parameters(), *model.buffers()])
     record = request.state_dir / "progress.json" if processes.rank() == 0 else None
-    return Resumed(optimizer, progress, scalars, best, folder, Starts(record, folder.folder.name, began))
+    decay = request.settings.ema_decay
+    average = None if decay is None else Average(model, optimizer, decay, averaged)
+    return Resumed(optimizer, progress, scalars, best, folder, Starts(record, folder.folder.name, began), average)
 
 
 def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) -> Trained:
@@ -179,7 +189,7 @@ def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) 
         progress_bar(request.run, progress.step, total_steps, hidden=processes.rank() > 0),
     )
     loop.note(now=True)
-    while progress.epoch < settings.epochs:
+    while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
         # ---- the steps of an epoch
         parts.model.train()
         for batch in parts.loader.epoch(progress.epoch, start_batch=progress.batch):
@@ -190,11 +200,15 @@ def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) 
         loop.end_epoch()
 
     # ---- the end
+    if progress.epoch < settings.epochs and processes.rank() == 0:
+        best = progress.best or {}
+        says = "Stopped after epoch %d of %d: NDS has not risen in %d evaluations; the best is that of epoch %s"
+        log.info(says, progress.epoch, settings.epochs, settings.patience, best.get("epoch"))
     resumed.folder.finish()
     loop.note(now=True)
     loop.bar.close()
     scalars.close()
-    return Trained(progress, scalars, resumed.best, deliverable_weights(parts.model, resumed.optimizer))
+    return Trained(progress, scalars, resumed.best, resumed.deliverable(parts.model))
 
 
 @dataclass
@@ -219,11 +233,14 @@ class _Loop:
         rate = learning_rate(progress.step, self.total_steps, settings.learning_rate, settings.warmup_steps)
         optimizer.set_lr(rate)
         model.seed_step(settings.seed, progress.epoch, progress.batch * world + processes.rank())
+        skipped = progress.skipped_steps
         losses = take_step(
             model, optimizer, batch, settings=settings, progress=progress, watch=self.watch, scale=self.scale
         )
         progress.step += 1
         progress.batch += 1
+        if self.resumed.average is not None and progress.skipped_steps == skipped:
+            self.resumed.average.update(progress.step - skipped)
         self.watch.check_time(progress.step, waited, clock.step(), rate, batch["token"])
         self.note()
         self.bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
@@ -252,10 +269,10 @@ class _Loop:
         evaluation_due = last or (progress.epoch + 1) % settings.save_interval == 0
         if evaluation_due and settings.do_eval:
             self.save()
-            metrics = _evaluate(self.parts, self.stop, resumed.folder, progress, self.total_steps)
+            metrics = _evaluate(self.parts, self.stop, resumed, self.total_steps)
             if metrics is not None and (progress.best is None or metrics["NDS"] > progress.best["NDS"]):
                 progress.best = {"epoch": progress.epoch + 1, "step": progress.step, **metrics}
-                resumed.best = deliverable_weights(self.parts.model, resumed.optimizer)
+                resumed.best = resumed.deliverable(self.parts.model)
         _close_epoch(progress, resumed.scalars, metrics)
         if evaluation_due:
             self.save()
@@ -274,6 +291,7 @@ class _Loop:
                     resumed.progress,
                     resumed.scalars.arrays(),
                     best=resumed.best,
+                    average=None if resumed.average is None else resumed.average.arrays(),
                     meta=meta,
                 ),
                 wait,
@@ -289,19 +307,17 @@ class _Loop:
         starts.note(progress.step, self.total_steps, progress.epoch, self.clock.this_start(), costs, now)
 
 
-def _evaluate(
-    parts: Parts, stop: StopRequest, folder: CheckpointFolder, progress: Progress, total_steps: int
-) -> dict[str, Any] | None:
+def _evaluate(parts: Parts, stop: StopRequest, resumed: Resumed, total_steps: int) -> dict[str, Any] | None:
     """Evaluate the model. A signal ends this at once: the checkpoint from before stands, and the
     next start evaluates again.
     """
     parts.model.eval()
     try:
-        with stop.interruptible():
+        with resumed.average.in_place() if resumed.average else contextlib.nullcontext(), stop.interruptible():
             return parts.evaluate(parts.model)
     except Interrupted:
-        folder.finish()
-        raise Stopped(_how_to_go_on(stop, progress, total_steps)) from None
+        resumed.folder.finish()
+        raise Stopped(_how_to_go_on(stop, resumed.progress, total_steps)) from None
     finally:
         parts.model.train()
 

@@ -169,8 +169,10 @@ def test_results_appear_whole(tmp_path):
         path.relative_to(tmp_path / "train").as_posix() for path in (tmp_path / "train").rglob("*") if path.is_file()
     )
     assert names == [
+        "best_model/classes.json",
         "best_model/model.pdparams",
         "history.csv",
+        "last_model/classes.json",
         "last_model/model.pdparams",
         "metrics.json",
         "provenance.json",
