@@ -47,7 +47,8 @@ class Objects:
 
     boxes (N, 7) float64: x, y, z, w, l, h, yaw in the point cloud's frame, m and rad; names, tracks
     ('' unknown) and point_counts (0 unknown) have one entry a box. `skipped` counts objects left
-    out, by reason.
+    out, by reason. `class_ids` holds the server's numbers of class names, `data_id` its number of
+    the frame, where the export says them.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
@@ -57,6 +58,8 @@ class Objects:
     tilted: int = 0
     largest_angle: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
+    class_ids: dict[str, int] = field(default_factory=dict)
+    data_id: int | str | None = None
 
     def skip(self, reason: str) -> None:
         """Count an object that is left out."""
@@ -269,6 +272,14 @@ def read_results(document: Document) -> dict[str, list[dict[str, Any]]]:
     return sources
 
 
+def data_id_of(document: Document) -> int | str | None:
+    """Return the server's number of the frame that a result file speaks of, where it says one."""
+    content = document.load()
+    results = content if isinstance(content, list) else [content]
+    found = next((result["dataId"] for result in results if result.get("dataId") is not None), None)
+    return found if isinstance(found, int | str) else None
+
+
 def choose_source(sources: set[str], wanted: str | None) -> str:
     """Pick whose objects are the labels: the setting, else people's own labels, else the only
     source there is.
@@ -316,6 +327,8 @@ def read_objects(where: str, objects: list[dict[str, Any]], settings: Settings) 
         found.largest_angle = max(found.largest_angle, *map(abs, rotation))
         rows.append((center, size, yaw))
         found.names.append(str(entry.get("className") or entry.get("modelClass") or ""))
+        if isinstance(entry.get("classId"), int) and entry.get("className"):
+            found.class_ids[found.names[-1]] = entry["classId"]
         track = next((entry[key] for key in ("trackId", "trackName") if entry.get(key) not in (None, "")), "")
         found.tracks.append(str(track))
         found.point_counts.append(max(0, int(_finite(f"{box}, pointN", contour.get("pointN") or 0))))

@@ -24,6 +24,7 @@ from petrflow.geometry import invert_rigid, transform_boxes
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.synonyms import labels_of
+from petrflow.nuscenes.writer import token
 from petrflow.sources.ownership import claim, new_root, write_receipt
 from petrflow.sources.xtreme1 import camera_names
 from petrflow.sources.xtreme1.classes import category_of, class_map_to_paste
@@ -34,7 +35,10 @@ from petrflow.sources.xtreme1.settings import Settings, parse_settings
 from petrflow.sources.xtreme1.timing import ASSUMED_STEP
 from petrflow.sources.xtreme1.writing import CameraFacts, FrameFacts, SceneFacts, SweepFacts, Written, write_root
 
-__all__ = ["prepare", "source_mark"]
+__all__ = ["FRAMES", "prepare", "source_mark"]
+
+FRAMES = "frames.json"
+"""In ``results/{dataset}/root/``: what the way back into Xtreme1 needs."""
 
 
 def prepare(
@@ -82,6 +86,8 @@ def prepare(
         complete, written = _write(temporary, export, settings, mark, class_names)
     if settings.source.is_dir() or settings.media_root:
         remember_digests(root, written.read)
+    if about is not None:
+        write_json(about / FRAMES, _way_back(export, settings))
     write_receipt(about, complete)
     return complete
 
@@ -186,6 +192,38 @@ def _write(
     }
     write_json(folder / COMPLETE, complete)
     return complete, written
+
+
+def _way_back(export: Export, settings: Settings) -> dict[str, Any]:
+    """What petrflow.prediction needs to write boxes as results of this export: names, numbers and
+    conventions.
+    """
+    names: dict[str, str] = {}
+    for name in _by_count(export.classes):  # the commonest name of a category
+        category, _ = category_of(name, settings.class_map)
+        if category is not None:
+            names.setdefault(category, name)
+    return {
+        "lidar_from_cloud": camera_names.lidar_from_cloud(export.axis, settings.origin_height).tolist(),
+        "conventions": {
+            "length_unit": settings.length_unit["boxes"],
+            "size_order": settings.size_order,
+            "yaw_offset": settings.yaw_offset,
+            "angle_unit": settings.angle_unit,
+        },
+        "names": names,
+        "class_ids": {name: number for found in export.objects.values() for name, number in found.class_ids.items()},
+        "frames": [
+            {
+                "sample": token("sample", scene.name, frame.name),
+                "scene": frame.scene,
+                "name": frame.name,
+                "data_id": export.objects[frame.label].data_id,
+            }
+            for scene in export.scenes
+            for frame in scene.frames
+        ],
+    }
 
 
 def _facts(

@@ -24,6 +24,7 @@ from petrflow.sources.xtreme1.parse import (
     Objects,
     camera_entries_of,
     choose_source,
+    data_id_of,
     read_camera,
     read_objects,
     read_results,
@@ -351,6 +352,9 @@ def _read_objects(frames: list[FrameFiles], settings: Settings, notes: list[str]
         for frame in frames
         if source in results[frame.label]
     }
+    for frame in frames:
+        if frame.label in objects:
+            objects[frame.label].data_id = data_id_of(_result_of(frame))
     if len(objects) < len(frames):
         notes.append(
             f"{len(frames) - len(objects)} frames have a result, and none of source '{source}': they count as unlabelled."

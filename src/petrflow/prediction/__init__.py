@@ -1,0 +1,1 @@
+"""What a trained model says of frames, labelled or not, and where that goes."""
