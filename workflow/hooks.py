@@ -25,6 +25,7 @@ from petrflow.config import load_config, training_settings
 from petrflow.errors import PetrflowError
 from petrflow.files import sweep_stale
 from petrflow.files.receipts import Contents
+from petrflow.machine.gpus import visible_here
 from petrflow.preflight import mistakes
 
 CAPTIONS = ("demo", "history", "metrics", "parity", "report")
@@ -136,6 +137,17 @@ def attach(workflow: Any, plan: Plan) -> None:
         return prepare(*arguments, **{**options, "ignore_incomplete": True})
 
     workflow._prepare_dag = prepare_translated
+    _offer_gpus(workflow)
+
+
+def _offer_gpus(workflow: Any) -> None:
+    """Give the workflow the GPUs that can be seen here, where nobody said how many; one where there is none, so that two runs
+    that want one do not share a CPU.
+    """
+    from snakemake.resources import Resource
+
+    if workflow.local_exec and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", Resource("gpu", max(1, len(visible_here()))))
 
 
 def _quote_interpreter() -> None:

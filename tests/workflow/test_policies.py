@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +45,28 @@ def test_more_gpus_than_were_given_are_refused(offered: int | None, said: bool) 
     sentence = too_many_gpus([Starting("train", "first", 2)], offered)
     assert bool(sentence) is said
     assert sentence is None or "runs.first.schedule.devices asks for 2 GPUs" in sentence
+
+
+@pytest.mark.parametrize(("seen", "given", "offered"), [(8, None, 8), (0, None, 1), (8, 2, 2)])
+def test_a_workflow_is_given_the_gpus_that_can_be_seen(
+    seen: int, given: int | None, offered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hooks
+    from snakemake.resources import Resource
+
+    monkeypatch.setattr(hooks, "visible_here", lambda: [f"GPU-{number}" for number in range(seen)])
+    resources = {} if given is None else {"gpu": Resource("gpu", given)}
+    workflow = SimpleNamespace(
+        local_exec=True,
+        global_resources=resources,
+        register_resource=lambda name, value: resources.update({name: value}),
+    )
+    hooks._offer_gpus(workflow)
+    assert resources["gpu"].value == offered
+    workflow.local_exec = False  # a cluster hands out its own
+    resources.clear()
+    hooks._offer_gpus(workflow)
+    assert not resources
 
 
 def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> None:
