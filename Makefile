@@ -13,7 +13,7 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run test test-faults test-pythons lint coverage format visualdl left preflight doctor report generate clean help
+.PHONY: run test test-faults test-cluster test-pythons slurm lint coverage format visualdl left preflight doctor report generate clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
@@ -24,8 +24,14 @@ test: $(ENVIRONMENT)  ## the proof, in at most 20 minutes on 2 cores
 test-faults: $(ENVIRONMENT)  ## the long forms: kills, full disks, corruption
 	.venv/bin/python -m pytest -m slow $(ARGS)
 
+test-cluster: slurm  ## the workflow on a real Slurm of two nodes, as root (Debian: slurm-wlm slurmdbd munge mariadb-server bindfs)
+	PETRFLOW_CLUSTER=1 .venv/bin/python -m pytest -n 0 -v tests/cluster $(ARGS)
+
 test-pythons: $(ENVIRONMENT)  ## the proof on every Python that fits, each in its own environment; seconds of each
 	UV="$(UV)" tools/test_pythons.sh $(ARGS)
+
+slurm:  ## add the executor for a Slurm cluster to the environment (then: --workflow-profile profiles/slurm)
+	PYTHON="$(PYTHON)" UV="$(UV)" tools/set_up.sh --group slurm
 
 lint: $(ENVIRONMENT)  ## style, types, layers, spelling
 	.venv/bin/ruff check .

@@ -7,7 +7,9 @@ there: :func:`attach` puts one in, around ``Workflow._prepare_dag``.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import locks
 import signals
+import slurm
 from console import Console
 from plan import Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
@@ -109,7 +112,15 @@ def attach(workflow: Any, plan: Plan) -> None:
     console = Console(plan)
     console.enter(logger)
     _consoles.append(console)
-    signals.pass_signals_on(console.asked_to_stop)
+
+    def asked_to_stop(number: int) -> None:
+        console.asked_to_stop()
+        if (
+            number != signal.SIGINT and not workflow.local_exec
+        ):  # Snakemake waits for a cluster's jobs when it is told to end; Ctrl-C cancels them
+            os.kill(os.getpid(), signal.SIGINT)
+
+    signals.pass_signals_on(asked_to_stop)
     _quote_interpreter()
     prepare: Callable[..., Any] = workflow._prepare_dag
 
@@ -124,6 +135,9 @@ def attach(workflow: Any, plan: Plan) -> None:
         except PetrflowError as error:
             sys.exit(str(error))
         plan.save_contents()  # nothing was wrong with what was asked for
+        if wanted.runs and not workflow.dryrun and not workflow.local_exec:
+            slurm.wait_for_earlier_jobs(Path.cwd())
+            wanted = translate(plan, given.targets, given.forcerun, rules, given.forceall)
         plan.runs = wanted.runs
         workflow.dag_settings = dataclasses.replace(
             given,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from petrflow.annotations.layout import FORMAT_VERSION
 from petrflow.config import shaping
@@ -122,14 +124,20 @@ def test_a_folder_with_a_space_and_an_interpreter_in_one_work(tmp_path: Path) ->
     assert (folder / "results" / "streets" / "annotations" / "val.arrow").exists()
 
 
-@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_the_profiles_for_clusters_are_read(profile: str, tmp_path: Path) -> None:
-    import yaml
+def test_the_profile_for_slurm_names_rules_that_there_are() -> None:
+    settings = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
+    text = "".join(path.read_text() for path in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
+    assert settings["executor"] == "slurm"
+    assert set(settings["set-resources"]) | set(settings["set-threads"]) <= rules
 
-    settings = yaml.safe_load((REPOSITORY / "profiles" / profile / "config.yaml").read_text())
-    assert settings["executor"] == profile
-    rules = {path.stem for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")}
-    assert set(settings.get("set-resources", {})) <= rules
+
+def test_the_manifest_for_kubernetes_is_valid() -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    manifest = yaml.safe_load((REPOSITORY / "profiles" / "kubernetes" / "job.yaml").read_text())
+    kubernetes_validate.validate(manifest, "1.31", strict=True)
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"][0] == "snakemake", "signals must reach Snakemake and not a shell"
 
 
 @pytest.mark.parametrize(
