@@ -13,10 +13,14 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run test test-faults test-cluster test-pythons slurm lint coverage format visualdl left preflight doctor report generate clean help
+.PHONY: run gpu test test-faults test-cluster test-pythons slurm lint coverage format visualdl left preflight doctor report generate clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
+
+gpu:  ## put Paddle's GPU build into the environment, where it stays (PADDLE=auto, cu126, cu129; cpu goes back)
+	PYTHON="$(PYTHON)" UV="$(UV)" PADDLE="$(or $(PADDLE),auto)" PADDLE_INDEX="$(PADDLE_INDEX)" ADD_GROUPS="$(ADD_GROUPS)" tools/set_up.sh
+	@touch $(ENVIRONMENT)
 
 test: $(ENVIRONMENT)  ## the proof, in at most 20 minutes on 2 cores
 	.venv/bin/python -m pytest $(ARGS)
@@ -31,7 +35,7 @@ test-pythons: $(ENVIRONMENT)  ## the proof on every Python that fits, each in it
 	UV="$(UV)" tools/test_pythons.sh $(ARGS)
 
 slurm:  ## add the executor for a Slurm cluster to the environment (then: --workflow-profile profiles/slurm)
-	PYTHON="$(PYTHON)" UV="$(UV)" tools/set_up.sh --group slurm
+	PYTHON="$(PYTHON)" UV="$(UV)" ADD_GROUPS="slurm $(ADD_GROUPS)" tools/set_up.sh
 
 lint: $(ENVIRONMENT)  ## style, types, layers, spelling
 	.venv/bin/ruff check .
@@ -70,5 +74,5 @@ help:
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
 
 $(ENVIRONMENT): pyproject.toml uv.lock
-	PYTHON="$(PYTHON)" UV="$(UV)" tools/set_up.sh
+	PYTHON="$(PYTHON)" UV="$(UV)" ADD_GROUPS="$(ADD_GROUPS)" tools/set_up.sh
 	@touch $@

@@ -96,7 +96,7 @@ def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
     if not answer.cuda_build:
         return (
             f"The installed Paddle {answer.version} is the CPU build: run with `--sdm conda` and `environment: gpu-cuda126` in the config, or "
-            f"install paddlepaddle-gpu ({GPU_DOCS})."
+            f"put the GPU build into this environment with `make gpu` ({GPU_DOCS})."
         )
     if answer.device_count <= index:
         return (
