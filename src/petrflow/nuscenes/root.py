@@ -31,6 +31,8 @@ class Root:
     """Whether any box holds a lidar or radar point; None where no door has looked."""
     load_every: int = 1
     """Of every scene's keyframes each so many-th is used."""
+    use_sweeps: bool = True
+    """Images between keyframes are used; if not, previous frames are those of earlier keyframes."""
     leave_out_unseen: bool = False
     """Boxes that no used camera sees are neither trained on nor judged."""
 
@@ -88,6 +90,7 @@ def describe_root(
         cameras,
         receipt.get("has_points"),
         receipt.get("load_every", 1),
+        receipt.get("use_sweeps", True),
         receipt.get("leave_out_unseen", False),
     )
 

@@ -117,6 +117,7 @@ def prepare(
             progress=progress,
             cameras=dataset.get("cameras"),
             leave_out=dataset.get("incomplete_scenes") == "leave_out",
+            sweeps=dataset.get("use_sweeps", True),
         )
         splits = _without(splits, facts.get("scenes_left_out", ()))
         chosen = _chosen(dataset, facts)
@@ -172,6 +173,8 @@ def _chosen(dataset: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, A
         chosen["leave_out_unseen"] = True
     if dataset.get("load_every", 1) > 1:
         chosen["load_every"] = dataset["load_every"]
+    if not dataset.get("use_sweeps", True):
+        chosen["use_sweeps"] = False
     return chosen
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive_records import Record, forget, read_records
-from petrflow.nuscenes.columns import INT, LIST, TEXT, read_columns
+from petrflow.nuscenes.arrays import arrow
+from petrflow.nuscenes.columns import BOOL, INT, LIST, TEXT, read_columns
 from petrflow.nuscenes.names import CAMERA_ORDER
 from petrflow.nuscenes.records import read_table, table_remedy
 from petrflow.pictures.read import file_fault
@@ -58,6 +59,7 @@ def verify(
     *,
     cameras: Sequence[str] | None = None,
     leave_out: bool = False,
+    sweeps: bool = True,
 ) -> dict[str, Any]:
     """Check the files of some scenes and return what a receipt says of the tables.
 
@@ -78,10 +80,12 @@ def verify(
         Channels whose images are used; all without it.
     leave_out
         Scenes that lack images are named in the result (``scenes_left_out``) and do not raise.
+    sweeps
+        Look at files between keyframes, too.
     """
     tables = _Tables(root / version)
     faults: dict[str, Faults] = defaultdict(Faults)
-    names, channels = tables.files_of(scenes)
+    names, channels = tables.files_of(scenes, sweeps)
     with tqdm(
         total=len(names), desc="verifying files", unit="file", file=sys.stderr, disable=not progress, mininterval=1.0
     ) as bar:
@@ -135,7 +139,8 @@ class _Tables:
                 )
             self._channel_of[str(row["token"])] = str(sensor["channel"])
         self._data = read_columns(
-            folder / "sample_data.json", {"sample_token": TEXT, "calibrated_sensor_token": TEXT, "filename": TEXT}
+            folder / "sample_data.json",
+            {"sample_token": TEXT, "calibrated_sensor_token": TEXT, "filename": TEXT, "is_key_frame": BOOL},
         )
         # A vehicle may have sensors that recorded nothing here.
         used = {self._channel_of.get(token) for token in pc.unique(self._data["calibrated_sensor_token"]).to_pylist()}
@@ -184,11 +189,13 @@ class _Tables:
             "annotations": self._annotations,
         }
 
-    def files_of(self, scenes: Sequence[str]) -> tuple[pa.Array, list[str]]:
-        """Files and channels of all frames of some scenes, keyframes and sweeps."""
+    def files_of(self, scenes: Sequence[str], sweeps: bool) -> tuple[pa.Array, list[str]]:
+        """Files and channels of all frames of some scenes, keyframes and, if wanted, sweeps."""
         tokens = [str(row["token"]) for row in self.rows("scene") if row["name"] in set(scenes)]
         samples = self._samples["token"].filter(pc.is_in(self._samples["scene_token"], pa.array(tokens, pa.string())))
         chosen = pc.is_in(self._data["sample_token"], samples)
+        if not sweeps:
+            chosen = pc.and_(chosen, arrow(self._data["is_key_frame"]))
         names = self._data["filename"].filter(chosen)
         calibrations = self._data["calibrated_sensor_token"].filter(chosen).dictionary_encode()
         by_index = [self._channel_of.get(token, "unknown sensor") for token in calibrations.dictionary.to_pylist()]

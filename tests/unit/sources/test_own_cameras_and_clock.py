@@ -105,6 +105,21 @@ def test_every_second_keyframe_keeps_its_previous_frames(source: Path, tmp_path:
             assert found.sweep(k).image_paths == same.sweep(k).image_paths
 
 
+def test_without_sweeps_previous_frames_are_those_of_earlier_keyframes(source: Path, tmp_path: Path) -> None:
+    whole = store_of(source, tmp_path / "whole")
+    shutil.rmtree(source / "sweeps")
+    with pytest.raises(PetrflowError, match="are missing or damaged"):
+        store_of(source, tmp_path / "set")
+    store = store_of(source, tmp_path / "set", use_sweeps=False)
+    earlier: dict[str, list[list[str]]] = {}
+    for index in range(len(store)):
+        keyframe, before = store[index], earlier.setdefault(store[index].scene_name, [])
+        assert keyframe.image_paths == whole[index].image_paths and np.array_equal(keyframe.boxes, whole[index].boxes)
+        paths = [keyframe.sweep(k).image_paths for k in range(keyframe.num_sweeps)]
+        assert all(one in before for one in paths) and all(one in paths for one in before)
+        before.append(keyframe.image_paths)
+
+
 @pytest.mark.parametrize("points", [0, -1])
 def test_labels_without_lidar_are_usable(source: Path, tmp_path: Path, points: int) -> None:
     whole = store_of(source, tmp_path / "whole")
