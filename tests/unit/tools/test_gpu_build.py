@@ -175,11 +175,12 @@ def split(words: list[str]) -> list[list[str]]:
     return parts
 
 
-def test_every_command_of_the_gpu_page_is_parsed() -> None:
+@pytest.mark.parametrize("page", ["docs/gpu.md", "docs/zh/gpu.md"])
+def test_every_command_of_the_gpu_page_is_parsed(page: str) -> None:
     from snakemake.cli import get_argument_parser
 
     seen = set()
-    for whole in commands("docs/gpu.md"):
+    for whole in commands(page):
         in_container = whole[0] == "docker" and "snakemake" in whole
         words = whole[whole.index("snakemake") :] if in_container else whole
         program = words[0].rpartition("/")[2]
