@@ -115,9 +115,8 @@ def attach(workflow: Any, plan: Plan) -> None:
 
     def asked_to_stop(number: int) -> None:
         console.asked_to_stop()
-        if (
-            number != signal.SIGINT and not workflow.local_exec
-        ):  # Snakemake waits for a cluster's jobs when it is told to end; Ctrl-C cancels them
+        # Snakemake waits for a cluster's jobs when it is told to end; Ctrl-C cancels them.
+        if number != signal.SIGINT and not workflow.local_exec:
             os.kill(os.getpid(), signal.SIGINT)
 
     signals.pass_signals_on(asked_to_stop)
@@ -208,6 +207,10 @@ def report_arguments(plan: Plan) -> dict[str, Any]:
 
 def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus: Callable[[Any], int]) -> None:
     """Look at the machine before jobs start on it; leave with a sentence when it cannot do them."""
+    if plan.config["spot"] != "none" and workflow.local_exec:
+        from petrflow.machine.notices import Notices, watch  # not where nobody asks for it: a no-op counts milliseconds
+
+        watch(Notices(plan.config["spot"]), _machine_goes)
     jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in EXPENSIVE]
     if not jobs or not workflow.local_exec:
         return
@@ -220,6 +223,12 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
     making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in DOORS]
     if not check_machine({**plan.config, "runs": runs}, models, python, making):
         sys.exit("Nothing was started.")
+
+
+def _machine_goes(notice: str) -> None:
+    """Stop as on SIGTERM, since the cloud takes this machine away."""
+    print(f"\nThe cloud takes this machine away ({notice}).", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def after_failure(workflow: Any, plan: Plan) -> None:
