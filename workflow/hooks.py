@@ -6,18 +6,17 @@ there: :func:`attach` puts one in, around ``Workflow._prepare_dag``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import shlex
-import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import locks
 import signals
-import slurm
 from console import Console
 from plan import Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
@@ -26,9 +25,8 @@ from targets import translate
 
 from petrflow.config import load_config, training_settings
 from petrflow.errors import PetrflowError
-from petrflow.files import sweep_stale
+from petrflow.files import sweep_stale, write_json
 from petrflow.files.receipts import Contents
-from petrflow.machine.gpus import visible_here
 from petrflow.preflight import mistakes
 
 CAPTIONS = ("demo", "history", "metrics", "parity", "report")
@@ -112,14 +110,7 @@ def attach(workflow: Any, plan: Plan) -> None:
     console = Console(plan)
     console.enter(logger)
     _consoles.append(console)
-
-    def asked_to_stop(number: int) -> None:
-        console.asked_to_stop()
-        # Snakemake waits for a cluster's jobs when it is told to end; Ctrl-C cancels them.
-        if number != signal.SIGINT and not workflow.local_exec:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    signals.pass_signals_on(asked_to_stop)
+    signals.pass_signals_on(console.asked_to_stop)
     _quote_interpreter()
     prepare: Callable[..., Any] = workflow._prepare_dag
 
@@ -134,9 +125,6 @@ def attach(workflow: Any, plan: Plan) -> None:
         except PetrflowError as error:
             sys.exit(str(error))
         plan.save_contents()  # nothing was wrong with what was asked for
-        if wanted.runs and not workflow.dryrun and not workflow.local_exec:
-            slurm.wait_for_earlier_jobs(Path.cwd())
-            wanted = translate(plan, given.targets, given.forcerun, rules, given.forceall)
         plan.runs = wanted.runs
         workflow.dag_settings = dataclasses.replace(
             given,
@@ -150,17 +138,6 @@ def attach(workflow: Any, plan: Plan) -> None:
         return prepare(*arguments, **{**options, "ignore_incomplete": True})
 
     workflow._prepare_dag = prepare_translated
-    _offer_gpus(workflow)
-
-
-def _offer_gpus(workflow: Any) -> None:
-    """Give the workflow the GPUs that can be seen here, where nobody said how many; one where there is none, so that two runs
-    that want one do not share a CPU.
-    """
-    from snakemake.resources import Resource
-
-    if workflow.local_exec and "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", Resource("gpu", max(1, len(visible_here()))))
 
 
 def _quote_interpreter() -> None:
@@ -202,15 +179,17 @@ def report_arguments(plan: Plan) -> dict[str, Any]:
         name: {"dataset": entry["dataset"], "model": entry["model"], "schedule": training_settings(entry)}
         for name, entry in plan.config["runs"].items()
     }
-    return {"runs": runs, "notes": {}, "path": plan.stage("report", "report").folder / "index.html"}
+    path = plan.stage("report", "report").folder / "index.html"
+    return {"runs": runs, "notes": {}, "path": path, "price_per_hour": plan.config["price_per_hour"]}
 
 
 def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus: Callable[[Any], int]) -> None:
-    """Look at the machine before jobs start on it; leave with a sentence when it cannot do them."""
-    if plan.config["spot"] != "none" and workflow.local_exec:
-        from petrflow.machine.notices import Notices, watch  # not where nobody asks for it: a no-op counts milliseconds
+    """Look at the machine before jobs start on it; leave with a sentence when it cannot do them.
 
-        watch(Notices(plan.config["spot"]), _machine_goes)
+    Also leave the plan in ``results/plan.json``, from which ``make status`` tells what is to come.
+    """
+    if workflow.is_main_process:
+        _save_plan(plan)
     jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in EXPENSIVE]
     if not jobs or not workflow.local_exec:
         return
@@ -225,10 +204,20 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
         sys.exit("Nothing was started.")
 
 
-def _machine_goes(notice: str) -> None:
-    """Stop as on SIGTERM, since the cloud takes this machine away."""
-    print(f"\nThe cloud takes this machine away ({notice}).", file=sys.stderr, flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _save_plan(plan: Plan) -> None:
+    stages = [
+        {
+            "stage": stage.name,
+            "subject": stage.subject,
+            "fingerprint": stage.fingerprint,
+            "seconds": stage.past_seconds(),
+        }
+        for stage in sorted(plan.runs or (), key=lambda stage: stage.title)
+        if stage.name != "weights"  # its status is with the weights
+    ]
+    record = {"began": time.time(), "price_per_hour": plan.config["price_per_hour"], "stages": stages}
+    with contextlib.suppress(PetrflowError, OSError):  # only `make status` reads it
+        write_json(Path("results/plan.json"), record)
 
 
 def after_failure(workflow: Any, plan: Plan) -> None:

@@ -26,7 +26,7 @@ from console import Console
 from stage import Stage as Planned
 
 from petrflow.files import read_json
-from petrflow.files.receipts import receipts_of, running
+from petrflow.files.receipts import running
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,7 @@ def _stage(planned: Planned, reason: str) -> Stage:
         notes.append(f"runs now, for {spent}" if account["alive"] else f"interrupted after {spent}")
     if planned.name == "train":
         notes.append(_training_note(Path("results") / subject / "state"))
-    return Stage(planned.name, subject, reason, _past_seconds(planned), ", ".join(filter(None, notes)))
-
-
-def _past_seconds(planned: Planned) -> float | None:
-    """Seconds that the results in place took, all starts together."""
-    for path in [*receipts_of(planned.receipts, planned.name)[::-1], planned.stamp]:
-        with contextlib.suppress(Exception):
-            return float(read_json(path)["seconds"])
-    return None
+    return Stage(planned.name, subject, reason, planned.past_seconds(), ", ".join(filter(None, notes)))
 
 
 def _training_note(state: Path) -> str:

@@ -14,7 +14,7 @@ from petrflow.stages import report
 if __name__ == "__main__":
     request = json.load(sys.stdin)
     try:
-        report(request["runs"], request["notes"], Path(request["path"]))
+        report(request["runs"], request["notes"], Path(request["path"]), request["price_per_hour"])
     except PetrflowError as error:
         sys.exit(str(error))
     print(f"The page {request['path']} was written from what there is.", file=sys.stderr)

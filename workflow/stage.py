@@ -4,11 +4,13 @@ what is wanted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from petrflow.files import read_json
 from petrflow.files.receipts import common_differences, differences, made_from, noted, receipts_of, shaped_fingerprint
 from petrflow.nuscenes.root import mark_of
 
@@ -85,6 +87,13 @@ class Stage:
         }
         after = {stage.title: stage.fingerprint for stage in self.after}
         return {**values, "after": after, "receipt": str(self.receipt)}
+
+    def past_seconds(self) -> float | None:
+        """Seconds that the results in place took, all starts together; None where there are none."""
+        for path in [*receipts_of(self.receipts, self.name)[::-1], self.stamp]:
+            with contextlib.suppress(Exception):
+                return float(read_json(path)["seconds"])
+        return None
 
     def fault(self) -> str:
         """Why the receipt is not to be believed, in a few words; empty when it is, or when there is

@@ -13,21 +13,19 @@ nothing itself and knows nothing of Snakemake.
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from petrflow.config import load_model
 from petrflow.errors import PetrflowError
-from petrflow.files import atomic_dir
+from petrflow.files import atomic_dir, read_json
 from petrflow.files.provenance import Provenance, note_files, provenance, require_own_folder, stamp
 from petrflow.files.receipts import Order
+from petrflow.files.status import figure
 from petrflow.machine.device import use_device
-from petrflow.machine.gpus import own_gpus
 from petrflow.nuscenes.root import mark_of
 from petrflow.preflight.fitness import gate
 
@@ -46,18 +44,6 @@ def _successor(
         with provenance(folder / "provenance.json", inputs, dict(settings or {}), order) as record:
             yield folder, record
         note_files(folder)
-
-
-def _on_one_gpu(stage: Callable[..., None]) -> Callable[..., None]:
-    """Keep one GPU to a stage, where its ``schedule`` lets it use one."""
-    signature = inspect.signature(stage)
-
-    @functools.wraps(stage)
-    def run(*arguments: Any, **named: Any) -> None:
-        with own_gpus(signature.bind(*arguments, **named).arguments["schedule"]):
-            stage(*arguments, **named)
-
-    return run
 
 
 # ------------------------------------------------------------------------------------------------------------------- doors
@@ -202,7 +188,6 @@ def doctor(
 # -------------------------------------------------------------------------------------------------------------------- runs
 
 
-@_on_one_gpu
 def baseline(
     model_file: Path,
     weights: Path | None,
@@ -265,6 +250,7 @@ def baseline(
             expect=expect or None,
         )
     assert metrics is not None  # this process is alone
+    figure(f"mAP {metrics['mAP']:.3f}  NDS {metrics['NDS']:.3f}")
     print(format_table(metrics), file=sys.stderr)
 
 
@@ -296,20 +282,24 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
         request["model_config"] = load_model(request["model_config"])
     out_dir = Path(request["out_dir"])
     require_own_folder(out_dir)
-    schedule = request["schedule"]
-    with own_gpus(schedule, schedule["devices"]) as taken:
-        samples = len(AnnotationStore.open(request["train_store"]))
-        gate(schedule, request["model_config"], out_dir, samples=samples)
-        Request(**request).write(request_path)
-        code = launch(request_path, schedule["devices"], keep=taken.descriptors)
+    gate(
+        request["schedule"],
+        request["model_config"],
+        out_dir,
+        samples=len(AnnotationStore.open(request["train_store"])),
+    )
+    Request(**request).write(request_path)
+    code = launch(request_path, request["schedule"]["devices"])
     if code == os.EX_TEMPFAIL:
         raise KeyboardInterrupt
     if code:
         raise PetrflowError("Training failed; what it said stands above.")
     stamp(out_dir / "provenance.json", order)
+    best = read_json(out_dir / "metrics.json").get("best")
+    if best:
+        figure(f"best mAP {best['mAP']:.3f}  NDS {best['NDS']:.3f} at epoch {best['epoch']}")
 
 
-@_on_one_gpu
 def export(
     model_file: Path,
     weights: Path,
@@ -355,7 +345,6 @@ def export(
         )
 
 
-@_on_one_gpu
 def demo(
     model_file: Path,
     exported: Path,
@@ -391,7 +380,13 @@ def demo(
         )
 
 
-def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, order: Order | None = None) -> None:
+def report(
+    runs: Mapping[str, Any],
+    notes: Mapping[str, list[str]],
+    path: Path,
+    price_per_hour: float | None = None,
+    order: Order | None = None,
+) -> None:
     """Write the page over all runs, and the viewer of every run whose detections are new.
 
     Parameters
@@ -402,6 +397,8 @@ def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, 
         Sentences about each run's stages that are not what the config asks for.
     path : Path
         The page.
+    price_per_hour : float, optional
+        What an hour of the machine costs.
     """
     from petrflow.reports.page import write_report
     from petrflow.reports.viewer import update_viewer
@@ -413,7 +410,7 @@ def report(runs: Mapping[str, Any], notes: Mapping[str, list[str]], path: Path, 
         for name, entry in runs.items():
             if fault := update_viewer(results, name, str(entry.get("dataset"))):
                 said[name].append(fault)
-        write_report(results, {"runs": runs}, path, said)
+        write_report(results, {"runs": runs, "price_per_hour": price_per_hour}, path, said)
 
 
 def preflight(config: Mapping[str, Any], models: Mapping[str, Path]) -> None:

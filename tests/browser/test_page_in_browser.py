@@ -19,7 +19,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("page") / "results"
     for k, name in enumerate(RUNS):
         write_run(results / name, metrics(0.1234567, 8), metrics(0.2 + k / 10, 8, seed=k + 1), restarts=(50,))
-    write(results / "broken" / "status.json", {"state": "failed", "stage": "train", "sentence": "The disk is full."})
+    write(
+        results / "broken" / "status.json",
+        {"state": "failed", "stage": "train", "sentence": "The disk is full.", "stages": {"train": {}}},
+    )
     config = {"runs": {name: {"model": "m", "schedule": {"batch_size": 4 + k}} for k, name in enumerate(RUNS)}}
     write_report(results, config, results / "report" / "index.html")
     return results / "report" / "index.html"

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from petrflow.annotations import layout
 from petrflow.errors import PetrflowError
+from petrflow.files.status import tqdm
 from petrflow.machine.hardware import cores
 from petrflow.pictures.read import picture_fault, where
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from petrflow import geometry
 from petrflow.annotations.store import AnnotationStore, CameraFrames, Keyframe
 from petrflow.files import atomic_path
+from petrflow.files.status import tqdm
 
 # Protocol 3 has no frames, whose lengths would not survive the cut.
 _PROTOCOL = 3
@@ -132,9 +132,7 @@ def _sweeps(store: AnnotationStore, keyframe: Keyframe, root: Path) -> list[dict
     padded = geometry.rigid(views.intrinsics, np.zeros(3))
     intrinsics, projections = padded.astype(np.float32), (padded @ camera_from_lidar).astype(np.float32)
     extrinsics = np.ascontiguousarray(camera_from_lidar.swapaxes(-1, -2)).astype(np.float32)
-    keyframes = columns["camera_frame.keyframe"][flat]
-    tokens = columns["keyframe.token"].take(np.maximum(keyframes, 0))  # -1: of a keyframe that `load_every` passes over
-    samples = ["" if number < 0 else token for number, token in zip(keyframes, tokens, strict=True)]
+    samples = columns["keyframe.token"].take(columns["camera_frame.keyframe"][flat])
     is_keyframe = columns["camera_frame.is_keyframe"][flat].astype(bool).tolist()
     timestamps = views.image_timestamps.tolist()
     entries = [

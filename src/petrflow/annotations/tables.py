@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
+from petrflow.files.status import tqdm
 from petrflow.nuscenes.arrays import arrow, take, text_lengths, valid, view
 from petrflow.nuscenes.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, empty_columns, read_columns, vector
 from petrflow.nuscenes.names import CAMERA_ORDER, LIDAR, NEEDED_TABLES
@@ -190,21 +190,7 @@ def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
         # A lidar keyframe follows sweeps, which were not read.
         rows = np.flatnonzero(table["camera"] >= 0)
         table["prev_row"] = np.full(len(table["camera"]), -1, dtype=np.int32)
-        if not root.use_sweeps:
-            del table["prev"]
-            table["prev_row"][rows] = _frames_of_earlier_keyframes(table, tables["sample"], rows)
-            return
         table["prev_row"][rows] = lookup(take(table.pop("prev"), rows), table["token"], name, name, True)
-
-
-def _frames_of_earlier_keyframes(data: Columns, sample: Columns, rows: np.ndarray) -> np.ndarray:
-    """Return the row of the same camera's frame at the keyframe before: (n,) int32, -1 at the
-    start.
-    """
-    place = np.full((len(sample["timestamp"]), int(data["camera"].max(initial=-1)) + 1), -1, dtype=np.int32)
-    place[data["sample_row"][rows], data["camera"][rows]] = rows
-    before = sample["prev_row"][data["sample_row"][rows]]
-    return np.where(before >= 0, place[before, data["camera"][rows]], -1).astype(np.int32)
 
 
 def lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
@@ -243,8 +229,7 @@ def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Record
         token = rows.column("calibrated_sensor_token")
         lookup(token, tokens, "sample_data", "calibrated_sensor", False)
         camera, lidar = (view(pc.is_in(token, value_set=wanted)) for wanted in (camera_tokens, lidar_tokens))
-        own = view(rows.column("is_key_frame"))
-        return (camera if root.use_sweeps else camera & own) | (lidar & own)
+        return camera | (lidar & view(rows.column("is_key_frame")))
 
     return keep
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from petrflow.annotations import AnnotationStore, Keyframe, build_all
 from petrflow.doctor import calibration, classes, contours, headings, places, sizes
@@ -25,6 +24,7 @@ from petrflow.doctor.findings import Finding, as_text, wrong_unit
 from petrflow.doctor.pictures import write_overlay
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json, write_atomic, write_json
+from petrflow.files.status import tqdm
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.nuscenes.root import read_receipt
 from petrflow.pictures.read import exif_orientation, where
@@ -225,7 +225,7 @@ def _clouds(keyframes: Sequence[Keyframe], root: Path) -> dict[int, np.ndarray]:
     clouds = {}
     for index in _spread(len(keyframes), _CLOUDS):
         path = root / keyframes[index].lidar_path
-        if path.is_file() and path.stat().st_size:
+        if path.exists() and path.stat().st_size:
             clouds[index] = np.fromfile(path, dtype=np.float32).reshape(-1, 5)[:, :3]
     return clouds
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
@@ -32,6 +31,7 @@ from petrflow.evaluation.submission import read_lines, require_all, submission_l
 from petrflow.evaluation.summary import details, summary
 from petrflow.evaluation.table import format_table
 from petrflow.files import atomic_dir, atomic_path, read_json, remove, write_atomic, write_json
+from petrflow.files.status import tqdm
 from petrflow.machine import processes
 from petrflow.nuscenes.synonyms import labels_of
 from petrflow.samples.types import Batch, Detections, Predicts
@@ -128,12 +128,6 @@ def require_scorable(
         if judging:
             raise PetrflowError(
                 "nuscenes-devkit judges by nuScenes' own rules: remove judge: devkit, or judging from the model file"
-            )
-        points = store.columns["box.num_lidar_pts"] + store.columns["box.num_radar_pts"]
-        if ((store.columns["box.valid"] != 0) != (points > 0)).any():
-            raise PetrflowError(
-                "nuscenes-devkit judges boxes that hold a lidar or radar point and no others; this data has no points, or leaves out "
-                "boxes that no camera sees: remove judge: devkit"
             )
         if processes.rank() == 0:
             _let_devkit_try(store.path, Path(root))

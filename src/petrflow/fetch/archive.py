@@ -27,8 +27,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive_records import (
     RECORDS,
@@ -54,6 +52,7 @@ from petrflow.files import (
     temporary_path,
     write_json,
 )
+from petrflow.files.status import tqdm
 
 FLUSH_BYTES = 256 << 20
 FLUSH_SECONDS = 20.0

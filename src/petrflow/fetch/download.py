@@ -19,8 +19,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from tqdm import tqdm
-
 from petrflow.errors import PetrflowError
 from petrflow.fetch.links import public_url, scheme_of
 from petrflow.fetch.transfer import (
@@ -48,6 +46,7 @@ from petrflow.files import (
     sha256_file,
     write_json,
 )
+from petrflow.files.status import tqdm
 
 CHECKSUMS = "checksums.json"
 

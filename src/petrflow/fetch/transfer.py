@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-from tqdm import tqdm
 
 from petrflow.errors import PetrflowError
 from petrflow.fetch.links import file_name, public_url, scheme_of
 from petrflow.files import disk_errors, read_json, remove, require_space, write_json
+from petrflow.files.status import tqdm
 
 CHUNK_BYTES = 1 << 20
 BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "mininterval": 1.0}

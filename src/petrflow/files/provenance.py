@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -131,6 +132,29 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def revision() -> str | None:
+    """Return the git revision of the checkout that this code runs from, with ``+`` where it was
+    edited since; None outside of a checkout or without git.
+    """
+    folder = Path(__file__).resolve().parents[3]
+    if not (folder / ".git").exists():
+        return None
+    # The first three options keep a checkout's own settings from starting programs.
+    git = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], check=False, capture_output=True, text=True, timeout=10
+        )
+        changed = subprocess.run(
+            [*git, "diff", "--no-ext-diff", "--quiet", "HEAD"], check=False, capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if changed.returncode else "")
+
+
 def peak_memory_bytes() -> int:
     """Return the largest resident set of this process or of one of its finished children, in
     bytes.
@@ -164,6 +188,7 @@ def provenance(
             "settings": settings or {},
             "settings_fingerprint": fingerprint(settings or {}),
             "versions": package_versions(),
+            "revision": revision(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": entry.device,

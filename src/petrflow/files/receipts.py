@@ -23,6 +23,8 @@ from petrflow.errors import PetrflowError
 from petrflow.files.atomic import write_json
 from petrflow.files.fingerprints import fingerprint, sha256_file
 from petrflow.files.owners import owner_is_gone, owner_tag
+from petrflow.files.status import NAME as STATUS_NAME
+from petrflow.files.status import StageStatus, made_current
 
 FORMAT = 1
 """Number of the receipts' form, to be raised when the form changes. Receipts of another form do not
@@ -84,8 +86,8 @@ class Order:
 
     @contextlib.contextmanager
     def account(self) -> Iterator[None]:
-        """Keep account of the stage's time while the body runs; at its end the receipt is written
-        and older ones go.
+        """Keep account of the stage's time while the body runs, also in ``status.json``; at its end
+        the receipt is written and older ones go.
         """
         note = running_note(self.receipt.parent, self.stage)
         earlier = _read(note)
@@ -93,20 +95,28 @@ class Order:
             self.seconds_before = float(earlier.get("seconds", 0.0))
             self.starts = int(earlier.get("starts", 0)) + 1
         ended = threading.Event()
+        status = StageStatus(self.receipt.parent.parent / STATUS_NAME, self.stage)
 
         def beat() -> None:
             while not ended.wait(BEAT_SECONDS):
                 self._note(note)
+                status.update(now=True, seconds=round(self.seconds, 3))
 
         self._note(note)
+        status.begin(self.fingerprint, self.seconds_before, self.starts)
         thread = threading.Thread(target=beat, daemon=True, name="petrflow-account")
         thread.start()
         try:
-            yield
-        except BaseException:
+            with made_current(status):
+                yield
+        except BaseException as error:
             ended.set()
             thread.join()
             self._note(note, ended=True)
+            if isinstance(error, KeyboardInterrupt):
+                status.end("stopped", self.seconds)
+            else:
+                status.end("failed", self.seconds, str(error).strip() or type(error).__name__)
             raise
         ended.set()
         thread.join()
@@ -118,6 +128,7 @@ class Order:
             if old != self.receipt:
                 old.unlink(missing_ok=True)
         note.unlink(missing_ok=True)
+        status.end("done", self.seconds)
 
     def _note(self, path: Path, ended: bool = False) -> None:
         with contextlib.suppress(OSError, PetrflowError):  # a full disk is the stage's to report

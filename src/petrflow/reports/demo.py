@@ -8,13 +8,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.evaluate import predict
 from petrflow.files import atomic_dir, write_atomic, write_json
+from petrflow.files.status import tqdm
 from petrflow.pictures import draw as drawing
 from petrflow.pictures.read import read_image
 from petrflow.pictures.video import encode_video

@@ -15,6 +15,7 @@ import pandas as pd
 
 from petrflow.errors import PetrflowError
 from petrflow.files import read_json
+from petrflow.files.status import read_status
 
 STAGES = ("baseline", "train", "export", "demo", "predict", "viewer")
 """Folders of a run in the order in which they are made."""
@@ -196,7 +197,10 @@ def _unnamed(results: Path, named: Iterable[str]) -> list[str]:
         folder.name
         for folder in folders
         if folder.name not in known
-        and any((folder / part).is_file() for part in ("baseline/metrics.json", "train/metrics.json", "status.json"))
+        and (
+            any((folder / part).is_file() for part in ("baseline/metrics.json", "train/metrics.json"))
+            or not {"baseline", "train"}.isdisjoint(read_status(folder / "status.json").get("stages", {}))
+        )
     ]
 
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.files import lock
-from petrflow.files.claims import claim
 from petrflow.files.provenance import Provenance, provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
@@ -31,10 +30,11 @@ from petrflow.training.checkpoint import CheckpointFolder, WriteCosts
 from petrflow.training.gpu import memory_errors, own_gpus
 from petrflow.training.launch import end_with_parent
 from petrflow.training.learning_rate import learning_rate
-from petrflow.training.log import TIMING, Scalars, log_to_stderr, progress_bar
+from petrflow.training.log import TIMING, Scalars, log_to_stderr
 from petrflow.training.parts import Parts, TrainableModel, petrflow_parts
 from petrflow.training.request import Request, Schedule
 from petrflow.training.results import Trained, write_results
+from petrflow.training.shown import Shown, say_failure
 from petrflow.training.starts import Starts
 from petrflow.training.state import (
     Progress,
@@ -84,7 +84,6 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
     """
     began = time.monotonic()
     first = processes.rank() == 0
-    require_ours: Callable[[], None] = lambda: None  # noqa: E731
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
         with contextlib.ExitStack() as recorded:
@@ -92,7 +91,6 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
                 with stop.interruptible():  # nothing is lost by a stop before the first step
                     if first:
                         held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
-                        require_ours = held.enter_context(claim(request.state_dir)).require
                     device = _take_device(request, stop, held)
                     record = Provenance(device)
                     if first:
@@ -105,7 +103,6 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
                     parts = (make_parts or petrflow_parts)(request)
                     held.callback(parts.loader.close)
                     resumed = _resume(request, parts, began)
-                    resumed.folder.require_ours = require_ours
             except Interrupted:
                 raise Stopped(f"Stopped by {stop.signal_name} before the first step. {GO_ON}") from None
             starts = recorded.enter_context(resumed.starts)
@@ -116,7 +113,7 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
                 training_seconds=round(trained.progress.seconds, 3), starts=len(starts.earlier) + 1, checkpoints=costs
             )
         if first:
-            write_results(request, trained, require_ours)
+            write_results(request, trained)
         processes.barrier()
     return trained.metrics
 
@@ -190,7 +187,7 @@ def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) 
         Watch(settings.nan_limit, slow_factor=settings.slow_factor),
         LossScale(progress, settings.amp is not None and settings.amp_dtype == "float16"),
         Clock(max(progress.seconds, resumed.starts.earlier_sum("training_seconds"))),
-        progress_bar(request.run, progress.step, total_steps, hidden=processes.rank() > 0),
+        Shown(request, progress, total_steps, resumed.folder.folder, first=processes.rank() == 0),
     )
     loop.note(now=True)
     while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
@@ -210,7 +207,7 @@ def _train(request: Request, parts: Parts, resumed: Resumed, stop: StopRequest) 
         log.info(says, progress.epoch, settings.epochs, settings.patience, best.get("epoch"))
     resumed.folder.finish()
     loop.note(now=True)
-    loop.bar.close()
+    loop.shown.close()
     scalars.close()
     return Trained(progress, scalars, resumed.best, resumed.deliverable(parts.model))
 
@@ -227,7 +224,7 @@ class _Loop:
     watch: Watch
     scale: LossScale
     clock: Clock
-    bar: Any
+    shown: Shown
 
     def step(self, batch: Batch) -> None:
         """Train on one batch, and count, time and log the step."""
@@ -247,8 +244,7 @@ class _Loop:
             self.resumed.average.update(progress.step - skipped)
         self.watch.check_time(progress.step, waited, clock.step(), rate, batch["token"])
         self.note()
-        self.bar.set_postfix(loss=f"{losses['total_loss']:.3f}", rate=f"{rate:.1e}", refresh=False)
-        self.bar.update()
+        self.shown.step(progress, losses, rate)
         if progress.step % settings.log_interval == 0:
             _log_window(self.resumed.scalars, progress, rate, clock.steps_per_second() * settings.batch_size * world)
 
@@ -269,11 +265,13 @@ class _Loop:
         settings, progress, resumed = self.request.settings, self.resumed.progress, self.resumed
         last = progress.epoch + 1 == settings.epochs
         self.watch.check_skipped(progress.step, progress.skipped_steps, last)
-        metrics = None
+        metrics, evaluation_seconds = None, 0.0
         evaluation_due = last or (progress.epoch + 1) % settings.save_interval == 0
         if evaluation_due and settings.do_eval:
             self.save()
+            began = time.monotonic()
             metrics = _evaluate(self.parts, self.stop, resumed, self.total_steps)
+            evaluation_seconds = time.monotonic() - began
             if metrics is not None and (progress.best is None or metrics["NDS"] > progress.best["NDS"]):
                 progress.best = {"epoch": progress.epoch + 1, "step": progress.step, **metrics}
                 resumed.best = resumed.deliverable(self.parts.model)
@@ -282,6 +280,7 @@ class _Loop:
             self.save()
         self.clock.leave_out()
         self.note()
+        self.shown.epoch(progress, metrics, evaluation_seconds)
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint, in the first process."""
@@ -405,7 +404,9 @@ def main(arguments: list[str] | None = None) -> int:
     end_with_parent()
     log_to_stderr(log)
     try:
-        train(Request.read(options.request))
+        request = Request.read(options.request)
+        with say_failure(request):
+            train(request)
     except Stopped as message:
         log.warning("%s", message)
         return os.EX_TEMPFAIL

@@ -8,18 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from petrflow import config, files
 from petrflow.config import nearest
 from petrflow.errors import PetrflowError
+from petrflow.files.status import tqdm
 from petrflow.machine.hardware import cores
 from petrflow.nuscenes.names import TABLE_NAMES
 from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.splits import official_splits
 from petrflow.nuscenes.writer import fixed_tables, write_tables
 from petrflow.sources.ownership import new_root, write_receipt
-from petrflow.sources.splits import split_by_ratio
 from petrflow.sources.synthetic.pool import run_scenes
 from petrflow.sources.synthetic.rig import CAMERA_NAMES
 
@@ -37,8 +35,6 @@ def scene_names(count: int) -> list[str]:
 
 def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str]]:
     """Which of the scenes train and which validate: {"train": [...], "val": [...]}."""
-    if "ratio" in splits:
-        return split_by_ratio(names, splits)
     known = official_splits()
     wanted = config.with_defaults("synthetic", {"splits": splits})["splits"]
     chosen: dict[str, list[str]] = {}

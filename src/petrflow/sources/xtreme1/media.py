@@ -12,12 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tqdm import tqdm
-
 from petrflow.errors import CannotWrite, PetrflowError
 from petrflow.fetch.download import fetch
 from petrflow.fetch.transfer import Patience
 from petrflow.files import fingerprint
+from petrflow.files.status import tqdm
 from petrflow.sources.xtreme1.frames import (
     Document,
     FrameFiles,

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from petrflow.files import sha256_file
+from petrflow.files.status import tqdm
 from petrflow.geometry import (
     invert_rigid,
     matrix_to_quaternion,
