@@ -17,13 +17,7 @@ WORKDIR /petrflow
 COPY pyproject.toml uv.lock ./
 COPY tools/ tools/
 ENV UV_NO_CACHE=1 UV_LINK_MODE=copy
-RUN if [ "$PADDLE" = cpu ]; then tools/set_up.sh --no-dev --no-install-project; \
-    else \
-        version=$(sed -n '/^name = "paddlepaddle"$/{n;s/^version = "\(.*\)"$/\1/p}' uv.lock) \
-        && tools/set_up.sh --no-dev --no-install-project --no-install-package paddlepaddle \
-        && .bootstrap/bin/uv pip install --compile-bytecode "paddlepaddle-gpu==$version" \
-            --index "$PADDLE_INDEX/$PADDLE/" --index-strategy unsafe-best-match; \
-    fi
+RUN tools/set_up.sh --no-dev --no-install-project
 
 # ---- what runs
 FROM ${BASE}

@@ -13,10 +13,14 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run test test-faults test-pythons lint coverage format visualdl status left preflight doctor report generate clean help
+.PHONY: run gpu test test-faults test-cluster test-pythons slurm lint coverage format visualdl status left preflight doctor report generate clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
+
+gpu:  ## put Paddle's GPU build into the environment, where it stays (PADDLE=auto, cu126, cu129; cpu goes back)
+	PYTHON="$(PYTHON)" UV="$(UV)" PADDLE="$(or $(PADDLE),auto)" PADDLE_INDEX="$(PADDLE_INDEX)" ADD_GROUPS="$(ADD_GROUPS)" tools/set_up.sh
+	@touch $(ENVIRONMENT)
 
 test: $(ENVIRONMENT)  ## the proof, in at most 20 minutes on 2 cores
 	.venv/bin/python -m pytest $(ARGS)
@@ -24,8 +28,14 @@ test: $(ENVIRONMENT)  ## the proof, in at most 20 minutes on 2 cores
 test-faults: $(ENVIRONMENT)  ## the long forms: kills, full disks, corruption
 	.venv/bin/python -m pytest -m slow $(ARGS)
 
+test-cluster: slurm  ## the workflow on a real Slurm of two nodes, as root (Debian: slurm-wlm slurmdbd munge mariadb-server bindfs)
+	PETRFLOW_CLUSTER=1 .venv/bin/python -m pytest -n 0 -v tests/cluster $(ARGS)
+
 test-pythons: $(ENVIRONMENT)  ## the proof on every Python that fits, each in its own environment; seconds of each
 	UV="$(UV)" tools/test_pythons.sh $(ARGS)
+
+slurm:  ## add the executor for a Slurm cluster to the environment (then: --workflow-profile profiles/slurm)
+	PYTHON="$(PYTHON)" UV="$(UV)" ADD_GROUPS="slurm $(ADD_GROUPS)" tools/set_up.sh
 
 lint: $(ENVIRONMENT)  ## style, types, layers, spelling
 	.venv/bin/ruff check .
@@ -67,5 +77,5 @@ help:
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
 
 $(ENVIRONMENT): pyproject.toml uv.lock
-	PYTHON="$(PYTHON)" UV="$(UV)" tools/set_up.sh
+	PYTHON="$(PYTHON)" UV="$(UV)" ADD_GROUPS="$(ADD_GROUPS)" tools/set_up.sh
 	@touch $@

@@ -4,7 +4,10 @@
 # PYTHON       the interpreter to use; empty: that of .venv, the first that tools/pythons.sh finds, or one that uv downloads
 # UV           the uv to use, .bootstrap/bin/uv by default; it is installed there when it is missing
 # UV_VERSION   the version of uv to install
-# Arguments go to `uv sync`.
+# PADDLE       Paddle's build: cpu, the name of a folder of its index (cu126, cu129), or auto: what the driver serves
+# PADDLE_INDEX the address of Paddle's index, without that folder; a mirror's, for example
+# ADD_GROUPS   dependency groups of pyproject.toml to install beside the default ones
+# The last three are kept in .bootstrap/kept: once chosen, they hold for every later call. Arguments go to `uv sync`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,6 +44,43 @@ install_uv() {
     exit 1
 }
 
+# ---- what was chosen before, and what is chosen now
+KEPT=.bootstrap/kept
+kept_paddle="" kept_index="" groups=()
+if [ -e "$KEPT" ]; then
+    while read -r what value; do
+        case $what in
+            paddle) kept_paddle=$value ;;
+            index) kept_index=$value ;;
+            group) groups+=("$value") ;;
+        esac
+    done < "$KEPT"
+fi
+for group in ${ADD_GROUPS:-}; do
+    [[ " ${groups[*]-} " == *" $group "* ]] || groups+=("$group")
+done
+PADDLE=${PADDLE:-${kept_paddle:-cpu}}
+PADDLE_INDEX=${PADDLE_INDEX:-${kept_index:-https://www.paddlepaddle.org.cn/packages/stable}}
+
+if [ "$PADDLE" = auto ]; then
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null) || driver=""
+    driver=${driver%%$'\n'*}
+    if [[ ! $driver =~ ^([0-9]+)\.([0-9]+) ]]; then
+        say "nvidia-smi says no driver's version, so that Paddle's build cannot be chosen from it. Name one: make gpu PADDLE=cu126 (or cu129)."
+        exit 1
+    fi
+    number=$((10#${BASH_REMATCH[1]} * 1000 + 10#${BASH_REMATCH[2]}))
+    if [ "$number" -ge 575000 ]; then
+        PADDLE=cu129
+    elif [ "$number" -ge 525060 ]; then
+        PADDLE=cu126
+    else
+        say "Driver $driver is too old for Paddle's builds, which need 525.60 or newer: update the driver (docs/gpu.md)."
+        exit 1
+    fi
+    say "Driver $driver: Paddle's build for $PADDLE."
+fi
+
 FOUND=$(tools/pythons.sh)
 if [ -n "$PYTHON" ]; then
     [ -z "$FOUND" ] || REMEDY="These fit: ${FOUND//$'\n'/, }. Name one of them (make PYTHON=PATH), or none."
@@ -70,4 +110,46 @@ if [ -z "$PYTHON" ]; then
 fi
 
 # Compiled once here, or again in every process where PYTHONDONTWRITEBYTECODE is set.
-UV_PYTHON_DOWNLOADS=never "$UV" sync --frozen --compile-bytecode --python "$(command -v "$PYTHON")" "$@"
+sync() {
+    UV_PYTHON_DOWNLOADS=never "$UV" sync --frozen --compile-bytecode --python "$(command -v "$PYTHON")" "$@"
+}
+
+has() {
+    .venv/bin/python -c 'import sys; from importlib.metadata import version; version(sys.argv[1])' "$1" 2> /dev/null
+}
+
+pip() {
+    "$UV" pip "$1" --python .venv/bin/python "${@:2}"
+}
+
+options=()
+for group in ${groups[@]+"${groups[@]}"}; do options+=(--group "$group"); done
+BUILD=.venv/.petrflow-paddle # which GPU build stands in .venv, whole
+if [ "$PADDLE" = cpu ]; then
+    if [ -e "$BUILD" ]; then
+        # Both builds own the folder paddle/: the one that goes must go first.
+        pip uninstall paddlepaddle-gpu
+        rm -f "$BUILD"
+    fi
+    sync ${options[@]+"${options[@]}"} "$@"
+else
+    version=$(sed -n '/^name = "paddlepaddle"$/{n;s/^version = "\(.*\)"$/\1/p;}' uv.lock)
+    # Not exact: what Paddle's GPU build brought with it stands in no lock.
+    sync --inexact --no-install-package paddlepaddle ${options[@]+"${options[@]}"} "$@"
+    if [ "$(cat "$BUILD" 2> /dev/null)" != "$PADDLE $version" ] || ! has paddlepaddle-gpu || has paddlepaddle; then
+        echo unfinished > "$BUILD" # also after a kill
+        if has paddlepaddle; then pip uninstall paddlepaddle; fi
+        pip install --compile-bytecode --reinstall-package paddlepaddle-gpu "paddlepaddle-gpu==$version" \
+            --index "$PADDLE_INDEX/$PADDLE/" --index-strategy unsafe-best-match
+        echo "$PADDLE $version" > "$BUILD"
+    fi
+fi
+if [ "$PADDLE" != cpu ] || [ ${#groups[@]} -gt 0 ] || [ -e "$KEPT" ]; then
+    mkdir -p .bootstrap
+    {
+        echo "paddle $PADDLE"
+        echo "index $PADDLE_INDEX"
+        for group in ${groups[@]+"${groups[@]}"}; do echo "group $group"; done
+    } > "$KEPT.new"
+    mv "$KEPT.new" "$KEPT"
+fi

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from typing import Any
 
 import locks
 import signals
+import slurm
 from console import Console
 from plan import Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
@@ -27,6 +30,7 @@ from petrflow.config import load_config, training_settings
 from petrflow.errors import PetrflowError
 from petrflow.files import sweep_stale, write_json
 from petrflow.files.receipts import Contents
+from petrflow.machine.gpus import visible_here
 from petrflow.preflight import mistakes
 
 CAPTIONS = ("demo", "history", "metrics", "parity", "report")
@@ -110,7 +114,14 @@ def attach(workflow: Any, plan: Plan) -> None:
     console = Console(plan)
     console.enter(logger)
     _consoles.append(console)
-    signals.pass_signals_on(console.asked_to_stop)
+
+    def asked_to_stop(number: int) -> None:
+        console.asked_to_stop()
+        # Snakemake waits for a cluster's jobs when it is told to end; Ctrl-C cancels them.
+        if number != signal.SIGINT and not workflow.local_exec:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    signals.pass_signals_on(asked_to_stop)
     _quote_interpreter()
     prepare: Callable[..., Any] = workflow._prepare_dag
 
@@ -125,6 +136,9 @@ def attach(workflow: Any, plan: Plan) -> None:
         except PetrflowError as error:
             sys.exit(str(error))
         plan.save_contents()  # nothing was wrong with what was asked for
+        if wanted.runs and not workflow.dryrun and not workflow.local_exec:
+            slurm.wait_for_earlier_jobs(Path.cwd())
+            wanted = translate(plan, given.targets, given.forcerun, rules, given.forceall)
         plan.runs = wanted.runs
         workflow.dag_settings = dataclasses.replace(
             given,
@@ -138,6 +152,17 @@ def attach(workflow: Any, plan: Plan) -> None:
         return prepare(*arguments, **{**options, "ignore_incomplete": True})
 
     workflow._prepare_dag = prepare_translated
+    _offer_gpus(workflow)
+
+
+def _offer_gpus(workflow: Any) -> None:
+    """Give the workflow the GPUs that can be seen here, where nobody said how many; one where there is none, so that two runs
+    that want one do not share a CPU.
+    """
+    from snakemake.resources import Resource
+
+    if workflow.local_exec and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", Resource("gpu", max(1, len(visible_here()))))
 
 
 def _quote_interpreter() -> None:
@@ -190,6 +215,10 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
     """
     if workflow.is_main_process:
         _save_plan(plan)
+    if plan.config["spot"] != "none" and workflow.local_exec:
+        from petrflow.machine.notices import Notices, watch  # not where nobody asks for it: a no-op counts milliseconds
+
+        watch(Notices(plan.config["spot"]), _machine_goes)
     jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in EXPENSIVE]
     if not jobs or not workflow.local_exec:
         return
@@ -202,6 +231,12 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
     making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in DOORS]
     if not check_machine({**plan.config, "runs": runs}, models, python, making):
         sys.exit("Nothing was started.")
+
+
+def _machine_goes(notice: str) -> None:
+    """Stop as on SIGTERM, since the cloud takes this machine away."""
+    print(f"\nThe cloud takes this machine away ({notice}).", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _save_plan(plan: Plan) -> None:

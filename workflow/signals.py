@@ -16,17 +16,18 @@ from pathlib import Path
 
 import psutil
 
-from petrflow.files.owners import start_ticks
+from petrflow.files.owners import machine_tag, owner_tag, start_ticks
 
-SNAKEMAKE = "PETRFLOW_SNAKEMAKE_PID"
-"""Environment variable with the Snakemake process that a rule's script must not outlive."""
+SNAKEMAKE = "PETRFLOW_SNAKEMAKE"
+"""Environment variable with the Snakemake process that a rule's script must not outlive, as an owner
+tag: its number alone may name another process on another machine or in another container."""
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _wakeup_pipe: list[int] = []
 
 
-def pass_signals_on(asked: Callable[[], None] = lambda: None) -> None:
+def pass_signals_on(asked: Callable[[int], None] = lambda _: None) -> None:
     """Tell running rule scripts when this process is asked to end, so that training can write its checkpoint.
 
     Snakemake keeps its own handlers; the interpreter reports every signal on a pipe as well, and a thread reads it there. A closed
@@ -35,11 +36,11 @@ def pass_signals_on(asked: Callable[[], None] = lambda: None) -> None:
     Parameters
     ----------
     asked : callable
-        Called once, when the first such signal has come.
+        Called once, with the first such signal.
     """
     if _wakeup_pipe or threading.current_thread() is not threading.main_thread():
         return
-    os.environ[SNAKEMAKE] = str(os.getpid())
+    os.environ[SNAKEMAKE] = owner_tag()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     _wakeup_pipe.extend((reader, writer))
@@ -49,12 +50,12 @@ def pass_signals_on(asked: Callable[[], None] = lambda: None) -> None:
     threading.Thread(target=_pass_on, args=(reader, asked), daemon=True, name="petrflow-signals").start()
 
 
-def _pass_on(reader: int, asked: Callable[[], None]) -> None:
+def _pass_on(reader: int, asked: Callable[[int], None]) -> None:
     first = True
     while received := os.read(reader, 64):
-        if set(received) & set(ENDING):
+        if ending := [number for number in received if number in ENDING]:
             if first:
-                asked()
+                asked(ending[0])
                 first = False
             for process in rule_scripts():
                 with contextlib.suppress(psutil.Error):
@@ -92,11 +93,15 @@ def _already_ending(_number: int, _frame: object) -> None:
 
 
 def end_with_snakemake() -> None:
-    """Ask this process to end when the Snakemake that started it is gone: nobody waits for what it makes any more."""
-    pid = os.environ.get(SNAKEMAKE)
-    if pid is None or not Path(f"/proc/{pid}").exists():
+    """Ask this process to end when the Snakemake that started it is gone: nobody waits for what it makes any more.
+
+    A Snakemake on another machine, as that of a cluster's login node, is not watched: the cluster ends its jobs.
+    """
+    tag = os.environ.get(SNAKEMAKE, "")
+    machine, _, process = tag.partition("-")
+    if machine != machine_tag(os.getpid()):
         return
-    start = _alive_since(int(pid))
+    pid, start = process.split("-")
 
     def watch() -> None:
         while _alive_since(int(pid)) == start:

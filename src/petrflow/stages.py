@@ -13,9 +13,11 @@ nothing itself and knows nothing of Snakemake.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from petrflow.files.provenance import Provenance, note_files, provenance, requir
 from petrflow.files.receipts import Order
 from petrflow.files.status import figure
 from petrflow.machine.device import use_device
+from petrflow.machine.gpus import own_gpus
 from petrflow.nuscenes.root import mark_of
 from petrflow.preflight.fitness import gate
 
@@ -44,6 +47,18 @@ def _successor(
         with provenance(folder / "provenance.json", inputs, dict(settings or {}), order) as record:
             yield folder, record
         note_files(folder)
+
+
+def _on_one_gpu(stage: Callable[..., None]) -> Callable[..., None]:
+    """Keep one GPU to a stage, where its ``schedule`` lets it use one."""
+    signature = inspect.signature(stage)
+
+    @functools.wraps(stage)
+    def run(*arguments: Any, **named: Any) -> None:
+        with own_gpus(signature.bind(*arguments, **named).arguments["schedule"]):
+            stage(*arguments, **named)
+
+    return run
 
 
 # ------------------------------------------------------------------------------------------------------------------- doors
@@ -188,6 +203,7 @@ def doctor(
 # -------------------------------------------------------------------------------------------------------------------- runs
 
 
+@_on_one_gpu
 def baseline(
     model_file: Path,
     weights: Path | None,
@@ -282,14 +298,12 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
         request["model_config"] = load_model(request["model_config"])
     out_dir = Path(request["out_dir"])
     require_own_folder(out_dir)
-    gate(
-        request["schedule"],
-        request["model_config"],
-        out_dir,
-        samples=len(AnnotationStore.open(request["train_store"])),
-    )
-    Request(**request).write(request_path)
-    code = launch(request_path, request["schedule"]["devices"])
+    schedule = request["schedule"]
+    with own_gpus(schedule, schedule["devices"]) as taken:
+        samples = len(AnnotationStore.open(request["train_store"]))
+        gate(schedule, request["model_config"], out_dir, samples=samples)
+        Request(**request).write(request_path)
+        code = launch(request_path, schedule["devices"], keep=taken.descriptors)
     if code == os.EX_TEMPFAIL:
         raise KeyboardInterrupt
     if code:
@@ -300,6 +314,7 @@ def train(request_path: Path, order: Order | None = None, **request: Any) -> Non
         figure(f"best mAP {best['mAP']:.3f}  NDS {best['NDS']:.3f} at epoch {best['epoch']}")
 
 
+@_on_one_gpu
 def export(
     model_file: Path,
     weights: Path,
@@ -345,6 +360,7 @@ def export(
         )
 
 
+@_on_one_gpu
 def demo(
     model_file: Path,
     exported: Path,

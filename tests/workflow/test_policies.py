@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from petrflow.annotations.layout import FORMAT_VERSION
 from petrflow.config import shaping
@@ -44,6 +47,28 @@ def test_more_gpus_than_were_given_are_refused(offered: int | None, said: bool) 
     sentence = too_many_gpus([Starting("train", "first", 2)], offered)
     assert bool(sentence) is said
     assert sentence is None or "runs.first.schedule.devices asks for 2 GPUs" in sentence
+
+
+@pytest.mark.parametrize(("seen", "given", "offered"), [(8, None, 8), (0, None, 1), (8, 2, 2)])
+def test_a_workflow_is_given_the_gpus_that_can_be_seen(
+    seen: int, given: int | None, offered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hooks
+    from snakemake.resources import Resource
+
+    monkeypatch.setattr(hooks, "visible_here", lambda: [f"GPU-{number}" for number in range(seen)])
+    resources = {} if given is None else {"gpu": Resource("gpu", given)}
+    workflow = SimpleNamespace(
+        local_exec=True,
+        global_resources=resources,
+        register_resource=lambda name, value: resources.update({name: value}),
+    )
+    hooks._offer_gpus(workflow)
+    assert resources["gpu"].value == offered
+    workflow.local_exec = False  # a cluster hands out its own
+    resources.clear()
+    hooks._offer_gpus(workflow)
+    assert not resources
 
 
 def test_what_is_personal_in_a_url_names_no_file_and_goes_into_no_record() -> None:
@@ -99,14 +124,20 @@ def test_a_folder_with_a_space_and_an_interpreter_in_one_work(tmp_path: Path) ->
     assert (folder / "results" / "streets" / "annotations" / "val.arrow").exists()
 
 
-@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_the_profiles_for_clusters_are_read(profile: str, tmp_path: Path) -> None:
-    import yaml
+def test_the_profile_for_slurm_names_rules_that_there_are() -> None:
+    settings = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
+    text = "".join(path.read_text() for path in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, re.MULTILINE))
+    assert settings["executor"] == "slurm"
+    assert set(settings["set-resources"]) | set(settings["set-threads"]) <= rules
 
-    settings = yaml.safe_load((REPOSITORY / "profiles" / profile / "config.yaml").read_text())
-    assert settings["executor"] == profile
-    rules = {path.stem for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")}
-    assert set(settings.get("set-resources", {})) <= rules
+
+def test_the_manifest_for_kubernetes_is_valid() -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    manifest = yaml.safe_load((REPOSITORY / "profiles" / "kubernetes" / "job.yaml").read_text())
+    kubernetes_validate.validate(manifest, "1.31", strict=True)
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"][0] == "snakemake", "signals must reach Snakemake and not a shell"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))
 
 from locks import show_job
 from signals import end_with_snakemake, interrupt_on_signals
+from slurm import start_again
 
 from petrflow.errors import PetrflowError
 from petrflow.files.receipts import Order
@@ -91,7 +92,8 @@ def rule_job(snakemake: Any) -> Iterator[Order | None]:
         except PetrflowError as error:
             _leave(f"\n{name}: {error}", 1)
         except KeyboardInterrupt:
-            _leave(f"\n{name}: stopped when asked to; the same command makes this stage again.", os.EX_TEMPFAIL)
+            said = start_again() or "the same command makes this stage again."
+            _leave(f"\n{name}: stopped when asked to; {said}", os.EX_TEMPFAIL)
         except Exception as error:
             log.write(traceback.format_exc())
             _leave(f"\n{name}: {_unforeseen(error)} The traceback is in {log_path}.", 1)

@@ -12,10 +12,13 @@ from petrflow.nuscenes.names import DETECTION_NAMES, VELOCITY_SECONDS, VISIBILIT
 
 
 def box_columns(
-    tables: dict[str, Columns], keyframe_rows: np.ndarray, keyframes: Columns
+    tables: dict[str, Columns], keyframe_rows: np.ndarray, keyframes: Columns, has_points: bool | None = None
 ) -> tuple[Columns, np.ndarray]:
     """Annotations of some keyframes, in table order within each; and where each keyframe's begin
     and end: (K + 1,) int64.
+
+    A box is valid if it holds a lidar or radar point. Where no box of the data holds one
+    (``has_points`` false; None: as the tables say), points were not counted, and every box is.
     """
     annotation = tables["sample_annotation"]
     keyframe = number_of(keyframe_rows, len(tables["sample"]["timestamp"]))[annotation["sample_row"]]
@@ -23,6 +26,8 @@ def box_columns(
     rows = rows[np.argsort(keyframe[rows], kind="stable")]
     keyframe = keyframe[rows]
     points = np.stack([annotation["num_lidar_pts"][rows], annotation["num_radar_pts"][rows]], axis=1)
+    if has_points is None:
+        has_points = bool((annotation["num_lidar_pts"] + annotation["num_radar_pts"] > 0).any())
     instance = annotation["instance_row"][rows]
     global_velocities = _global_velocities(tables, rows)
     boxes, velocities = _in_lidar_frame(
@@ -44,10 +49,51 @@ def box_columns(
         "visibility": _visibility(tables)[annotation["visibility_row"][rows]],
         "num_lidar_pts": points[:, 0].astype(np.int32),
         "num_radar_pts": points[:, 1].astype(np.int32),
-        "valid": (points.sum(axis=1) > 0).astype(np.uint8),
+        "valid": ((points.sum(axis=1) > 0) | (not has_points)).astype(np.uint8),
     }
     counts = np.bincount(keyframe, minlength=len(keyframe_rows))
     return columns, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def seen(boxes: Columns, box_offset: np.ndarray, keyframes: Columns, images: Columns) -> np.ndarray:
+    """Return which boxes have a corner or their centre in an image of their keyframe: (M,) bool.
+
+    Parameters
+    ----------
+    boxes, box_offset, keyframes
+        As :func:`box_columns` and :func:`petrflow.annotations.frames.keyframe_columns` return them.
+    images : Columns
+        Of the keyframes' images: ``size`` (K, N, 2), ``intrinsic`` (K, N, 3, 3), ``camera_to_ego``
+        and ``ego_pose`` (K, N, 7).
+    """
+    keyframe = np.repeat(np.arange(len(box_offset) - 1), np.diff(box_offset))
+    global_from_lidar = _matrices(keyframes["ego_to_global"]) @ _matrices(keyframes["lidar_to_ego"])
+    found = np.zeros(len(keyframe), dtype=bool)
+    for camera in range(images["size"].shape[1]):
+        pose, mount = images["ego_pose"][:, camera], images["camera_to_ego"][:, camera]
+        camera_from_lidar = geometry.invert_rigid(_matrices(pose) @ _matrices(mount)) @ global_from_lidar
+        for start in range(0, len(keyframe), _BOXES_AT_ONCE):
+            rows = slice(start, start + _BOXES_AT_ONCE)
+            own = keyframe[rows]
+            box = boxes["box"][rows]
+            points = np.concatenate([geometry.box_corners(box), box[:, None, :3]], axis=1)
+            matrix = camera_from_lidar[own]
+            points = points @ matrix[:, :3, :3].transpose(0, 2, 1) + matrix[:, None, :3, 3]
+            pixels = points @ images["intrinsic"][own, camera].transpose(0, 2, 1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                pixels = pixels[..., :2] / pixels[..., 2:]
+            inside = (pixels >= 0).all(axis=2) & (pixels < images["size"][own, camera][:, None]).all(axis=2)
+            found[rows] |= (inside & (points[..., 2] > NEAR)).any(axis=1)
+    return found
+
+
+_BOXES_AT_ONCE = 50_000
+NEAR = 0.1
+"""m: what is nearer to a camera is not seen."""
+
+
+def _matrices(poses: np.ndarray) -> np.ndarray:
+    return geometry.transform(poses[:, :3], poses[:, 3:])
 
 
 def box_labels(tables: dict[str, Columns]) -> dict[str, list[str]]:

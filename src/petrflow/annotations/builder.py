@@ -53,11 +53,16 @@ def assemble(
         num_prev_keyframes=num_prev_keyframes,
         sweeps_per_keyframe=sweeps_per_keyframe,
     )
+    kept = frames.every(tables["sample"]["scene_row"][keyframe_rows], root.load_every)
+    keyframe_rows, current, sweeps, counts = keyframe_rows[kept], current[kept], sweeps[kept], counts[kept]
     used = frames.used_frames(current, sweeps, len(frame_rows))
     renumbered = frames.number_of(used, len(frame_rows))
     filled = np.arange(sweeps.shape[1]) < counts[:, None]
     keyframes = frames.keyframe_columns(tables, keyframe_rows, scene_rows)
-    box_columns, box_offset = boxes.box_columns(tables, keyframe_rows, keyframes)
+    box_columns, box_offset = boxes.box_columns(tables, keyframe_rows, keyframes, root.has_points)
+    if root.leave_out_unseen:
+        images = frames.images_of(tables, frame_rows[current])
+        box_columns["valid"] &= boxes.seen(box_columns, box_offset, keyframes, images)
     groups = {
         "keyframe": {
             **keyframes,

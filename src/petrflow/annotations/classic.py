@@ -132,7 +132,9 @@ def _sweeps(store: AnnotationStore, keyframe: Keyframe, root: Path) -> list[dict
     padded = geometry.rigid(views.intrinsics, np.zeros(3))
     intrinsics, projections = padded.astype(np.float32), (padded @ camera_from_lidar).astype(np.float32)
     extrinsics = np.ascontiguousarray(camera_from_lidar.swapaxes(-1, -2)).astype(np.float32)
-    samples = columns["keyframe.token"].take(columns["camera_frame.keyframe"][flat])
+    keyframes = columns["camera_frame.keyframe"][flat]
+    tokens = columns["keyframe.token"].take(np.maximum(keyframes, 0))  # -1: of a keyframe that `load_every` passes over
+    samples = ["" if number < 0 else token for number, token in zip(keyframes, tokens, strict=True)]
     is_keyframe = columns["camera_frame.is_keyframe"][flat].astype(bool).tolist()
     timestamps = views.image_timestamps.tolist()
     entries = [

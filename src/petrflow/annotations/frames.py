@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from petrflow.errors import PetrflowError
 from petrflow.nuscenes.arrays import arrow, take, view
 from petrflow.nuscenes.columns import Columns
-from petrflow.nuscenes.names import LIDAR
+from petrflow.nuscenes.names import LIDAR, LIDAR_HEIGHT
 from petrflow.nuscenes.root import Root
 
 _SWEEP_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
@@ -62,6 +62,8 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
     lidar_rows = np.flatnonzero((data["camera"] < 0) & (number[data["sample_row"]] >= 0))
     lidar = np.full(len(rows), -1, dtype=np.int64)
     lidar[number[data["sample_row"][lidar_rows]]] = lidar_rows
+    if len(lidar_rows) == 0:
+        return _without_lidar(tables, rows, scene_rows, number)
     if (lidar < 0).any():
         token = sample["token"][int(rows[np.flatnonzero(lidar < 0)[0]])].as_py()
         raise PetrflowError(
@@ -69,6 +71,7 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
             "not needed), or take the scene out of the data set."
         )
     calibration = data["calibrated_sensor_row"][lidar]
+    lidar_to_ego = np.concatenate([calibrated["translation"][calibration], calibrated["rotation"][calibration]], axis=1)
     return {
         "token": take(sample["token"], rows),
         "timestamp": sample["timestamp"][rows],
@@ -78,11 +81,54 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
         "sample_row": rows.astype(np.int32),
         "lidar_token": take(data["token"], lidar),
         "lidar_path": take(data["filename"], lidar),
-        "lidar_to_ego": np.concatenate(
-            [calibrated["translation"][calibration], calibrated["rotation"][calibration]], axis=1
-        ),
+        "lidar_to_ego": lidar_to_ego,
         "ego_to_global": data["ego_pose"][lidar],
     }
+
+
+def _without_lidar(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.ndarray, number: np.ndarray) -> Columns:
+    """Columns of keyframes of a data set without LIDAR_TOP: its place is taken by a point above the
+    vehicle's origin, and its time by the image nearest to the keyframe's.
+    """
+    sample, scene, data = (tables[name] for name in ("sample", "scene", "sample_data"))
+    own = np.flatnonzero(data["is_key_frame"] & (data["camera"] >= 0) & (number[data["sample_row"]] >= 0))
+    keyframe = number[data["sample_row"][own]]
+    away = np.abs(data["timestamp"][own] - sample["timestamp"][rows][keyframe])
+    order = np.lexsort((data["camera"][own], away, keyframe))
+    found, first = np.unique(keyframe[order], return_index=True)
+    nearest = np.full(len(rows), -1, dtype=np.int64)
+    nearest[found] = own[order[first]]  # a keyframe without images is said by camera_frames_of
+    lidar_to_ego = np.array([0.0, 0.0, LIDAR_HEIGHT, np.sqrt(0.5), 0.0, 0.0, -np.sqrt(0.5)])  # y ahead, x to the right
+    nothing = pa.array([""] * len(rows), pa.string())
+    return {
+        "token": take(sample["token"], rows),
+        "timestamp": sample["timestamp"][rows],
+        "scene_name": take(scene["name"], sample["scene_row"][rows]),
+        "scene_token": take(scene["token"], sample["scene_row"][rows]),
+        "scene_row": number_of(scene_rows, len(scene["token"]))[sample["scene_row"][rows]],
+        "sample_row": rows.astype(np.int32),
+        "lidar_token": nothing,
+        "lidar_path": nothing,
+        "lidar_to_ego": np.tile(lidar_to_ego, (len(rows), 1)),
+        "ego_to_global": data["ego_pose"][nearest],
+    }
+
+
+def every(scene_rows: np.ndarray, step: int) -> np.ndarray:
+    """Return the places of each scene's first keyframe and every ``step``-th after it: (k,) int64.
+
+    Parameters
+    ----------
+    scene_rows : (K,) int32
+        Scene of every keyframe, in the order of time.
+    """
+    if step == 1:
+        return np.arange(len(scene_rows))
+    order = np.argsort(scene_rows, kind="stable")
+    _, first, counts = np.unique(scene_rows[order], return_index=True, return_counts=True)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order)) - np.repeat(first, counts)
+    return np.flatnonzero(place % step == 0)
 
 
 def scenes_of(tables: dict[str, Columns], keyframe_rows: np.ndarray) -> np.ndarray:
@@ -147,6 +193,18 @@ def camera_frame_columns(tables: dict[str, Columns], rows: np.ndarray, keyframe_
         "path": take(data["filename"], rows),
         "size": np.stack([data["width"][rows], data["height"][rows]], axis=1).astype(np.int32),
         "calibration": data["calibrated_sensor_row"][rows],
+        "ego_pose": data["ego_pose"][rows],
+    }
+
+
+def images_of(tables: dict[str, Columns], rows: np.ndarray) -> Columns:
+    """Sizes, calibrations and poses of the images ``rows`` (K, N) of sample_data."""
+    data, calibrated = tables["sample_data"], tables["calibrated_sensor"]
+    sensor = data["calibrated_sensor_row"][rows]
+    return {
+        "size": np.stack([data["width"][rows], data["height"][rows]], axis=2),
+        "intrinsic": calibrated["camera_intrinsic"].reshape(-1, 3, 3)[sensor],
+        "camera_to_ego": np.concatenate([calibrated["translation"], calibrated["rotation"]], axis=1)[sensor],
         "ego_pose": data["ego_pose"][rows],
     }
 

@@ -190,7 +190,21 @@ def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
         # A lidar keyframe follows sweeps, which were not read.
         rows = np.flatnonzero(table["camera"] >= 0)
         table["prev_row"] = np.full(len(table["camera"]), -1, dtype=np.int32)
+        if not root.use_sweeps:
+            del table["prev"]
+            table["prev_row"][rows] = _frames_of_earlier_keyframes(table, tables["sample"], rows)
+            return
         table["prev_row"][rows] = lookup(take(table.pop("prev"), rows), table["token"], name, name, True)
+
+
+def _frames_of_earlier_keyframes(data: Columns, sample: Columns, rows: np.ndarray) -> np.ndarray:
+    """Return the row of the same camera's frame at the keyframe before: (n,) int32, -1 at the
+    start.
+    """
+    place = np.full((len(sample["timestamp"]), int(data["camera"].max(initial=-1)) + 1), -1, dtype=np.int32)
+    place[data["sample_row"][rows], data["camera"][rows]] = rows
+    before = sample["prev_row"][data["sample_row"][rows]]
+    return np.where(before >= 0, place[before, data["camera"][rows]], -1).astype(np.int32)
 
 
 def lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
@@ -229,7 +243,8 @@ def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Record
         token = rows.column("calibrated_sensor_token")
         lookup(token, tokens, "sample_data", "calibrated_sensor", False)
         camera, lidar = (view(pc.is_in(token, value_set=wanted)) for wanted in (camera_tokens, lidar_tokens))
-        return camera | (lidar & view(rows.column("is_key_frame")))
+        own = view(rows.column("is_key_frame"))
+        return (camera if root.use_sweeps else camera & own) | (lidar & own)
 
     return keep
 

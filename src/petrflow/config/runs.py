@@ -189,6 +189,10 @@ def _inside_dataset(dataset: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
         if twice:
             yield ("cameras",), f"gives {twice[0]} to two image folders; give each a channel of its own."
     splits = dataset.get("splits")
+    if dataset.get("kind") == "synthetic" and isinstance(splits, Mapping) and "ratio" in splits:
+        splits = {
+            key: value for key, value in splits.items() if value != with_defaults("synthetic", {})["splits"].get(key)
+        }
     if isinstance(splits, Mapping) and splits.keys() & {"ratio", "by"} and splits.keys() & {"train", "val"}:
         yield ("splits",), "says both which scenes and what share; leave out train and val, or ratio, seed and by."
     for part in ("train", "val"):

@@ -225,7 +225,7 @@ def _clouds(keyframes: Sequence[Keyframe], root: Path) -> dict[int, np.ndarray]:
     clouds = {}
     for index in _spread(len(keyframes), _CLOUDS):
         path = root / keyframes[index].lidar_path
-        if path.exists() and path.stat().st_size:
+        if path.is_file() and path.stat().st_size:
             clouds[index] = np.fromfile(path, dtype=np.float32).reshape(-1, 5)[:, :3]
     return clouds
 

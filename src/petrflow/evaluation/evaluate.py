@@ -129,6 +129,12 @@ def require_scorable(
             raise PetrflowError(
                 "nuscenes-devkit judges by nuScenes' own rules: remove judge: devkit, or judging from the model file"
             )
+        points = store.columns["box.num_lidar_pts"] + store.columns["box.num_radar_pts"]
+        if ((store.columns["box.valid"] != 0) != (points > 0)).any():
+            raise PetrflowError(
+                "nuscenes-devkit judges boxes that hold a lidar or radar point and no others; this data has no points, or leaves out "
+                "boxes that no camera sees: remove judge: devkit"
+            )
         if processes.rank() == 0:
             _let_devkit_try(store.path, Path(root))
     elif processes.rank() == 0 and (several := int((store.columns["box.attribute_count"] > 1).sum())):

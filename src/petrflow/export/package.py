@@ -23,8 +23,10 @@ LOOKED_AT = 100
 def before_seconds(dataset: PetrDataset) -> float:
     """Return how old the first picture of the moment before is where the model is evaluated, s.
 
-    The data set counts frames; their rate is the data's.
+    The data set counts frames, whose rate is the data's, or chooses by time.
     """
+    if dataset.by_time:
+        return int(sum(dataset.settings.sweep_range) / 2) / dataset.settings.frames_per_second
     count = int(sum(dataset.settings.sweep_range) / 2)
     ages = []
     for place in np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int):

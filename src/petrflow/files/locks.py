@@ -33,7 +33,7 @@ def _close_locks_after_fork() -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[None]:
+def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[int]:
     """Hold an exclusive lock that the kernel drops with its process, so that a kill never leaves it
     behind.
 
@@ -48,6 +48,11 @@ def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[Non
         Seconds to wait for another process before giving up.
     public : bool
         Make the file readable and writable for all users of this machine, whatever the umask.
+
+    Yields
+    ------
+    int
+        The descriptor. A process that inherits it keeps the lock too, until the last of them ends.
 
     Raises
     ------
@@ -72,7 +77,7 @@ def lock(path: Path, timeout: float = 0.0, public: bool = False) -> Iterator[Non
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} #{owner_tag()}\n".encode(), 0)
         try:
-            yield
+            yield descriptor
         finally:
             if os.getpid() == owner:
                 _held_locks.discard(descriptor)

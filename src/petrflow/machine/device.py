@@ -96,7 +96,7 @@ def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
     if not answer.cuda_build:
         return (
             f"The installed Paddle {answer.version} is the CPU build: run with `--sdm conda` and `environment: gpu-cuda126` in the config, or "
-            f"install paddlepaddle-gpu ({GPU_DOCS})."
+            f"put the GPU build into this environment with `make gpu` ({GPU_DOCS})."
         )
     if answer.device_count <= index:
         return (
@@ -149,8 +149,19 @@ def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0)
         return f"gpu:{index}"
     if name == "gpu":
         raise MachineError(f"device: gpu was asked for. {problem} To run on the CPU all the same, set `device: cpu`.")
+    if given := _gpus_of_this_job():
+        raise MachineError(
+            f"Slurm gave this job GPU {given} and a CPU would compute on it. {problem} To use the CPU, set `device: cpu`: "
+            "the job then asks for no GPU."
+        )
     print(f"device: auto takes the CPU. {problem}", file=sys.stderr, flush=True)
     return "cpu"
+
+
+def _gpus_of_this_job() -> str:
+    """Return the GPUs that Slurm gave to this job, as it names them; '' outside of such a job."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if "SLURM_JOB_ID" in os.environ else ""
+    return "" if given == "NoDevFiles" else given
 
 
 def cpu_hours(parameters: int, samples: int, image_size: tuple[int, int], cores: int) -> float:

@@ -27,6 +27,14 @@ class Root:
     splits: dict[str, list[str]]
     fingerprint: str
     cameras: tuple[str, ...] | None
+    has_points: bool | None = None
+    """Whether any box holds a lidar or radar point; None where no door has looked."""
+    load_every: int = 1
+    """Of every scene's keyframes each so many-th is used."""
+    use_sweeps: bool = True
+    """Images between keyframes are used; if not, previous frames are those of earlier keyframes."""
+    leave_out_unseen: bool = False
+    """Boxes that no used camera sees are neither trained on nor judged."""
 
 
 def describe_root(
@@ -74,7 +82,17 @@ def describe_root(
         {name: sha256_file(tables / f"{name}.json") for name in STORE_TABLES if (tables / f"{name}.json").exists()}
     )
     cameras = tuple(receipt["cameras"]) if "cameras" in receipt else None
-    return Root(root, version, {key: list(names) for key, names in splits.items()}, mark, cameras)
+    return Root(
+        root,
+        version,
+        {key: list(names) for key, names in splits.items()},
+        mark,
+        cameras,
+        receipt.get("has_points"),
+        receipt.get("load_every", 1),
+        receipt.get("use_sweeps", True),
+        receipt.get("leave_out_unseen", False),
+    )
 
 
 def read_receipt(root: Path, about: Path | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from petrflow.reports.run_figures import (
     part_rows,
     run_charts,
 )
+from petrflow.reports.viewer import BEFORE_PICTURE
 
 LARGEST_PICTURE = 1280
 """Pixels: wider pictures of the demo are embedded at this width; a page of ten runs stays below 20
@@ -44,7 +45,7 @@ def run_view(run: Run, page: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "parts": {kind: part_rows(run, kind) for kind in ("bands", "groups", "scenes")},
         "charts": run_charts(run),
         "frames": _frames(run, page),
-        "picture": _picture(run),
+        "pictures": _pictures(run),
         "stages": _stage_rows(run, price),
         "starts": [_start(start) for start in run.starts()],
         "position": _position(run),
@@ -123,11 +124,20 @@ def _frames(run: Run, page: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _picture(run: Run) -> dict[str, Any] | None:
+def _pictures(run: Run) -> list[dict[str, Any]]:
+    """Return the demo's middle keyframe, before training where that was drawn and after it, with
+    their captions.
+    """
     frames = sorted((run.folder / "demo" / "frames").glob("*.jpg"))
     if not frames:
-        return None
-    path = frames[len(frames) // 2]
+        return []
+    before = run.folder / "viewer" / BEFORE_PICTURE
+    paths = {"demo_picture_before": before} if before.is_file() else {}
+    paths["demo_picture"] = frames[len(frames) // 2]
+    return [{"caption": caption, **picture} for caption, path in paths.items() if (picture := _picture(run, path))]
+
+
+def _picture(run: Run, path: Path) -> dict[str, Any] | None:
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import cv2
 import numpy as np
 
 from petrflow import geometry
@@ -24,14 +25,20 @@ from petrflow.files import atomic_dir, fingerprint, read_json, sha256_file, writ
 from petrflow.pictures.draw import camera_grid_order
 from petrflow.reports import detections as counted
 from petrflow.reports import words
+from petrflow.reports.demo import JPEG_QUALITY, draw_keyframe
 from petrflow.reports.detections import DetectionSet, Found, Truth
 from petrflow.reports.rendering import packaged_text, page_environment
+from petrflow.samples.types import Detections
 
 THRESHOLD = 0.3
 """Score from which detections are shown at first, and from which frames are counted."""
 
-FORMAT = 2
+FORMAT = 3
 """Number of the viewer's form, to be raised when the viewer changes: others are written again."""
+
+BEFORE_PICTURE = "before.jpg"
+"""The demo's middle keyframe as the weights before training see it; the page shows it beside the
+demo's own."""
 
 LEAST_SCORE = 0.05
 """Detections below it are left out: no one looks at them, and they are most of a submission's
@@ -145,6 +152,32 @@ def write_viewer(
         figures = _figures(shown, sets, truth, scenes, threshold)
         write_json(folder / "figures.json", {**figures, "made_from": made_from})
         write_atomic(folder / "index.html", _page(title or store.split))
+        before = _before_training(store, Path(root), sets, names)
+        if before is not None:
+            write_atomic(folder / BEFORE_PICTURE, before)
+
+
+def _before_training(
+    store: AnnotationStore, root: Path, sets: Sequence[DetectionSet], names: Sequence[str]
+) -> bytes | None:
+    """Return the demo's middle keyframe as JPEG with the boxes from before training, drawn as the
+    demo draws them; None without a demo or without such boxes.
+    """
+    paths = {one.key: one.path for one in sets}
+    if not {"before", "demo"} <= paths.keys():
+        return None
+    shown = read_json(paths["demo"])
+    tokens = [keyframe["token"] for keyframe in shown["keyframes"]]
+    numbers = {store[index].token: index for index in range(len(store))}
+    if not tokens or tokens[len(tokens) // 2] not in numbers:
+        return None
+    index, threshold = numbers[tokens[len(tokens) // 2]], float(shown["score_threshold"])
+    found = counted.read_detections(paths["before"], store, names, threshold)
+    mine = found.keyframe == index
+    boxes = Detections(found.boxes[mine], found.scores[mine], found.labels[mine])
+    title = f"{shown['scene']}  keyframe {len(tokens) // 2 + 1}/{len(tokens)}, before training"
+    picture = draw_keyframe(store[index], root, boxes, names, title, threshold)
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def _facts_of(

@@ -40,6 +40,11 @@ LARGEST_ENLARGEMENT = 1.3
 blur for less work.
 """
 
+_SAME_RATE = (0.55, 1.8)
+"""How many times the model file's `frames_per_second` the frames of a store may come in a second for
+`sweep_range` to count them.
+"""
+
 
 class Frames(Protocol):
     """The cameras of one moment: what keyframes and sweeps of the annotation store have in
@@ -99,6 +104,7 @@ class PetrDataset:
         self.num_cameras = len(self.store.camera_names)
         names = self.store.metadata["names"]
         self._labels = dict(zip(names, labels_of(names, self.settings.class_names), strict=True))
+        self.by_time = self._other_rate()
         self.indices = self._usable() if training else np.arange(len(self.store))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,17 +199,20 @@ class PetrDataset:
         Sample
             With ``gt_bboxes_3d`` and ``gt_labels_3d`` in training.
         """
-        keyframe = self.store[int(self.indices[index])]
+        row = int(self.indices[index])
+        keyframe = self.store[row]
         if augmentation is None:
             augment = self.training and rng is not None
+            # By time the whole range may be drawn: it counts no frames of the store.
+            drawable = self.settings.sweep_range[1] if self.by_time and keyframe.num_sweeps else keyframe.num_sweeps
             augmentation = (
-                draw_augmentation(self.settings, rng, keyframe.num_sweeps)
+                draw_augmentation(self.settings, rng, drawable)
                 if augment and rng is not None
                 else no_augmentation(self.settings)
             )
         if out is None:
             out = np.empty(self.image_shape, np.float32)
-        previous = self._previous(keyframe, augmentation)
+        previous = self._previous(keyframe, row, augmentation)
 
         pictures = self._write_pictures(keyframe, augmentation, out[: self.num_cameras], str(keyframe.token))
         times = keyframe.timestamp / 1e6 - np.asarray(keyframe.image_timestamps) / 1e6
@@ -233,22 +242,53 @@ class PetrDataset:
             sample["gt_labels_3d"] = labels
         return sample
 
-    def _previous(self, keyframe: Any, augmentation: Augmentation) -> Frames | None:
-        """Choose the frame before, by stock's rule; None if the keyframe has none with all
-        cameras.
+    def _previous(self, keyframe: Any, row: int, augmentation: Augmentation) -> Frames | None:
+        """Choose the frame before; None if the keyframe has none with all cameras.
+
+        Stock counts frames. Where they come at another rate than the model file means, the count is
+        one of time.
         """
         count = keyframe.num_sweeps
         if count == 0:
             return None
         wanted = int(sum(self.settings.sweep_range) / 2) - 1 if augmentation.sweep is None else augmentation.sweep
-        wanted = 0 if count == 1 else min(wanted, count - 1)
-        # A frame that lacks a camera gives way to the next one nearer to the keyframe, then to
-        # those farther away.
-        for candidate in [*range(wanted, -1, -1), *range(wanted + 1, count)]:
+        if self.by_time:
+            candidates = self._nearest_in_time(row, (wanted + 1) / self.settings.frames_per_second)
+        else:
+            wanted = 0 if count == 1 else min(wanted, count - 1)
+            # A frame that lacks a camera gives way to the next one nearer to the keyframe, then to
+            # those farther away.
+            candidates = [*range(wanted, -1, -1), *range(wanted + 1, count)]
+        for candidate in candidates:
             frames: Frames = keyframe.sweep(candidate)
             if len(frames.image_paths) == self.num_cameras:
                 return frames
         return None
+
+    def _nearest_in_time(self, row: int, seconds: float) -> list[int]:
+        """Sweeps of keyframe ``row`` of the store, the one taken nearest to so many seconds before it
+        first.
+        """
+        columns = self.store.columns
+        first, last = (int(place) for place in columns["keyframe.sweep_offset"][row : row + 2])
+        taken = columns["camera_frame.timestamp"][columns["sweep.camera_frame"][first:last, 0]]
+        before = (int(columns["keyframe.timestamp"][row]) - taken) / 1e6
+        return [int(place) for place in np.argsort(np.abs(before - seconds), kind="stable")]
+
+    def _other_rate(self) -> bool:
+        """Whether frames come at so different a rate from the model file's that previous frames are
+        chosen by time.
+        """
+        columns = getattr(self.store, "columns", {})
+        if "sweep.camera_frame" not in columns or not len(columns["sweep.camera_frame"]):
+            return False
+        offset = columns["keyframe.sweep_offset"]
+        filled = np.flatnonzero(offset[1:] > offset[:-1])
+        times = columns["camera_frame.timestamp"]
+        own, before = columns["keyframe.camera_frame"][filled, 0], columns["sweep.camera_frame"][offset[filled], 0]
+        step = float(np.median(times[own] - times[before])) / 1e6
+        low, high = _SAME_RATE
+        return step <= 0 or not low < 1.0 / (step * self.settings.frames_per_second) < high
 
     def _reduction(self, resized: int, width: int) -> int:
         """Return the fraction to decode at, for a picture `width` px wide that will be `resized` px

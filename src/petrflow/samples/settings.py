@@ -30,6 +30,8 @@ class InputSettings:
     mean, std : three numbers, BGR
     sweep_range : (first, past last)
         Previous frames to choose from, counted back from the keyframe.
+    frames_per_second : float
+        Rate at which `sweep_range` counts; data at another rate is counted in time.
     scene_rotation, scene_scale : (low, high) rad, factor
     augment : bool
         False switches every random step off, for training on exactly what validation sees.
@@ -47,6 +49,7 @@ class InputSettings:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     sweep_range: tuple[int, int]
+    frames_per_second: float
     point_cloud_range: tuple[float, ...]
     scene_rotation: tuple[float, float]
     scene_scale: tuple[float, float]
@@ -76,6 +79,7 @@ class InputSettings:
             mean=mean,
             std=std,
             sweep_range=tuple(picture["sweep_range"]),
+            frames_per_second=float(picture["frames_per_second"]),
             point_cloud_range=tuple(picture["point_cloud_range"]),
             scene_rotation=_pair(scene["rotation"]),
             scene_scale=_pair(scene["scale"]),

@@ -29,6 +29,7 @@ from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.splits import SPLITS, named_splits, official_splits, read_splits
 from petrflow.sources.found import find_root, tables_of
 from petrflow.sources.ownership import claim, claim_about, new_root, same_place, write_receipt
+from petrflow.sources.splits import split_by_ratio
 
 CACHE = ".cache"
 
@@ -108,7 +109,18 @@ def prepare(
         else:
             claim(root, _read_by_links(source, version), about)
         splits = resolve_splits(dataset.get("splits") or {}, source, version)
-        facts = verify(source, version, sorted({*splits["train"], *splits["val"]}), source, progress=progress)
+        facts = verify(
+            source,
+            version,
+            sorted({*splits["train"], *splits["val"]}),
+            source,
+            progress=progress,
+            cameras=dataset.get("cameras"),
+            leave_out=dataset.get("incomplete_scenes") == "leave_out",
+            sweeps=dataset.get("use_sweeps", True),
+        )
+        splits = _without(splits, facts.get("scenes_left_out", ()))
+        chosen = _chosen(dataset, facts)
         hashes = {path.name: sha256_file(path) for path in tables_of(source, version)}
         named = named_splits(splits, read_splits(source / version))
         receipt = {
@@ -116,7 +128,8 @@ def prepare(
             "version": version,
             "splits": splits,
             **facts,
-            "fingerprint": fingerprint({"tables": hashes, "splits": named}),
+            **chosen,
+            "fingerprint": fingerprint({"tables": hashes, "splits": named, **chosen}),
         }
         if in_place:
             if about is not None:
@@ -130,6 +143,39 @@ def prepare(
                 remove(Path(about) / SPLITS)
         write_receipt(about, receipt)
     return receipt
+
+
+def _without(splits: Mapping[str, list[str]], left_out: Sequence[str]) -> dict[str, list[str]]:
+    """Return splits without the scenes that lack images."""
+    if not left_out:
+        return dict(splits)
+    print(
+        f"Note: {len(left_out)} scene(s) lack images and are left out: {', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}.",
+        file=sys.stderr,
+    )
+    whole = {part: [name for name in names if name not in set(left_out)] for part, names in splits.items()}
+    for part, names in whole.items():
+        if not names:
+            raise PetrflowError(
+                f"splits.{part}: none of its {len(splits[part])} scenes has all its images ({', '.join(left_out[:3])} …): choose other scenes, or "
+                "fetch the archives that hold them."
+            )
+    return whole
+
+
+def _chosen(dataset: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the data an entry chooses, other than its splits; nothing where it uses all."""
+    chosen: dict[str, Any] = {}
+    if "cameras_recorded" in facts:
+        chosen["cameras"] = facts["cameras"]
+    unseen = dataset.get("unseen_boxes")
+    if unseen == "leave_out" or (unseen is None and "cameras_recorded" in facts):
+        chosen["leave_out_unseen"] = True
+    if dataset.get("load_every", 1) > 1:
+        chosen["load_every"] = dataset["load_every"]
+    if not dataset.get("use_sweeps", True):
+        chosen["use_sweeps"] = False
+    return chosen
 
 
 # ------------------------------------------------------------------------------------------------------------------ sources
@@ -271,7 +317,7 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
 
     Parameters
     ----------
-    splits : `train` and `val`, each a list of scene names, one scene name, or the name of a split (nuScenes' own, or of the source's
+    splits : `ratio` and `seed`, or `train` and `val`, each a list of scene names, one scene name, or the name of a split (nuScenes' own, or of the source's
         `splits.json`)
     """
     scenes = sorted(str(row["name"]) for row in read_table(source, version, "scene"))
@@ -279,6 +325,8 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
     defaults = (
         {"train": "mini_train", "val": "mini_val"} if version == "v1.0-mini" else {"train": "train", "val": "val"}
     )
+    if "ratio" in splits:
+        return split_by_ratio(scenes, splits)
     resolved = {}
     for part in ("train", "val"):
         wanted = splits.get(part) or defaults[part]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from petrflow.errors import PetrflowError
 
 
 def split_by_hash(names: Sequence[str], ratio: float, seed: int = 0) -> dict[str, str]:
@@ -29,3 +32,19 @@ def split_by_hash(names: Sequence[str], ratio: float, seed: int = 0) -> dict[str
         if split not in split_of.values():
             split_of[min(shares, key=lambda name: (shares[name], name))] = split
     return split_of
+
+
+def split_by_ratio(scenes: Sequence[str], splits: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the scenes of train and val by `ratio` and `seed` of a data set's `splits`.
+
+    Raises
+    ------
+    PetrflowError
+        There is one scene only.
+    """
+    if len(scenes) < 2:
+        raise PetrflowError(
+            f"splits.ratio: {len(scenes)} scene cannot be divided: name it as train and as val, which flatters the model, or add scenes."
+        )
+    split_of = split_by_hash(scenes, splits["ratio"], splits.get("seed", 0))
+    return {part: sorted(name for name in scenes if split_of[name] == part) for part in ("train", "val")}

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from petrflow.errors import PetrflowError
 from petrflow.fetch.archive_records import Record, forget, read_records
 from petrflow.files.status import tqdm
-from petrflow.nuscenes.columns import LIST, TEXT, read_columns
+from petrflow.nuscenes.arrays import arrow
+from petrflow.nuscenes.columns import BOOL, INT, LIST, TEXT, read_columns
 from petrflow.nuscenes.names import CAMERA_ORDER
 from petrflow.nuscenes.records import read_table, table_remedy
 from petrflow.pictures.read import file_fault
@@ -49,7 +50,17 @@ class Faults:
         return self.missing + [name for name, _ in self.damaged]
 
 
-def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progress: bool = True) -> dict[str, Any]:
+def verify(
+    root: Path,
+    version: str,
+    scenes: Sequence[str],
+    source: Path,
+    progress: bool = True,
+    *,
+    cameras: Sequence[str] | None = None,
+    leave_out: bool = False,
+    sweeps: bool = True,
+) -> dict[str, Any]:
     """Check the files of some scenes and return what a receipt says of the tables.
 
     Missing or damaged camera images raise. Lidar, radar and maps, which petrflow does not read for
@@ -65,10 +76,16 @@ def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progre
         Names of the scenes whose files must be there.
     source
         The folder that holds the records of unpacked archives.
+    cameras
+        Channels whose images are used; all without it.
+    leave_out
+        Scenes that lack images are named in the result (``scenes_left_out``) and do not raise.
+    sweeps
+        Look at files between keyframes, too.
     """
     tables = _Tables(root / version)
     faults: dict[str, Faults] = defaultdict(Faults)
-    names, channels = tables.files_of(scenes)
+    names, channels = tables.files_of(scenes, sweeps)
     with tqdm(
         total=len(names), desc="verifying files", unit="file", file=sys.stderr, disable=not progress, mininterval=1.0
     ) as bar:
@@ -80,14 +97,21 @@ def verify(root: Path, version: str, scenes: Sequence[str], source: Path, progre
         if name:
             faults["maps"].add(name, file_fault(root / name))
     bad = {channel: entry for channel, entry in sorted(faults.items()) if entry.names()}
-    needed = {channel: entry for channel, entry in bad.items() if channel in tables.cameras}
-    if needed:
+    used = tables.used(cameras)
+    needed = {channel: entry for channel, entry in bad.items() if channel in used}
+    incomplete = tables.scenes_of([name for entry in needed.values() for name in entry.names()])
+    if needed and not leave_out:
         raise PetrflowError(_report(root, version, needed, source))
+    for channel in needed:
+        del bad[channel]
     if bad:
         absent = ", ".join(f"{channel} {len(entry.names()):,} of {entry.checked:,}" for channel, entry in bad.items())
         print(f"Note: files that training does not read are missing or damaged: {absent}.", file=sys.stderr)
     return {
-        "cameras": tables.cameras,
+        "cameras": used,
+        **({"cameras_recorded": tables.cameras} if used != tables.cameras else {}),
+        **({"scenes_left_out": incomplete} if incomplete else {}),
+        "has_points": tables.has_points,
         "counts": tables.counts(),
         "has_velocity": tables.has_velocity,
         "has_attributes": tables.has_attributes,
@@ -115,7 +139,8 @@ class _Tables:
                 )
             self._channel_of[str(row["token"])] = str(sensor["channel"])
         self._data = read_columns(
-            folder / "sample_data.json", {"sample_token": TEXT, "calibrated_sensor_token": TEXT, "filename": TEXT}
+            folder / "sample_data.json",
+            {"sample_token": TEXT, "calibrated_sensor_token": TEXT, "filename": TEXT, "is_key_frame": BOOL},
         )
         # A vehicle may have sensors that recorded nothing here.
         used = {self._channel_of.get(token) for token in pc.unique(self._data["calibrated_sensor_token"]).to_pylist()}
@@ -130,15 +155,30 @@ class _Tables:
         self._samples = read_columns(folder / "sample.json", {"token": TEXT, "scene_token": TEXT})
         annotations = read_columns(
             folder / "sample_annotation.json",
-            {"prev": TEXT, "next": TEXT, "attribute_tokens": LIST},
-            optional=("attribute_tokens",),
+            {"prev": TEXT, "next": TEXT, "attribute_tokens": LIST, "num_lidar_pts": INT, "num_radar_pts": INT},
+            optional=("attribute_tokens", "num_radar_pts"),
         )
+        self.has_points = bool((annotations["num_lidar_pts"] + annotations["num_radar_pts"] > 0).any())
         self._annotations = len(annotations["prev"])
         self.has_velocity = any(value for value in _distinct(annotations["prev"]) + _distinct(annotations["next"]))
         self.has_attributes = any(_distinct(annotations["attribute_tokens"]))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return read_table(self._folder.parent, self._folder.name, name)
+
+    def used(self, cameras: Sequence[str] | None) -> list[str]:
+        """Return the cameras of a data set's entry in the tables' order; all without such."""
+        if unknown := [name for name in cameras or () if name not in self.cameras]:
+            raise PetrflowError(
+                f"cameras: no camera {unknown[0]} recorded anything in {self._folder}; there are {', '.join(self.cameras)}."
+            )
+        return [name for name in self.cameras if not cameras or name in cameras]
+
+    def scenes_of(self, names: Sequence[str]) -> list[str]:
+        """Return the names of the scenes that some files belong to, in order."""
+        frames = self._data["sample_token"].filter(pc.is_in(self._data["filename"], pa.array(names, pa.string())))
+        tokens = set(self._samples["scene_token"].filter(pc.is_in(self._samples["token"], frames)).to_pylist())
+        return sorted(str(row["name"]) for row in self.rows("scene") if str(row["token"]) in tokens)
 
     def counts(self) -> dict[str, int]:
         """Rows of the tables that people count."""
@@ -149,11 +189,13 @@ class _Tables:
             "annotations": self._annotations,
         }
 
-    def files_of(self, scenes: Sequence[str]) -> tuple[pa.Array, list[str]]:
-        """Files and channels of all frames of some scenes, keyframes and sweeps."""
+    def files_of(self, scenes: Sequence[str], sweeps: bool) -> tuple[pa.Array, list[str]]:
+        """Files and channels of all frames of some scenes, keyframes and, if wanted, sweeps."""
         tokens = [str(row["token"]) for row in self.rows("scene") if row["name"] in set(scenes)]
         samples = self._samples["token"].filter(pc.is_in(self._samples["scene_token"], pa.array(tokens, pa.string())))
         chosen = pc.is_in(self._data["sample_token"], samples)
+        if not sweeps:
+            chosen = pc.and_(chosen, arrow(self._data["is_key_frame"]))
         names = self._data["filename"].filter(chosen)
         calibrations = self._data["calibrated_sensor_token"].filter(chosen).dictionary_encode()
         by_index = [self._channel_of.get(token, "unknown sensor") for token in calibrations.dictionary.to_pylist()]

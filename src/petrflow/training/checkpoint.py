@@ -144,10 +144,19 @@ class WriteCosts:
 
 @dataclass
 class CheckpointFolder:
-    """The checkpoints of one training, written by :meth:`save` and read by :meth:`load`."""
+    """The checkpoints of one training, written by :meth:`save` and read by :meth:`load`.
+
+    Attributes
+    ----------
+    folder : Path
+    costs : WriteCosts
+    require_ours : callable
+        Called directly before every rename; raises when another machine has taken the training over.
+    """
 
     folder: Path
     costs: WriteCosts = field(default_factory=WriteCosts)
+    require_ours: Callable[[], None] = lambda: None
     _trusted: list[str] = field(default_factory=list)
     _sequence: int = 0
     _writer: threading.Thread | None = None
@@ -277,6 +286,9 @@ class CheckpointFolder:
             with atomic_path(path, needed=size) as temporary, temporary.open("wb") as handle:
                 for chunk in _chunks(snapshot):
                     handle.write(chunk)
+                handle.flush()
+                self.require_ours()
+            self.require_ours()
             write_json(self.folder / "newest.json", {"name": path.name, "sequence": sequence})
             self._trusted = [*self._trusted, path.name][-KEEP:]
             for old in self._paths():

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from petrflow.errors import Locked, MachineError
 from petrflow.files import lock, write_atomic
 from petrflow.machine import processes
+from petrflow.machine.gpus import TAKEN, lock_folder, lock_name
 from petrflow.machine.hardware import gpu_uuids
 from petrflow.training.request import Request, Schedule
 from petrflow.training.stopping import Stopped, StopRequest
@@ -35,8 +35,12 @@ def own_gpus(device: str, settings: Schedule, stop: StopRequest, ready: Path) ->
 
     The first process locks them all, in the same order in every training: two trainings that each
     hold a part of what the other needs would wait for ever. The others wait for the file ``ready``,
-    which the launcher has removed.
+    which the launcher has removed. Nothing is to be done where the stage that started this process
+    has locked them (:func:`petrflow.machine.gpus.own_gpus`): it has handed the locks on.
     """
+    if os.environ.get(TAKEN):
+        yield
+        return
     world = processes.world_size()
     if world == 1:
         with own_gpu(device, settings, stop):
@@ -79,7 +83,7 @@ def own_gpu(device: str, settings: Schedule, stop: StopRequest, folder: Path | N
     if not device.startswith("gpu") or settings.share_gpu:
         yield
         return
-    path = (folder or _shared_folder()) / f"petrflow-{physical_gpu(device)}.lock"
+    path = (folder or lock_folder()) / lock_name(physical_gpu(device))
     waiting = False
     with contextlib.ExitStack() as held:
         while True:
@@ -99,25 +103,20 @@ def own_gpu(device: str, settings: Schedule, stop: StopRequest, folder: Path | N
         yield
 
 
-def _shared_folder() -> Path:
-    """Return a folder that all users of this machine share."""
-    return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
-
-
 def physical_gpu(device: str) -> str:
     """Return a name for a GPU that all processes of this machine agree on, whatever they can see of
     the others.
 
-    It is the GPU's UUID where nvidia-smi tells it, otherwise its number.
+    It is the GPU's UUID where nvidia-smi tells it, otherwise its number or what was asked for.
     """
     index = int(device.partition(":")[2] or 0)
     visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
     name = visible[index] if index < len(visible) else str(index)
     uuids = gpu_uuids()
     if name.isdigit():
-        return uuids.get(int(name), f"gpu-{name}")
+        return uuids.get(int(name), name)
     whole = [uuid for uuid in uuids.values() if uuid.startswith(name)]  # CUDA takes the beginning of a UUID, too
-    return whole[0] if len(whole) == 1 else "gpu-" + name.replace("/", "_")
+    return whole[0] if len(whole) == 1 else name
 
 
 @contextlib.contextmanager

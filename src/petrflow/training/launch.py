@@ -44,7 +44,7 @@ SECONDS_AFTER_STOP = 60.0
 LAST_LINES = 15
 
 
-def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> int:
+def launch(request_path: Path, devices: int = 1, script: Path | None = None, keep: Sequence[int] = ()) -> int:
     """Train in a process of its own, or in one a device; return the exit code.
 
     The processes get what must be set before Python starts: deterministic kernels, and an allocator
@@ -60,6 +60,9 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
         Processes; logs of those after the first go to ``launch/`` beside the request.
     script : Path, optional
         What to run in place of ``python -m petrflow.training``.
+    keep : sequence of int
+        Descriptors of locks that the processes inherit: a training that outlives this process while
+        it writes its checkpoint still has its GPUs.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def launch(request_path: Path, devices: int = 1, script: Path | None = None) -> 
     with _signals_passed_on(started, asked):
         for rank in range(devices):
             path = logs / f"rank-{rank}.log" if rank else None
-            started.append(_start(command, rank_environment(rank, addresses), path))
+            started.append(_start(command, rank_environment(rank, addresses), path, keep))
         order = _wait_for_all(started)
     return _outcome(started, order, bool(asked))
 
@@ -198,13 +201,18 @@ def _signals_passed_on(started: Sequence[Started], asked: list[int]) -> Iterator
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _start(command: Sequence[str], environment: dict[str, str], log: Path | None) -> Started:
+def _start(command: Sequence[str], environment: dict[str, str], log: Path | None, keep: Sequence[int]) -> Started:
     """Start a process. It is born with stop signals blocked and lets them in once it can answer
     them: importing Paddle takes seconds.
     """
     if log is None:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=keep,
         )
         reader = threading.Thread(target=_show_all, args=(process,), daemon=True)
         reader.start()
@@ -212,7 +220,7 @@ def _start(command: Sequence[str], environment: dict[str, str], log: Path | None
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=keep
         )
     return Started(process, log)
 

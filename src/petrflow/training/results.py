@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,15 @@ class Trained:
         return {**figures, "steps": progress.step, "epochs": progress.epoch}
 
 
-def write_results(request: Request, trained: Trained) -> None:
+def write_results(request: Request, trained: Trained, require_ours: Callable[[], None] = lambda: None) -> None:
     """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``,
     whole or not at all.
+
+    Parameters
+    ----------
+    require_ours : callable
+        Called directly before the results take their place; raises when another machine has taken
+        the training over.
     """
     from petrflow.weights.class_rows import CLASSES_NAME
     from petrflow.weights.pdparams import save_pdparams
@@ -52,6 +58,7 @@ def write_results(request: Request, trained: Trained) -> None:
         write_json(folder / "metrics.json", trained.metrics)
         write_atomic(folder / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
         note_files(folder)
+        require_ours()
     for mirror in request.state_dir.glob("*/visualdl"):
         remove(mirror)  # VisualDL would show every curve twice
 

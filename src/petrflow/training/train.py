@@ -21,6 +21,7 @@ import numpy as np
 
 from petrflow.errors import PetrflowError
 from petrflow.files import lock
+from petrflow.files.claims import claim
 from petrflow.files.provenance import Provenance, provenance
 from petrflow.machine import processes
 from petrflow.machine.device import use_device
@@ -84,6 +85,7 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
     """
     began = time.monotonic()
     first = processes.rank() == 0
+    require_ours: Callable[[], None] = lambda: None  # noqa: E731
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
         with contextlib.ExitStack() as recorded:
@@ -91,6 +93,7 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
                 with stop.interruptible():  # nothing is lost by a stop before the first step
                     if first:
                         held.enter_context(lock(request.state_dir / "lock", timeout=ORPHAN_SECONDS))
+                        require_ours = held.enter_context(claim(request.state_dir)).require
                     device = _take_device(request, stop, held)
                     record = Provenance(device)
                     if first:
@@ -103,6 +106,7 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
                     parts = (make_parts or petrflow_parts)(request)
                     held.callback(parts.loader.close)
                     resumed = _resume(request, parts, began)
+                    resumed.folder.require_ours = require_ours
             except Interrupted:
                 raise Stopped(f"Stopped by {stop.signal_name} before the first step. {GO_ON}") from None
             starts = recorded.enter_context(resumed.starts)
@@ -113,7 +117,7 @@ def train(request: Request, make_parts: Callable[[Request], Parts] | None = None
                 training_seconds=round(trained.progress.seconds, 3), starts=len(starts.earlier) + 1, checkpoints=costs
             )
         if first:
-            write_results(request, trained)
+            write_results(request, trained, require_ours)
         processes.barrier()
     return trained.metrics
 

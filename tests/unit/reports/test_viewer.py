@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,9 +18,14 @@ from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.judge import match_keyframes
 from petrflow.evaluation.protocol import NUSCENES
+from petrflow.reports import demo
 from petrflow.reports import detections as counted
+from petrflow.reports.gather import Run
+from petrflow.reports.run_view import run_view
 from petrflow.reports.viewer import DetectionSet, run_sets, update_viewer, write_viewer
 from tests.helpers.found import near_truth, write_found
+from tests.unit.reports.test_demo import MODEL_CONFIG
+from tests.unit.reports.test_demo import Oracle as Exported
 
 NAMES = list(NUSCENES.class_names)
 
@@ -121,6 +127,32 @@ def test_a_demos_detections_are_read_as_a_submission_is(synthetic_stores: dict[s
     first, second = (counted.read_detections(p, store, NAMES) for p in (submission, tmp_path / "detections.json"))
     np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-3)
     np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_the_page_shows_the_demos_middle_keyframe_before_and_after_training(
+    synthetic_root: Path, synthetic_stores: dict[str, Path], tmp_path: Path
+) -> None:
+    store = AnnotationStore.open(synthetic_stores["val"])
+    before, after = near_truth(store, NAMES, 1), near_truth(store, NAMES, 2)
+    write_found(tmp_path / "run" / "baseline" / "results_nusc.json", store, before, NAMES)
+    demo.demo(Exported(after), synthetic_stores["val"], synthetic_root, MODEL_CONFIG, tmp_path / "run" / "demo")
+    write_viewer(synthetic_stores["val"], synthetic_root, run_sets(tmp_path / "run"), tmp_path / "run" / "viewer")
+    middle = store[len(store) // 2]
+    found = demo.confident(before[middle.token], 0.3)
+    expected = demo.draw_keyframe(middle, synthetic_root, found, NAMES, "", 0.3)
+    drawn = cv2.imread(str(tmp_path / "run" / "viewer" / "before.jpg"))
+    assert drawn.shape == expected.shape
+    below = slice(80, None)  # the legend's title apart
+    assert np.abs(drawn[below].astype(int) - expected[below]).mean() < 4
+    other = demo.draw_keyframe(middle, synthetic_root, demo.confident(after[middle.token], 0.3), NAMES, "", 0.3)
+    assert (
+        np.abs(drawn[below].astype(int) - expected[below]).sum() < np.abs(drawn[below].astype(int) - other[below]).sum()
+    )
+    view = run_view(Run("run", tmp_path / "run"), tmp_path / "index.html", {})
+    assert [one["name"] for one in view["pictures"]] == [
+        "viewer/before.jpg",
+        f"demo/frames/{len(store) // 2:04d}.jpg",
+    ]
 
 
 def test_a_file_without_detections_is_one_sentence(

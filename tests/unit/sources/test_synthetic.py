@@ -485,13 +485,6 @@ def test_a_kill_in_the_middle_leaves_the_old_set_whole_and_no_process_behind(tmp
 
 
 @pytest.mark.slow
-def test_the_default_set_takes_less_than_a_minute_and_60_mb(tmp_path):
-    started = time.time()
-    complete = generate(tmp_path / "set", {}, progress=False)
-    seconds = time.time() - started
-    megabytes = sum(p.stat().st_size for p in (tmp_path / "set").rglob("*") if p.is_file()) / 1e6
-    images = complete["counts"]["sample_data"] - complete["counts"]["keyframes"]
-    print(
-        f"default synthetic set: {seconds:.1f} s, {megabytes:.1f} MB, {images} images, {images / seconds:.0f} images/s"
-    )
-    assert seconds < 60 and megabytes < 60
+def test_the_default_set_takes_less_than_60_mb(tmp_path):
+    generate(tmp_path / "set", {}, progress=False)
+    assert sum(path.stat().st_size for path in (tmp_path / "set").rglob("*") if path.is_file()) < 60e6

@@ -41,7 +41,7 @@ def test_a_gpu_has_the_same_name_for_all_who_can_see_it(monkeypatch):
         "1,0": "GPU-2e3b-c2",
         "GPU-2e3b-c2": "GPU-2e3b-c2",
         "GPU-2e": "GPU-2e3b-c2",
-        "MIG-77/1/0": "gpu-MIG-77_1_0",
+        "MIG-77/1/0": "MIG-77/1/0",
     }
 
 
@@ -69,7 +69,7 @@ def test_a_lock_file_that_cannot_be_opened_is_an_error_and_not_a_wait(tmp_path, 
 
 def test_the_first_of_several_processes_locks_all_gpus_in_the_order_of_their_names(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "gpu_uuids", lambda: UUIDS)
-    monkeypatch.setattr(gpu, "_shared_folder", lambda: tmp_path)
+    monkeypatch.setattr(gpu, "lock_folder", lambda: tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     taken = []

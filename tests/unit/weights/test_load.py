@@ -10,7 +10,7 @@ import pytest
 
 from petrflow.config import with_model_defaults
 from petrflow.config.network import entries
-from tests.helpers.models import read_model_config, small_model_config
+from tests.helpers.models import fake_batch, read_model_config, small_model_config
 
 paddle = pytest.importorskip("paddle")
 
@@ -125,6 +125,35 @@ def test_weights_of_the_tiny_model_are_refused_by_the_published_one_from_names_a
     assert misfit(fit(tiny, shipped), tiny, shipped) is None
     why = misfit(fit(published, shipped), published, shipped)
     assert why is not None and "not found" in why
+
+
+def test_the_dense_model_takes_every_entry_of_the_published_weights_and_its_own_head_is_fresh() -> None:
+    config = read_model_config("petrv2_vovnet_dense_800x320")
+    published, dense = (
+        entries(with_model_defaults(values))
+        for values in (read_model_config("petrv2_vovnet_gridmask_p4_800x320"), config)
+    )
+    found = fit(dense, published, config["fresh"])
+    assert misfit(found, dense, published) is None
+    assert {*found.matched} >= {name for name in published if not name.endswith("code_weights")}
+    assert not found.wrong_shape and {*dense} - {*published} == {*found.fresh}
+
+
+def test_a_model_with_a_dense_head_starts_from_weights_without_one_and_learns_from_the_first_step(model: Any) -> None:
+    config = small_model_config()
+    head = config["model"]["pts_bbox_head"]
+    wanted = read_model_config("petrv2_vovnet_dense_800x320")["model"]["pts_bbox_head"]
+    head.update(monocular=wanted["monocular"], proposals=10, num_query=head["num_query"] + 10)
+    dense = build_model(config)
+    report = load_weights(dense, _weights(model), fresh=["pts_bbox_head.monocular"])
+    assert {*report.matched} == {name for name in _weights(model) if not name.endswith("code_weights")}
+    assert len(report.fresh) == 8 and not report.wrong_shape
+    dense.train()
+    losses = dense.losses(fake_batch(config))
+    sum(losses.values()).backward()
+    assert {"monocular_loss_cls", "monocular_loss_bbox"} <= {*losses}
+    assert all(np.isfinite(float(value)) for value in losses.values())
+    assert float(np.abs(dense.pts_bbox_head.reference_points.weight.grad.numpy()).sum()) > 0
 
 
 def test_weights_of_another_model_are_refused(model: Any) -> None:

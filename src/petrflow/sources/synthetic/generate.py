@@ -18,6 +18,7 @@ from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.splits import official_splits
 from petrflow.nuscenes.writer import fixed_tables, write_tables
 from petrflow.sources.ownership import new_root, write_receipt
+from petrflow.sources.splits import split_by_ratio
 from petrflow.sources.synthetic.pool import run_scenes
 from petrflow.sources.synthetic.rig import CAMERA_NAMES
 
@@ -35,6 +36,8 @@ def scene_names(count: int) -> list[str]:
 
 def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str]]:
     """Which of the scenes train and which validate: {"train": [...], "val": [...]}."""
+    if "ratio" in splits:
+        return split_by_ratio(names, splits)
     known = official_splits()
     wanted = config.with_defaults("synthetic", {"splits": splits})["splits"]
     chosen: dict[str, list[str]] = {}

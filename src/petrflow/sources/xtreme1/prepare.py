@@ -83,7 +83,7 @@ def prepare(
         _opened(settings.source, cache_of(root)) as opened,
     ):
         export = Export.read(opened, settings, cache_of(root) / "media")
-        complete, written = _write(temporary, export, settings, mark, class_names)
+        complete, written = _write(temporary, export, settings, mark, class_names, dataset.get("unseen_boxes"))
     if settings.source.is_dir() or settings.media_root:
         remember_digests(root, written.read)
     if about is not None:
@@ -128,7 +128,7 @@ def _opened(source: Path, place: Path) -> Iterator[Path]:
 
 
 def _write(
-    folder: Path, export: Export, settings: Settings, mark: str, class_names: Sequence[str]
+    folder: Path, export: Export, settings: Settings, mark: str, class_names: Sequence[str], unseen: str | None
 ) -> tuple[dict[str, Any], Written]:
     """Write the tables, the media and the notes into `folder`; return the content of
     `.complete.json` and what was written.
@@ -180,6 +180,8 @@ def _write(
         },
     )
     tables = {path.name: sha256_file(path) for path in sorted((folder / settings.version).glob("*.json"))}
+    leave_out = unseen == "leave_out" or (unseen is None and export.cameras_left_out)
+    chosen = {"leave_out_unseen": True} if leave_out else {}
     complete = {
         "kind": "xtreme1",
         "version": settings.version,
@@ -188,7 +190,8 @@ def _write(
         "counts": written.counts,
         "has_velocity": written.has_velocity,
         "has_attributes": False,
-        "fingerprint": fingerprint({"tables": tables, "media": written.media}),
+        "fingerprint": fingerprint({"tables": tables, "media": written.media, **chosen}),
+        **chosen,
     }
     write_json(folder / COMPLETE, complete)
     return complete, written

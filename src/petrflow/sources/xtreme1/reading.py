@@ -64,6 +64,7 @@ class Export:
     scenes: list[Scene]
     sweeps: dict[str, list[FrameFiles]] = field(default_factory=dict)
     tracks_used: bool = False
+    cameras_left_out: bool = False
     reread_as_column_major: bool = False
     classes: Counter[str] = field(default_factory=Counter)
     unmapped: Counter[str] = field(default_factory=Counter)
@@ -123,7 +124,7 @@ class Export:
         scenes = cut_scenes(labelled, times, tracks, settings.splits, settings.scene_gap)
         export = cls(
             labelled, objects, cameras, pictures, names, reader.entries, axis, times, camera_times, poses, scenes,
-            reread_as_column_major=reread, notes=notes,
+            cameras_left_out=len(names) < len(present), reread_as_column_major=reread, notes=notes,
         )  # fmt: skip
         export.tracks_used = export._judge_tracks(settings)
         export._add_sweeps(others, reader, media)
