@@ -12,13 +12,14 @@ include: "workflow/rules/baseline.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/demo.smk"
+include: "workflow/rules/predict.smk"
 include: "workflow/rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        receipts("report", "baseline", "train", "export", "demo"),
+        receipts("report", "baseline", "train", "export", "demo", "predict"),
         shown_in_report,
 
 
@@ -50,6 +51,11 @@ rule export_all:
 rule demo_all:
     input:
         receipts("demo"),
+
+
+rule predict_all:
+    input:
+        receipts("predict"),
 
 
 rule doctor:

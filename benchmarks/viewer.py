@@ -65,7 +65,7 @@ def main() -> None:
             found = near_truth(store, names, seed, false=arguments.false)
             write_found(run / stage / "results_nusc.json", store, found, names)
         begin = time.perf_counter()
-        write_viewer(folder / "train.arrow", root, run_sets(run), run / "viewer", class_names=names)
+        write_viewer(folder / "train.arrow", root, run_sets(run, "made"), run / "viewer", class_names=names)
         written = time.perf_counter() - begin
         size = sum(path.stat().st_size for path in (run / "viewer").rglob("*") if path.is_file())
         with open_browser(folder / "profile") as browser:

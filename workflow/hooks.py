@@ -23,7 +23,7 @@ import slurm
 from console import Console
 from plan import Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
-from stage import DOORS, RUN_STAGES
+from stage import DOORS
 from targets import translate
 
 from petrflow.config import load_config, training_settings
@@ -258,7 +258,7 @@ def _save_plan(plan: Plan) -> None:
 def after_failure(workflow: Any, plan: Plan) -> None:
     """Write the page over all runs from what there is, where it was asked for: one failed run does not take it from the others."""
     jobs = [job for job in workflow.dag.jobs if job.rule.name == "report"]
-    made = any((plan.stage(name, run).folder).is_dir() for name in RUN_STAGES for run in plan.config["runs"])
+    made = any(stage.folder.is_dir() for stage in plan.of_all_runs())
     if jobs and made:
         notes = plan.notes()
         for end in (end for console in _consoles for end in console.ends):

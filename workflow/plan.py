@@ -18,7 +18,7 @@ from typing import Any
 from source_marks import source_mark, weights_source
 from stage import DOORS, RUN_STAGES, Stage, make_stage
 
-from petrflow.config import load_yaml, runtime_keys, training_settings
+from petrflow.config import load_yaml, predicted, runtime_keys, training_settings
 from petrflow.config import shaping as what_shapes
 from petrflow.errors import PetrflowError
 from petrflow.fetch.links import fetched_weights, public, weights_key
@@ -71,6 +71,15 @@ class Plan:
         """One stage of every run."""
         return [self.stage(name, run) for run in self.config["runs"]]
 
+    def of_run(self, run: str) -> list[Stage]:
+        """All stages of a run, in the order in which data flows."""
+        names = [*RUN_STAGES, *(f"predict-{dataset}" for dataset in predicted(self.config, run))]
+        return [self.stage(name, run) for name in names]
+
+    def of_all_runs(self) -> list[Stage]:
+        """All stages of all runs."""
+        return [stage for run in self.config["runs"] for stage in self.of_run(run)]
+
     def all(self) -> Iterator[Stage]:
         """Every stage that the configuration knows, also those that only a target of its own asks
         for.
@@ -81,8 +90,7 @@ class Plan:
             if dataset in used:
                 yield from (self.stage(f"classic-{split}", dataset) for split in SPLITS)
         yield from self.fetched().values()
-        for run in self.config["runs"]:
-            yield from (self.stage(name, run) for name in RUN_STAGES)
+        yield from self.of_all_runs()
         yield self.stage("report", "report")
 
     def fetched(self) -> dict[str, Stage]:
@@ -122,7 +130,7 @@ class Plan:
             stores = {split: _store(subject, split) for split in SPLITS}
             given = {"root": Path("data") / subject, "stores": stores, "out_dir": out_dir}
             return {**given, "class_names": self.class_names(subject)}
-        if name in RUN_STAGES:
+        if self.stage(name, subject).of_run:
             return self._run_arguments(name, subject)
         given = {"about": Path("results") / subject / "root", "root": Path("data") / subject}
         return {**given, "class_names": self.class_names(subject)} if name == "xtreme1" else given
@@ -157,7 +165,19 @@ class Plan:
         if name == "export":
             best = folder / "train" / "best_model" / "model.pdparams"
             return {**common, "weights": best, "train_store": _store(dataset, "train"), "settings": entry["export"]}
-        return {**common, "exported": folder / "export", "settings": entry["demo"]}
+        common |= {"min_score": entry["min_score"], "thresholds": folder / "train" / "thresholds.json"}
+        if name == "demo":
+            return {**common, "exported": folder / "export", "settings": entry["demo"]}
+        predicts = name.removeprefix("predict-")
+        return {
+            **common,
+            "root": Path("data") / predicts,
+            "out_dir": folder / "predict" / predicts,
+            "store_path": _store(predicts, "val"),
+            "exported": folder / "export" if entry["predict_with"] == "exported" else None,
+            "weights": folder / "train" / "best_model" / "model.pdparams",
+            "scenes": entry["predict_scenes"],
+        }
 
     def notes(self) -> dict[str, list[str]]:
         """Sentences about the stages of each run whose results in place are not what the
@@ -165,9 +185,10 @@ class Plan:
         """
         notes: dict[str, list[str]] = {}
         for run in self.config["runs"]:
-            stages = [self.stage(name, run) for name in RUN_STAGES]
             notes[run] = [
-                f"{stage.name}: {_said_of(stage)}" for stage in stages if stage.fault() or not stage.receipt.exists()
+                f"{stage.name}: {_said_of(stage)}"
+                for stage in self.of_run(run)
+                if stage.fault() or not stage.receipt.exists()
             ]
         return notes
 
@@ -206,14 +227,14 @@ class Plan:
             settings = {"source": public(weights_source(self.config, subject))}
             return make_stage(name, subject, Path("data/weights") / subject, ("model.pdparams",), settings)
         if name == "report":
-            stages = [stage for kind in RUN_STAGES for stage in self.of_runs(kind)]
-            return make_stage(name, subject, results, ("index.html",), after=stages)
+            return make_stage(name, subject, results, ("index.html",), after=self.of_all_runs())
         return self._shape_run(name, subject)
 
     def _shape_run(self, name: str, run: str) -> Stage:
         entry = self.config["runs"][run]
         given = what_shapes("run", entry)
         files: tuple[str, ...]
+        settings: dict[str, Any]
         data = self._data(entry["dataset"])
         folder = Path("results") / run / name
         if name == "export":
@@ -225,9 +246,14 @@ class Plan:
         if name == "demo":
             files = ("demo.mp4", "detections.json", "frames")
             after = [*data, self.stage("export", run)]
-            return make_stage(name, run, folder, files, entry["demo"], given.get("demo", {}), after)
+            settings, shaping = dict(entry["demo"]), dict(given.get("demo", {}))
+            if entry["min_score"] is not None:
+                settings["min_score"], shaping["min_score"] = entry["min_score"], given["min_score"]
+            return make_stage(name, run, folder, files, settings, shaping, after)
+        if name.startswith("predict-"):
+            return self._shape_predict(name, run)
 
-        settings: dict[str, Any] = {"model file": self._contents.take(self._models[run], "yaml", load_yaml)}
+        settings = {"model file": self._contents.take(self._models[run], "yaml", load_yaml)}
         weights, before = self._weights(run)
         settings |= weights
         shaping = {**settings, "model file": what_shapes("model", settings["model file"])}
@@ -243,6 +269,16 @@ class Plan:
         shaping["schedule"] = given.get("schedule", {})
         files = ("best_model/model.pdparams", "last_model/model.pdparams", "history.csv", "metrics.json", "visualdl")
         return make_stage(name, run, folder, files, settings, shaping, [*data, *before])
+
+    def _shape_predict(self, name: str, run: str) -> Stage:
+        entry, dataset = self.config["runs"][run], name.removeprefix("predict-")
+        keys = ("predict_with", "predict_scenes", "min_score")
+        given = what_shapes("run", entry)
+        shaping = {key: given[key] for key in keys if key in given}
+        after = [*self._data(dataset), self.stage("export" if entry["predict_with"] == "exported" else "train", run)]
+        files = ("detections.parquet", "results_nusc.json", "counts.csv", "viewer/index.html")
+        folder = Path("results") / run / "predict" / dataset
+        return make_stage(name, run, folder, files, {key: entry[key] for key in keys}, shaping, after)
 
     def _data(self, dataset: str) -> list[Stage]:
         """Stages whose results everything reads that reads annotations: images and clouds are in

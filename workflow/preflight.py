@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-EXPENSIVE = ("baseline", "train", "export", "demo")
+EXPENSIVE = ("baseline", "train", "export", "demo", "predict")
 """Rules that are worth a look at the machine before anything starts."""
 
 

@@ -18,11 +18,11 @@ DOORS = ("synthetic", "nuscenes", "xtreme1")
 """Stages that end in a nuScenes root: one a kind of data set."""
 
 RUN_STAGES = ("baseline", "train", "export", "demo")
-"""Stages of a run, in the order in which data flows."""
+"""Stages of a run, in the order in which data flows; after them comes ``predict-DATASET`` for each data set that it predicts."""
 
 # A stage that makes something else from the same inputs, when what it made before must be made
-# again: 1 until it is raised.
-VERSIONS = {"annotate": 2}  # petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here
+# again: 1 until it is raised. Of annotate it is petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here.
+VERSIONS = {"annotate": 2, "demo": 2}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stage:
     ----------
     name : str
         ``synthetic``, ``nuscenes``, ``xtreme1``, ``weights``, ``annotate``, ``classic-train``,
-        ``classic-val``, ``doctor``, one of :data:`RUN_STAGES`, or ``report``.
+        ``classic-val``, ``doctor``, one of :data:`RUN_STAGES`, ``predict-DATASET``, or ``report``.
     subject : str
         The run, the data set, the key of fetched weights; ``report`` for the page over all runs.
     folder : Path
@@ -56,6 +56,16 @@ class Stage:
     fingerprint: str
     settings: dict[str, Any] = field(hash=False)
     after: tuple[Stage, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The stage's name, without the split or the data set in it."""
+        return self.name.partition("-")[0]
+
+    @property
+    def of_run(self) -> bool:
+        """Whether the stage belongs to a run."""
+        return self.kind in (*RUN_STAGES, "predict")
 
     @property
     def title(self) -> str:
@@ -131,7 +141,7 @@ class Stage:
         changed += [name for name in wanted if name not in origin["after"]]
         if changed:
             return f"follows from {', '.join(changed)}"
-        if again := [stage.title for stage in self.after if stage in runs and stage.name in RUN_STAGES]:
+        if again := [stage.title for stage in self.after if stage in runs and stage.of_run]:
             return f"follows from {', '.join(again)}, made again"
         return "asked for" if receipts_of(self.receipts, self.name) else "was not finished"
 

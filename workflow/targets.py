@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plan import Plan
-from stage import DOORS, RUN_STAGES, Stage
+from stage import DOORS, Stage
 
 from petrflow.errors import PetrflowError
 
-FOLLOW = ("export", "demo", "report")
+FOLLOW = ("export", "demo", "predict", "report")
 """Stages that are made again after a stage of their run was: a second training may differ from a
 lost one in its last digits.
 """
@@ -85,17 +85,17 @@ def translate(
 
 def rule_of(stage: Stage) -> str:
     """Name of the rule that makes a stage."""
-    return {"classic": "classic", "doctor": "doctor_dataset"}.get(stage.name.partition("-")[0], stage.name)
+    return {"doctor": "doctor_dataset"}.get(stage.kind, stage.kind)
 
 
 def _of_rule(plan: Plan, rule: str) -> list[Stage]:
     """Stages that a rule which is typed as a target asks for."""
     if rule in ("all", "report"):
         pages = [plan.stage("report", "report")]
-        return pages if rule == "report" else [*pages, *(stage for name in RUN_STAGES for stage in plan.of_runs(name))]
+        return pages if rule == "report" else [*pages, *plan.of_all_runs()]
     names = {"doctor": ["doctor"], "classic_all": ["classic-train", "classic-val"], "annotate_all": ["annotate"]}
     wanted = names.get(rule, [rule.removesuffix("_all")])
-    return [stage for stage in plan.all() if stage.name in wanted]
+    return [stage for stage in plan.all() if stage.name in wanted or (stage.kind == "predict" and "predict" in wanted)]
 
 
 def _require_whole(plan: Plan, rule: str, rules: Collection[str]) -> None:
@@ -115,7 +115,7 @@ def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
     path = Path(os.path.relpath(target))
     longest: Stage | None = None
     for stage in plan.all():
-        if path == stage.receipt or (path.parent == stage.receipts and path.name.startswith(f"{stage.name}-")):
+        if path == stage.receipt or (path.parent == stage.receipts and path.name.rpartition("-")[0] == stage.name):
             return stage
         if path in (stage.folder / name for name in stage.files):
             return stage
@@ -174,9 +174,9 @@ def _to_run(asked: Collection[Stage], reach: set[Stage], again: set[Stage]) -> s
     runs = set(again)
     while True:
         needed = {*asked, *(before for stage in runs for before in stage.after)}
-        remade = {stage for stage in runs if stage.name in RUN_STAGES}
+        remade = {stage for stage in runs if stage.of_run}
         grown = needed & unfinished
-        grown |= {stage for stage in reach if stage.name in FOLLOW and not remade.isdisjoint(stage.after)}
+        grown |= {stage for stage in reach if stage.kind in FOLLOW and not remade.isdisjoint(stage.after)}
         if grown <= runs:
             return runs
         runs |= grown

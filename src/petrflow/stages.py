@@ -369,9 +369,17 @@ def demo(
     out_dir: Path,
     schedule: Mapping[str, Any],
     settings: Mapping[str, Any],
+    min_score: Any = None,
+    thresholds: Path | None = None,
     order: Order | None = None,
 ) -> None:
-    """Run an exported model over a scene and draw what it finds."""
+    """Run an exported model over a scene and draw what it finds.
+
+    Parameters
+    ----------
+    min_score, thresholds
+        As :func:`petrflow.evaluation.thresholds.class_scores` takes them.
+    """
     from petrflow.export.exported import ExportedModel
     from petrflow.reports.demo import demo as draw_scene
 
@@ -392,8 +400,100 @@ def demo(
             model_config,
             folder,
             num_workers=schedule["num_workers"],
+            min_score=min_score,
+            thresholds=thresholds,
             **settings,
         )
+
+
+@_on_one_gpu
+def predict(
+    model_file: Path,
+    exported: Path | None,
+    weights: Path,
+    store_path: Path,
+    root: Path,
+    out_dir: Path,
+    schedule: Mapping[str, Any],
+    min_score: Any = None,
+    thresholds: Path | None = None,
+    scenes: int = 1,
+    order: Order | None = None,
+) -> None:
+    """Run a trained model over a data set, labelled or not, from where an earlier start was ended.
+
+    Parameters
+    ----------
+    exported, weights : Path
+        The run's export, and its trained weights, which predict where there is none.
+    store_path, root : Path
+        The data set's annotation store, and its nuScenes root.
+    out_dir : Path
+        Gets what :func:`petrflow.prediction.predict.predict_dataset` writes, ``thresholds.json`` (the scores from which on
+        boxes are counted and drawn) and ``viewer/``.
+    min_score, thresholds
+        As :func:`petrflow.evaluation.thresholds.class_scores` takes them.
+    scenes : int
+        How many scenes are drawn.
+    """
+    from petrflow.annotations import AnnotationStore
+    from petrflow.evaluation.table import format_table
+    from petrflow.evaluation.thresholds import class_scores
+    from petrflow.export.exported import ExportedModel, files_of
+    from petrflow.files import write_json
+    from petrflow.model import build_model
+    from petrflow.prediction.film import score_note
+    from petrflow.prediction.parts import Parts
+    from petrflow.prediction.predict import SUBMISSION, predict_dataset, prediction_key
+    from petrflow.reports.detections import DetectionSet
+    from petrflow.reports.viewer import write_viewer
+    from petrflow.reports.words import pair
+    from petrflow.weights.load import load_weights
+
+    model_config = load_model(model_file)
+    names = list(model_config["class_names"])
+    scores = class_scores(thresholds, names, min_score)
+    gate(schedule, model_config, out_dir)
+    device = use_device(schedule["device"])
+    by = [weights] if exported is None else [exported / name for name in ("parity.json", *files_of("model"))]
+    inputs: Inputs = {"model file": model_file, "annotations": store_path, "model": by[0]}
+    require_own_folder(out_dir)
+    parts = Parts(out_dir.with_name(f".{out_dir.name}"), prediction_key(by, store_path, model_config))
+    with _successor(out_dir, inputs, {"min_score": min_score, "scenes": scenes}, order) as (folder, record):
+        record.device = device
+        if exported is not None:
+            model: Any = ExportedModel(exported)
+        else:
+            model = build_model(model_config, num_cameras=len(AnnotationStore.open(store_path).camera_names))
+            load_weights(model, weights, ())
+        model.eval()
+        write_json(
+            folder / "thresholds.json", {name: {"score": float(s)} for name, s in zip(names, scores, strict=True)}
+        )
+        metrics = predict_dataset(
+            model,
+            store_path,
+            root,
+            model_config,
+            folder,
+            parts,
+            scores=scores,
+            scenes=scenes,
+            note=score_note(scores, min_score is not None),
+            num_workers=schedule["num_workers"],
+        )
+        shown = DetectionSet("predict", pair("viewer_set_predict"), folder / SUBMISSION)
+        write_viewer(
+            store_path,
+            root,
+            [shown],
+            folder / "viewer",
+            class_names=names,
+            title=f"{out_dir.parents[1].name}, {out_dir.name}",
+        )
+    parts.remove()
+    if metrics is not None:
+        print(format_table(metrics), file=sys.stderr)
 
 
 def report(

@@ -34,7 +34,7 @@ def run(synthetic_root: Path, synthetic_stores: dict[str, Path], tmp_path_factor
     write_viewer(
         synthetic_stores["train"],
         synthetic_root,
-        run_sets(folder),
+        run_sets(folder, "made"),
         folder / "viewer",
         class_names=NAMES,
         findings=doctor,

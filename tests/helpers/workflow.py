@@ -37,6 +37,7 @@ FILES = {
         *("deploy.json", "README.md", "runner.py", "parity.json"),
     ],
     "demo": ["demo.mp4", "detections.json", "frames/0000.jpg"],
+    "predict": ["detections.parquet", "results_nusc.json", "counts.csv", "viewer/index.html"],
 }
 
 
@@ -66,10 +67,11 @@ with rule_job(snakemake) as order:
     # The page over all runs reads metrics.
     figures = {"NDS": 0.5, "mAP": 0.5, "per_class": {}, "ground_truth": []}
     content = json.dumps({"made": f"{title} {order.fingerprint}", "best": figures, "max_relative_difference": {}, **figures})
-    if order.stage in FILES and order.stage != "train":
+    kind = order.stage.partition("-")[0]
+    if kind in FILES and kind != "train":
         out = given.get("out_dir") or Path("results") / order.subject / order.stage
         with _successor(Path(out), {}, order.settings, order) as (folder, _):
-            fill(folder, FILES[order.stage], content)
+            fill(folder, FILES[kind], content)
             work(title)
     elif order.stage == "train":
         with atomic_dir(Path(given["out_dir"])) as folder:

@@ -136,6 +136,29 @@ def test_a_demo_setting_draws_again_and_trains_nothing(finished: Path) -> None:
     assert planned(finished) == {"demo first", "report all runs"}
 
 
+def test_predicted_data_sets_add_their_own_stages(finished: Path) -> None:
+    changed(finished, "runs", "first", "predict", value=["roads", "streets"])
+    predicts = {"predict-roads first", "predict-streets first"}
+    assert planned(finished) == {*predicts, "report all runs"}
+    assert planned(finished, "predict_all") == predicts
+    assert planned(finished, "results/first/predict/roads/results_nusc.json") == {"predict-roads first"}
+    run_snakemake(finished, "all")
+    assert planned(finished) == set()
+    assert planned(finished, "results/first/predict/streets/detections.parquet") == set()
+    changed(finished, "runs", "first", "schedule", "learning_rate", value=2.0e-4)
+    assert planned(finished) == {"train first", *predicts} | FOLLOWS_TRAINING
+
+
+def test_predictions_for_all_runs_are_asked_for_on_the_command_line(finished: Path) -> None:
+    plan = planned(finished, "predict_all", "--config", "predict=[roads]")
+    assert plan == {"predict-roads first", "predict-roads second"}
+
+
+def test_another_least_score_draws_again_and_trains_nothing(finished: Path) -> None:
+    changed(finished, "runs", "first", "min_score", value={"car": 0.5})
+    assert planned(finished) == {"demo first", "report all runs"}
+
+
 def test_code_that_changes_makes_nothing_anew_by_surprise(finished: Path) -> None:
     script = finished / "workflow" / "scripts" / "train.py"
     script.write_text(script.read_text() + "\n# edited\n")

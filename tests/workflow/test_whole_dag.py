@@ -24,7 +24,17 @@ from tests.helpers.workflow import (
     write_config,
 )
 
-STAGES = {"synthetic": 1, "annotate": 1, "baseline": 1, "train": 1, "export": 1, "demo": 1, "report": 1, "all": 1}
+STAGES = {
+    "synthetic": 1,
+    "annotate": 1,
+    "baseline": 1,
+    "train": 1,
+    "export": 1,
+    "demo": 1,
+    "predict": 1,
+    "report": 1,
+    "all": 1,
+}
 
 
 def small_config(**schedule: Any) -> dict[str, Any]:
@@ -34,6 +44,7 @@ def small_config(**schedule: Any) -> dict[str, Any]:
             "small": {
                 "dataset": "streets",
                 "model": "petrv2_test",
+                "predict": ["streets"],
                 "schedule": {"epochs": 2, "batch_size": 1, "save_interval": 1, "log_interval": 1, "device": "cpu", **schedule},
             }
         },
@@ -63,12 +74,18 @@ def test_every_stage_leaves_what_the_layout_promises(project: Path) -> None:
     run = project / "results" / "small"
     assert json.loads((project / "data" / "streets" / ".complete.json").read_text())["kind"] == "synthetic"
     for path in ("train/best_model/model.pdparams", "train/last_model/model.pdparams", "train/history.csv", "train/visualdl",
-                 "export/parity.json", "demo/demo.mp4", "demo/detections.json", "baseline/table.txt"):  # fmt: skip
+                 "export/parity.json", "train/thresholds.json", "demo/demo.mp4", "demo/detections.json", "baseline/table.txt", "baseline/thresholds.json",
+                 "predict/streets/detections.parquet", "predict/streets/results_nusc.json", "predict/streets/predict.mp4",
+                 "predict/streets/counts.csv", "predict/streets/viewer/index.html"):  # fmt: skip
         assert (run / path).exists(), path
     for stage in ("baseline", "train", "export", "demo"):
         record = json.loads((run / stage / "provenance.json").read_text())
         assert record["device"] == "cpu"
     assert list((run / "demo" / "frames").glob("*.jpg"))
+    trained, predicted = (
+        json.loads((run / path / "metrics.json").read_text()) for path in ("train", "predict/streets")
+    )
+    assert abs(trained["best"]["NDS"] - predicted["NDS"]) < 0.01  # the exported model on the split that training judged
     assert "small" in (project / "results" / "report" / "index.html").read_text()
 
 
@@ -91,7 +108,13 @@ def test_another_learning_rate_plans_the_training_and_what_follows_on_real_files
     config = read_config(project)
     write_config(project, small_config(learning_rate=1.0e-3))
     try:
-        assert planned(project) == {"train small", "export small", "demo small", "report all runs"}
+        assert planned(project) == {
+            "train small",
+            "export small",
+            "demo small",
+            "predict-streets small",
+            "report all runs",
+        }
     finally:
         write_config(project, config)
 

@@ -59,7 +59,7 @@ wildcard_constraints:
 
 def receipts(*names):
     """Receipts of every stage of some names."""
-    return [str(stage.receipt) for stage in PLAN.all() if stage.name in names]
+    return [str(stage.receipt) for stage in PLAN.all() if stage.name in names or stage.kind in names]
 
 
 def stage_of(name):

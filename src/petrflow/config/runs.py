@@ -160,10 +160,24 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         if isinstance(dataset, Mapping):
             for path, says in _inside_dataset(dataset):
                 yield ("datasets", name, *path), says
+    yield from _unknown_datasets(("predict",), config.get("predict"), datasets)
     for name, run in runs.items():
         if isinstance(run, Mapping):
+            yield from _unknown_datasets(("runs", name, "predict"), run.get("predict"), datasets)
             for path, says in _inside_run(name, run, datasets, runs):
                 yield ("runs", name, *path), says
+
+
+def _unknown_datasets(path: KeyPath, listed: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    for place, dataset in enumerate(listed if isinstance(listed, list) and datasets else ()):
+        if isinstance(dataset, str) and dataset not in datasets:
+            yield (*path, place), f"there is no data set {dataset!r}{nearest(dataset, map(str, datasets))}."
+
+
+def predicted(config: Mapping[str, Any], run: str) -> list[str]:
+    """Names of the data sets that a run of a checked configuration predicts."""
+    everywhere = config.get("predict")
+    return list(config["runs"][run]["predict"] if everywhere is None else everywhere)
 
 
 def _same_but_for_case(group: str, names: Any) -> Iterator[tuple[KeyPath, str]]:

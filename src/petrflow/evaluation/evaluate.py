@@ -30,6 +30,8 @@ from petrflow.evaluation.score import require_devkit_can_score, score
 from petrflow.evaluation.submission import read_lines, require_all, submission_lines, write_submission
 from petrflow.evaluation.summary import details, summary
 from petrflow.evaluation.table import format_table
+from petrflow.evaluation.thresholds import FILE as THRESHOLDS
+from petrflow.evaluation.thresholds import best_scores
 from petrflow.files import atomic_dir, atomic_path, read_json, remove, write_atomic, write_json
 from petrflow.files.status import tqdm
 from petrflow.machine import processes
@@ -51,8 +53,8 @@ def evaluate(
     judge: str = "petrflow",
     expect: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Predict a split with ``model``, score it and leave ``metrics.json``, ``results_nusc.json``
-    and ``table.txt``.
+    """Predict a split with ``model``, score it and leave ``metrics.json``, ``results_nusc.json``,
+    ``table.txt`` and ``thresholds.json``.
 
     Processes that train together each predict a part of the split, match that part with its boxes,
     and sum up some of the classes. They hand over what they found in ``shares`` beside ``out_dir``;
@@ -224,11 +226,9 @@ def score_detections(
     tokens = store.columns["keyframe.token"].take(range(len(store)))
     mine = [k for k, token in enumerate(tokens) if token in detections]
     folder = Path(out_dir).with_name("shares")
-    figures = None
-    if judge == "petrflow":
-        figures = _judge_together(
-            store, match_keyframes(store, mine, detections, class_names, protocol), protocol, folder
-        )
+    share = match_keyframes(store, mine, detections, class_names, protocol)
+    whole = _matched_together(store, share, protocol, folder)
+    figures = _judge_together(store, whole, protocol, folder) if judge == "petrflow" else None
     lines = submission_lines(store, mine, detections, class_names)
     if processes.world_size() == 1:
         shares = [(mine, lines)]
@@ -251,7 +251,9 @@ def score_detections(
                 metrics["rules"] = protocol.rules()
             if expect:
                 metrics["expect"] = compare_with_expected(metrics, expect)
+            metrics["thresholds"] = best_scores(whole, protocol)
             write_json(made / "metrics.json", metrics)
+            write_json(made / THRESHOLDS, metrics["thresholds"])
             write_atomic(made / "table.txt", format_table(metrics))
     processes.barrier()  # nobody writes the next share before this one is read
     if processes.world_size() > 1:
@@ -259,17 +261,41 @@ def score_detections(
     return metrics
 
 
-def _judge_together(store: AnnotationStore, mine: Matches, protocol: Protocol, folder: Path) -> dict[str, Any] | None:
-    """Return the figures of the whole split in the first process, from what every process
-    matched.
+def judge_alone(
+    store: AnnotationStore,
+    detections: Mapping[str, Detections],
+    class_names: Sequence[str],
+    judging: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Return petrflow's metrics of a whole split, judged in this process; None where no labelled
+    box counts.
     """
-    rank, world, parts = processes.rank(), processes.world_size(), parts_of(store)
+    protocol = protocol_of_classes(class_names, typical_sizes(store, class_names), judging)
+    if not len(labelled(store, np.arange(len(store)), protocol)[0]):
+        return None
+    matches = match_keyframes(store, range(len(store)), detections, class_names, protocol)
+    metrics = _metrics(judge_classes(matches, protocol, parts_of(store)), matches, protocol)
+    if protocol is not NUSCENES:
+        metrics["rules"] = protocol.rules()
+    return {**metrics, "thresholds": best_scores(matches, protocol)}
+
+
+def _matched_together(store: AnnotationStore, mine: Matches, protocol: Protocol, folder: Path) -> Matches:
+    """Return the matches of the whole split, in every process, from what every process matched."""
+    rank, world = processes.rank(), processes.world_size()
     if world == 1:
-        return _metrics(judge_classes(mine, protocol, parts), mine, protocol)
+        return mine
     with atomic_path(folder / f"{rank}.npz") as temporary, temporary.open("wb") as handle:
         np.savez(handle, **cast(Any, mine.arrays()))
     processes.barrier()
-    whole = join([_read_matches(folder / f"{number}.npz") for number in range(world)], store, protocol)
+    return join([_read_matches(folder / f"{number}.npz") for number in range(world)], store, protocol)
+
+
+def _judge_together(store: AnnotationStore, whole: Matches, protocol: Protocol, folder: Path) -> dict[str, Any] | None:
+    """Return the figures of the whole split in the first process."""
+    rank, world, parts = processes.rank(), processes.world_size(), parts_of(store)
+    if world == 1:
+        return _metrics(judge_classes(whole, protocol, parts), whole, protocol)
     # Classes with many detections go to different processes.
     sizes = np.bincount(whole.label, minlength=len(protocol.class_names))
     classes = [protocol.class_names[k] for k in np.argsort(-sizes, kind="stable")[rank::world]]

@@ -90,6 +90,7 @@ class _Pass:
         for name, run in whole.items():
             self._weights(name, run)
             self._data(name, run)
+            self._min_score(name, run)
         for name, dataset in datasets.items():
             self._class_map(name, dataset, [run for run, entry in whole.items() if entry.get("dataset") == name])
 
@@ -207,6 +208,19 @@ class _Pass:
         why = misfit(fit(network, given, model["fresh"]), network, given)
         if why is not None:
             self._add(here, f"{where}: these weights {why}")
+
+    # -- classes
+
+    def _min_score(self, name: str, run: Mapping[str, Any]) -> None:
+        """Hold the classes that ``min_score`` names against the model's."""
+        if name not in self.models or not isinstance(run["min_score"], Mapping):
+            return
+        known = self.models[name]["class_names"]
+        for given in run["min_score"]:
+            if given not in known:
+                self._add(
+                    ("runs", name, "min_score", given), f"the model knows no class {given!r}{nearest(given, known)}."
+                )
 
     # -- data
 

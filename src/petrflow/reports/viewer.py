@@ -21,11 +21,12 @@ import numpy as np
 from petrflow import geometry
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
+from petrflow.evaluation.thresholds import confident
 from petrflow.files import atomic_dir, fingerprint, read_json, sha256_file, write_atomic, write_json
 from petrflow.pictures.draw import camera_grid_order
+from petrflow.prediction.film import JPEG_QUALITY, draw_keyframe, score_note
 from petrflow.reports import detections as counted
 from petrflow.reports import words
-from petrflow.reports.demo import JPEG_QUALITY, draw_keyframe
 from petrflow.reports.detections import DetectionSet, Found, Truth
 from petrflow.reports.rendering import packaged_text, page_environment
 from petrflow.samples.types import Detections
@@ -46,13 +47,13 @@ bytes.
 """
 
 
-def run_sets(folder: Path) -> list[DetectionSet]:
-    """Return the detections that stand in ``results/{run}``, those from before training first."""
+def run_sets(folder: Path, dataset: str) -> list[DetectionSet]:
+    """Return the detections of a run's own data set that stand in ``results/{run}``, those from before training first."""
     known = (
         ("before", "viewer_set_before", "baseline/results_nusc.json"),
         ("after", "viewer_set_after", "train/results_nusc.json"),
         ("after", "viewer_set_last", "state/evaluation/results_nusc.json"),
-        ("predict", "viewer_set_predict", "predict/detections.json"),
+        ("predict", "viewer_set_predict", f"predict/{dataset}/results_nusc.json"),
         ("demo", "viewer_set_demo", "demo/detections.json"),
     )
     found: dict[str, DetectionSet] = {}
@@ -75,7 +76,7 @@ def update_viewer(results: Path, run: str, dataset: str, data: Path = Path("data
     run, dataset : str
     """
     folder, store = results / run, results / dataset / "annotations" / "val.arrow"
-    sets = run_sets(folder)
+    sets = run_sets(folder, dataset)
     if not sets or not store.is_file():
         return ""
     findings = results / dataset / "doctor" / "doctor.json"
@@ -171,12 +172,13 @@ def _before_training(
     numbers = {store[index].token: index for index in range(len(store))}
     if not tokens or tokens[len(tokens) // 2] not in numbers:
         return None
-    index, threshold = numbers[tokens[len(tokens) // 2]], float(shown["score_threshold"])
-    found = counted.read_detections(paths["before"], store, names, threshold)
+    index, least = numbers[tokens[len(tokens) // 2]], float(shown["score_threshold"])
+    scores = np.array([shown.get("score_thresholds", {}).get(name, least) for name in names])
+    found = counted.read_detections(paths["before"], store, names, least)
     mine = found.keyframe == index
-    boxes = Detections(found.boxes[mine], found.scores[mine], found.labels[mine])
+    boxes = confident(Detections(found.boxes[mine], found.scores[mine], found.labels[mine]), scores)
     title = f"{shown['scene']}  keyframe {len(tokens) // 2 + 1}/{len(tokens)}, before training"
-    picture = draw_keyframe(store[index], root, boxes, names, title, threshold)
+    picture = draw_keyframe(store[index], root, boxes, names, title, score_note(scores, False))
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 

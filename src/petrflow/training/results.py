@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from petrflow.evaluation.thresholds import FILE as THRESHOLDS
 from petrflow.files import atomic_dir, remove, write_atomic, write_json
 from petrflow.files.provenance import note_files
 from petrflow.training.log import LOG_NAME, Scalars
@@ -35,8 +36,8 @@ class Trained:
 
 
 def write_results(request: Request, trained: Trained, require_ours: Callable[[], None] = lambda: None) -> None:
-    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json`` and ``visualdl``,
-    whole or not at all.
+    """Write ``best_model``, ``last_model``, ``history.csv``, ``metrics.json``, ``thresholds.json``
+    of the best model where it was evaluated, and ``visualdl``, whole or not at all.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ def write_results(request: Request, trained: Trained, require_ours: Callable[[],
         write_atomic(folder / "history.csv", history_csv(trained.progress.history))
         write_atomic(folder / "visualdl" / LOG_NAME, trained.scalars.to_bytes())
         write_json(folder / "metrics.json", trained.metrics)
+        if trained.progress.best and "thresholds" in trained.progress.best:
+            write_json(folder / THRESHOLDS, trained.progress.best["thresholds"])
         write_atomic(folder / "provenance.json", (request.state_dir / "provenance.json").read_bytes())
         note_files(folder)
         require_ours()

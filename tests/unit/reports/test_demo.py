@@ -14,6 +14,7 @@ import pytest
 from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.pictures import draw as drawing
+from petrflow.prediction import film
 from petrflow.reports import demo
 from tests.helpers.found import ground_truth_detections
 
@@ -75,8 +76,8 @@ def test_predicted_boxes_are_drawn_in_their_classs_colour_over_the_objects(
     keyframe = store[0]
     found = ground_truth_detections(store, CLASS_NAMES)[keyframe.token]
     without = demo.confident(found, 2.0)
-    drawn = demo.draw_keyframe(keyframe, synthetic_root, found, CLASS_NAMES, "x", 0.5).astype(int)
-    plain = demo.draw_keyframe(keyframe, synthetic_root, without, CLASS_NAMES, "x", 0.5).astype(int)
+    drawn = film.draw_keyframe(keyframe, synthetic_root, found, CLASS_NAMES, "x", "").astype(int)
+    plain = film.draw_keyframe(keyframe, synthetic_root, without, CLASS_NAMES, "x", "").astype(int)
     changed = np.abs(drawn - plain).max(axis=2) > 60
     for label in np.unique(found.labels):
         color = np.array(drawing.CLASS_COLORS[CLASS_NAMES[label]])
@@ -96,4 +97,4 @@ def test_an_unreadable_image_is_named(synthetic_root: Path, synthetic_stores: di
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(b"not a picture")
     with pytest.raises(PetrflowError, match=re.escape(Path(keyframe.image_paths[0]).name)):
-        demo.draw_keyframe(keyframe, tmp_path, found, CLASS_NAMES, "x", 0.5)
+        film.draw_keyframe(keyframe, tmp_path, found, CLASS_NAMES, "x", "")

@@ -18,6 +18,7 @@ from petrflow.annotations import AnnotationStore
 from petrflow.errors import PetrflowError
 from petrflow.evaluation.judge import match_keyframes
 from petrflow.evaluation.protocol import NUSCENES
+from petrflow.prediction import film
 from petrflow.reports import demo
 from petrflow.reports import detections as counted
 from petrflow.reports.gather import Run
@@ -43,7 +44,9 @@ def viewer(synthetic_root: Path, synthetic_stores: dict[str, Path], tmp_path_fac
     store = AnnotationStore.open(synthetic_stores["val"])
     for seed, stage in enumerate(("baseline", "train")):
         write_found(folder / stage / "results_nusc.json", store, near_truth(store, NAMES, seed), NAMES)
-    write_viewer(synthetic_stores["val"], synthetic_root, run_sets(folder), folder / "viewer", class_names=NAMES)
+    write_viewer(
+        synthetic_stores["val"], synthetic_root, run_sets(folder, "made"), folder / "viewer", class_names=NAMES
+    )
     return folder / "viewer"
 
 
@@ -136,15 +139,17 @@ def test_the_page_shows_the_demos_middle_keyframe_before_and_after_training(
     before, after = near_truth(store, NAMES, 1), near_truth(store, NAMES, 2)
     write_found(tmp_path / "run" / "baseline" / "results_nusc.json", store, before, NAMES)
     demo.demo(Exported(after), synthetic_stores["val"], synthetic_root, MODEL_CONFIG, tmp_path / "run" / "demo")
-    write_viewer(synthetic_stores["val"], synthetic_root, run_sets(tmp_path / "run"), tmp_path / "run" / "viewer")
+    write_viewer(
+        synthetic_stores["val"], synthetic_root, run_sets(tmp_path / "run", "made"), tmp_path / "run" / "viewer"
+    )
     middle = store[len(store) // 2]
     found = demo.confident(before[middle.token], 0.3)
-    expected = demo.draw_keyframe(middle, synthetic_root, found, NAMES, "", 0.3)
+    expected = film.draw_keyframe(middle, synthetic_root, found, NAMES, "", "")
     drawn = cv2.imread(str(tmp_path / "run" / "viewer" / "before.jpg"))
     assert drawn.shape == expected.shape
     below = slice(80, None)  # the legend's title apart
     assert np.abs(drawn[below].astype(int) - expected[below]).mean() < 4
-    other = demo.draw_keyframe(middle, synthetic_root, demo.confident(after[middle.token], 0.3), NAMES, "", 0.3)
+    other = film.draw_keyframe(middle, synthetic_root, demo.confident(after[middle.token], 0.3), NAMES, "", "")
     assert (
         np.abs(drawn[below].astype(int) - expected[below]).sum() < np.abs(drawn[below].astype(int) - other[below]).sum()
     )
