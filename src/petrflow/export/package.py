@@ -25,6 +25,8 @@ def before_seconds(dataset: PetrDataset) -> float:
 
     The data set counts frames, whose rate is the data's, or chooses by time.
     """
+    if not dataset.settings.previous_frame:
+        return 0.0  # no moment is so young: every one is paired with itself
     if dataset.by_time:
         return int(sum(dataset.settings.sweep_range) / 2) / dataset.settings.frames_per_second
     count = int(sum(dataset.settings.sweep_range) / 2)
@@ -133,7 +135,9 @@ def page(found: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         padded_height=picture["padded_size"][0],
         padded_width=picture["padded_size"][1],
         bottom=repr(picture["bottom_share"]),
-        seconds=repr(round(before["seconds"], 6)),
+        seconds=repr(round(before["seconds"], 6))
+        if before["seconds"]
+        else "0, that is none: this model is shown one moment",
         seconds_if_none=repr(round(before["seconds_if_none"], 6)),
         max_num=decoding["max_num"],
         low=_row(low),

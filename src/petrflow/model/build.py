@@ -45,7 +45,9 @@ def build_model(model_config: Mapping[str, Any], num_cameras: int = 6) -> petr.P
     # another process.
     with paddle.utils.unique_name.guard():
         tree = {key: _build(value, f"model.{key}", recompute) for key, value in tree.items() if key != "type"}
-        arguments = {"num_cameras": num_cameras, "image_shape": model_config["input"]["image_size"], **tree}
+        shown = {"image_shape": model_config["input"]["image_size"]}
+        shown["previous_frame"] = model_config["input"].get("previous_frame", True)
+        arguments = {"num_cameras": num_cameras, **shown, **tree}
         return _make(petr.PetrV2, arguments, "model", str(model_config["model"].get("type")))
 
 

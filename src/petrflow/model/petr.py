@@ -30,6 +30,9 @@ class PetrV2(petr3d.Petr3D):
     previous_frame_gradient : bool
         False: the backbone learns from current images only, and the previous frame costs no
         backward pass.
+    previous_frame : bool
+        False: the model is shown one frame, as a keyframe without a previous one is, and its
+        features are computed once.
     **arguments
         As Petr3D.
     """
@@ -41,12 +44,14 @@ class PetrV2(petr3d.Petr3D):
         image_shape: Sequence[int] = (320, 800),
         backbone_learning_rate_factor: float = 0.1,
         previous_frame_gradient: bool = True,
+        previous_frame: bool = True,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.num_cameras = 2 * num_cameras
         self.image_shape = tuple(image_shape)
         self.previous_frame_gradient = previous_frame_gradient
+        self.previous_frame = previous_frame
         self.frozen: tuple[str, ...] = ()
         for parameter in self.backbone.parameters():
             parameter.optimize_attr["learning_rate"] = backbone_learning_rate_factor
@@ -89,6 +94,11 @@ class PetrV2(petr3d.Petr3D):
         forward on it fails.
         """
         batch, count = images.shape[:2]
+        if not self.previous_frame:
+            half = count // 2
+            now = self._features(images[:, :half].flatten(0, 1))
+            now = now.reshape([batch, half, *now.shape[1:]])
+            return paddle.concat([now, now if self.previous_frame_gradient else now.detach()], axis=1)
         if self.training and not self.previous_frame_gradient:
             half = count // 2
             with paddle.no_grad():

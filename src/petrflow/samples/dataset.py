@@ -249,7 +249,7 @@ class PetrDataset:
         one of time.
         """
         count = keyframe.num_sweeps
-        if count == 0:
+        if count == 0 or not self.settings.previous_frame:
             return None
         wanted = int(sum(self.settings.sweep_range) / 2) - 1 if augmentation.sweep is None else augmentation.sweep
         if self.by_time:

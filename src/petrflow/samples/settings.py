@@ -32,6 +32,8 @@ class InputSettings:
         Previous frames to choose from, counted back from the keyframe.
     frames_per_second : float
         Rate at which `sweep_range` counts; data at another rate is counted in time.
+    previous_frame : bool
+        False: every keyframe is paired with itself.
     scene_rotation, scene_scale : (low, high) rad, factor
     augment : bool
         False switches every random step off, for training on exactly what validation sees.
@@ -50,6 +52,7 @@ class InputSettings:
     std: tuple[float, float, float]
     sweep_range: tuple[int, int]
     frames_per_second: float
+    previous_frame: bool
     point_cloud_range: tuple[float, ...]
     scene_rotation: tuple[float, float]
     scene_scale: tuple[float, float]
@@ -79,6 +82,7 @@ class InputSettings:
             mean=mean,
             std=std,
             sweep_range=tuple(picture["sweep_range"]),
+            previous_frame=picture["previous_frame"],
             frames_per_second=float(picture["frames_per_second"]),
             point_cloud_range=tuple(picture["point_cloud_range"]),
             scene_rotation=_pair(scene["rotation"]),

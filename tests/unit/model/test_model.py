@@ -223,6 +223,26 @@ def test_predicting_leaves_the_training_mode_and_the_backbone_rate_follows_the_f
     assert rates == {1.0}
 
 
+def test_without_a_previous_frame_the_features_of_one_frame_serve_for_both(batch: dict[str, Any]) -> None:
+    config = small_model_config()
+    pairs = build_model(config)
+    config["input"]["previous_frame"] = False
+    single = build_model(config)
+    single.set_state_dict(pairs.state_dict())
+    same = {**batch, "img": batch["img"].copy()}
+    same["img"][:, 6:] = same["img"][:, :6]
+    changed = {**batch, "img": batch["img"].copy()}
+    changed["img"][:, 6:] = 0
+    inputs = [paddle.to_tensor(one["img"]) for one in (same, changed)]
+    pairs.eval()
+    single.eval()
+    assert np.allclose(pairs.extract_features(inputs[0]).numpy(), single.extract_features(inputs[1]).numpy(), atol=1e-5)
+    single.train()
+    assert _losses(single, same) == _losses(single, changed)
+    sum(single.losses(same).values()).backward()
+    assert all(parameter.grad is not None for parameter in single.backbone.parameters() if not parameter.stop_gradient)
+
+
 def test_without_its_gradient_the_previous_frame_still_speaks(batch: dict[str, Any]) -> None:
     config = small_model_config()
     config["model"]["previous_frame_gradient"] = False

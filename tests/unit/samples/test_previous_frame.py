@@ -54,6 +54,16 @@ def test_training_draws_from_the_range_in_seconds(tmp_path: Path) -> None:
     assert len(set(np.round(drawn, 2))) >= 4
 
 
+def test_a_model_of_one_frame_pairs_keyframes_with_themselves(
+    synthetic_root: Path, synthetic_stores: dict[str, Path]
+) -> None:
+    config = model_config((64, 160), resize_lim=[0.1, 0.13], previous_frame=False)
+    dataset = PetrDataset(synthetic_stores["train"], synthetic_root, config, training=True)
+    sample = dataset.load(len(dataset) - 1, sample_rng(0, 0, 0))
+    assert np.array_equal(sample["img"][:6], sample["img"][6:])
+    assert np.array_equal(sample["lidar2img"][:6], sample["lidar2img"][6:])
+
+
 def test_unlabelled_frames_between_are_drawn_too(tmp_path: Path) -> None:
     drawn = times_back(tmp_path, 0.25, 13, training=True, draws=60, every=4)
     assert {0.25, 0.5, 0.75, 1.0} <= {round(value, 2) for value in drawn}
