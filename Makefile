@@ -13,7 +13,7 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run gpu test test-faults test-cluster test-pythons slurm lint coverage format visualdl status left preflight doctor report generate clean help
+.PHONY: run gpu test test-faults test-cluster test-pythons slurm lint coverage format visualdl status left preflight doctor report generate site clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
@@ -73,8 +73,12 @@ generate: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock,
 clean:  ## remove what tools leave behind; never data or results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .snakemake/log .snakemake/scripts
 
-help:
-	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/'
+HELP := Run:run,left,status,visualdl,report Check:preflight,doctor Set-up:gpu,slurm,clean Develop:test,test-faults,test-cluster,test-pythons,coverage,lint,format,generate,site
+help:  ## these lines
+	@awk -v groups="$(HELP)" -f tools/help.awk $(MAKEFILE_LIST)
+
+site: $(ENVIRONMENT)  ## the pages as a site that works from disk: site/index.html
+	.venv/bin/python tools/site.py
 
 $(ENVIRONMENT): pyproject.toml uv.lock
 	PYTHON="$(PYTHON)" UV="$(UV)" ADD_GROUPS="$(ADD_GROUPS)" tools/set_up.sh

@@ -6,11 +6,12 @@ Words are not compared. A figure is digits: whoever writes "ten" in English may 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.pages import lines
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FOR_DEVELOPERS = {"annotation-store.md", "architecture.md", "extending.md", "loading.md", "tiny.md"}
@@ -51,27 +52,6 @@ def sections(page: Path) -> list[Section]:
                 made[-1].rows.append(len(re.findall(r"(?<!\\)\|", line)))
     _note_prose(made[-1], prose)
     return made
-
-
-def lines(page: Path) -> Iterator[tuple[str, str]]:
-    """Yield the kind of each line (heading, code, prose) and the line."""
-    fenced, blank, in_list, code = False, True, False, False
-    for line in page.read_text(encoding="utf-8").splitlines():
-        if line.startswith("```"):
-            fenced = not fenced
-        elif fenced:
-            yield "code", line
-        elif line.startswith("    ") and (code or blank) and not in_list:
-            code = True
-            yield "code", line[4:]
-        elif line.startswith("#"):
-            in_list, code = False, False
-            yield "heading", line
-        else:
-            in_list = line.startswith("- ") or (in_list and (not line or line.startswith(" ")))
-            code = code and not line
-            yield "prose", line
-        blank = not line
 
 
 def _without_comment(line: str) -> str:
