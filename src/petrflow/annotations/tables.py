@@ -174,13 +174,13 @@ def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
         if target == "visibility" and not len(known):
             rows = np.full(len(keys), -1, dtype=np.int32)
         else:
-            rows = lookup(keys, known, name, target, optional)
+            rows = lookup(keys, known, name, target, optional, table["token"])
         table[f"{column if column in ('prev', 'next') else target}_row"] = rows
     if name == "ego_pose":
         # A pose is stored with the frame it belongs to; the table itself is the largest thing here,
         # and goes.
         data = tables["sample_data"]
-        rows = lookup(data.pop("ego_pose_token"), table["token"], "sample_data", "ego_pose", False)
+        rows = lookup(data.pop("ego_pose_token"), table["token"], "sample_data", "ego_pose", False, data["token"])
         data["ego_pose"] = np.concatenate([table["translation"][rows], table["rotation"][rows]], axis=1)
         del tables["ego_pose"]
     elif name == "sample_data":
@@ -194,7 +194,9 @@ def resolve(root: Root, tables: dict[str, Columns], name: str) -> None:
             del table["prev"]
             table["prev_row"][rows] = _frames_of_earlier_keyframes(table, tables["sample"], rows)
             return
-        table["prev_row"][rows] = lookup(take(table.pop("prev"), rows), table["token"], name, name, True)
+        table["prev_row"][rows] = lookup(
+            take(table.pop("prev"), rows), table["token"], name, name, True, take(table["token"], rows)
+        )
 
 
 def _frames_of_earlier_keyframes(data: Columns, sample: Columns, rows: np.ndarray) -> np.ndarray:
@@ -207,17 +209,20 @@ def _frames_of_earlier_keyframes(data: Columns, sample: Columns, rows: np.ndarra
     return np.where(before >= 0, place[before, data["camera"][rows]], -1).astype(np.int32)
 
 
-def lookup(keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool) -> np.ndarray:
+def lookup(
+    keys: pa.Array, values: pa.Array, table: str, target: str, optional: bool, owners: pa.Array | None = None
+) -> np.ndarray:
     """Return the row of every key in ``values``: (n,) int32. An empty key is -1 if ``optional``; a
-    dangling one is an error.
+    dangling one is an error, which names the record by its token in ``owners``.
     """
     found = pc.index_in(keys, value_set=values)
     known = valid(found)
     dangling = ~known & (text_lengths(keys) > 0) if optional else ~known
     if dangling.any():
-        token = keys[int(np.flatnonzero(dangling)[0])].as_py()
+        first = int(np.flatnonzero(dangling)[0])
+        token, record = keys[first].as_py(), "" if owners is None else f" in record {owners[first].as_py()}"
         raise PetrflowError(
-            f"{table}.json refers to {target} '{token}', which {target}.json does not hold ({int(dangling.sum())} such references). The "
+            f"{table}.json refers to {target} '{token}'{record}, which {target}.json does not hold ({int(dangling.sum())} such references). The "
             "tables are incomplete or of different versions: copy or extract the data set again."
         )
     return np.where(known, view(found), -1).astype(np.int32)

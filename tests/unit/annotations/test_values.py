@@ -99,6 +99,11 @@ CASES: list[tuple[Callable[[Tables], None], str]] = [
     (cameras(lambda matrix: [[*row, 0.0] for row in matrix]), "'camera_intrinsic' of record [0-9a-f]{32} is no 3x3 matrix"),
     (cameras(lambda matrix: [number for row in matrix for number in row]), "a record is not as nuScenes has it"),
     (put("sample_data", "calibrated_sensor_token", "elsewhere"), "refers to calibrated_sensor 'elsewhere'"),
+    *((put(table, field, "zz"), rf"{table}.json refers to {target} 'zz' in record [0-9a-f]{{32}}, which {target}.json does not hold")
+      for table, field, target in (
+          (BOX, "instance_token", "instance"), (BOX, "next", BOX), (BOX, "sample_token", "sample"), ("sample", "prev", "sample"),
+          ("sample_data", "ego_pose_token", "ego_pose"), ("instance", "category_token", "category"))),
+    (put(BOX, "attribute_tokens", ["zz"]), "refers to attribute 'zz' in record"),
 ]  # fmt: skip
 
 
