@@ -306,12 +306,12 @@ def test_a_table_that_is_cut_off_is_named(editable: Path, table: str, share: flo
         (
             "sample_data",
             lambda r: r.remove(next(x for x in r if "sweeps/CAM" in x["filename"] and x["next"])),
-            r"sample_data '[0-9a-f]{32}', which sample_data\.json does not hold",
+            r"sample_data '[0-9a-f]{32}' in record [0-9a-f]{32}, which sample_data\.json does not hold",
         ),
         (
             "ego_pose",
             lambda r: r.pop(0),
-            r"sample_data\.json refers to ego_pose '[0-9a-f]{32}', which ego_pose\.json does not hold",
+            r"sample_data\.json refers to ego_pose '[0-9a-f]{32}' in record [0-9a-f]{32}, which ego_pose\.json does not hold",
         ),
         ("sample", lambda r: r[1].update(timestamp="noon"), r"sample\.json: a record is not as nuScenes has it"),
         (
