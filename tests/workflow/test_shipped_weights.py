@@ -1,4 +1,5 @@
-"""The weights in resources/ give the figures that stand beside them, on streets that no training has seen."""
+"""The weights in resources/ give the figures that stand beside them, on streets that no training has seen, recorded by
+their own vehicle and by another one."""
 
 from __future__ import annotations
 
@@ -21,13 +22,17 @@ def recorded() -> dict:
     return json.loads((SHIPPED / "metrics.json").read_text())
 
 
-def test_the_shipped_weights_reach_their_recorded_figures_on_the_default_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recording", ["metrics", "metrics_of_their_own_vehicle"])
+def test_the_shipped_weights_reach_their_recorded_figures(recording: str, tmp_path: Path) -> None:
     pytest.importorskip("paddle")
     from petrflow.stages import baseline
 
     config = yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text())
     root = tmp_path / "data"
-    synthetic.generate(root, config["datasets"]["synthetic"], progress=False)
+    rendered = config["datasets"]["synthetic"]
+    if recording == "metrics_of_their_own_vehicle":
+        rendered = {key: value for key, value in rendered.items() if key not in ("vehicle", "splits")} | {"scenes": 10}
+    synthetic.generate(root, rendered, progress=False)
     annotate(root, {split: tmp_path / f"{split}.arrow" for split in ("train", "val")}, progress=False)
     run = config["runs"]["default"]
     baseline(
@@ -39,7 +44,7 @@ def test_the_shipped_weights_reach_their_recorded_figures_on_the_default_set(tmp
         {"seed": 0, "device": "cpu", "batch_size": 2, "num_workers": 0},
     )
     found = json.loads((tmp_path / "baseline" / "metrics.json").read_text())
-    for name, value in recorded()["metrics"].items():
+    for name, value in ((name, value) for name, value in recorded()[recording].items() if name != "data"):
         # Errors are means over true positives: one class that falls below the devkit's least recall moves them by a tenth of its own.
         assert found[name] == pytest.approx(value, abs=0.01 if name in ("mAP", "NDS") else 0.04), name
 
@@ -56,7 +61,9 @@ def test_their_record_names_the_model_they_belong_to_and_how_they_were_made() ->
     record = recorded()
     assert record["sha256"] == sha256_file(SHIPPED / "model.safetensors")
     first, last = (SHIPPED / name for name in ("stage-1", "stage-2"))
-    assert yaml.safe_load((last / "model.yml").read_text()) == read_model_config("petrv2_tiny")
+    model = read_model_config("petrv2_tiny")
+    model["input"].pop("frames_per_second")  # a key that came later and says what the training assumed
+    assert yaml.safe_load((last / "model.yml").read_text()) == model
     preset = yaml.safe_load((REPOSITORY / "config" / "presets" / "pretrain-tiny.yaml").read_text())
     assert yaml.safe_load((last / "config.yaml").read_text()) == preset
     default = yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text())["datasets"]["synthetic"]
