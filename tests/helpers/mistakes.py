@@ -252,6 +252,7 @@ CASES = [
     Case("key unknown", ("runs.first.schedule.learning_rat", "did you mean 'learning_rate'"), put(*SCHEDULE, "learning_rat", value=1)),
     Case("data set unknown", ("runs.first.dataset", "did you mean 'streets'"), put(*FIRST, "dataset", value="Streets")),
     Case("predicted data set unknown", ("runs.first.predict[1]", "did you mean 'streets'"), put(*FIRST, "predict", value=["streets", "street"])),
+    Case("a run on a test split", ("runs.second.dataset", "no labels to train on: name it under predict"), put(*OWN, "version", value="v1.0-test")),
     Case("min_score of no class", ("runs.first.min_score.cars", "did you mean 'car'"), put(*FIRST, "min_score", value={"cars": 0.4})),
     Case("names that differ by case", ("datasets.Streets", "differs from 'streets' by case only"), put("datasets", "Streets", value={"kind": "synthetic"})),
     Case("name taken", ("runs.Weights", "taken by petrflow's own folders"), put("runs", "Weights", value={"dataset": "streets", "model": "petrv2_tiny"})),

@@ -322,9 +322,9 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
     """
     scenes = sorted(str(row["name"]) for row in read_table(source, version, "scene"))
     own = read_splits(source / version)
-    defaults = (
-        {"train": "mini_train", "val": "mini_val"} if version == "v1.0-mini" else {"train": "train", "val": "val"}
-    )
+    # A test split has no labels: it is there to be predicted, and its scenes stand in for both.
+    kind = {"v1.0-mini": "mini", "v1.0-test": "test"}.get(version, "")
+    defaults = {part: "test" if kind == "test" else f"{kind}_{part}".lstrip("_") for part in ("train", "val")}
     if "ratio" in splits:
         return split_by_ratio(scenes, splits)
     resolved = {}
@@ -336,7 +336,7 @@ def resolve_splits(splits: Mapping[str, Any], source: Path, version: str) -> dic
             else _checked_scenes(wanted, part, scenes, version)
         )
     both = sorted(set(resolved["train"]) & set(resolved["val"]))
-    if both:
+    if both and kind != "test":
         print(
             f"Note: {len(both)} scene(s) are in both splits ({', '.join(both[:3])}): metrics will flatter the model.",
             file=sys.stderr,

@@ -496,3 +496,32 @@ def test_from_urls_over_a_bad_line_killed_twice_to_a_whole_root(
     assert not list(cache.rglob("*.tgz"))
     assert not list(cache.rglob("*.part"))
     assert not list(cache.rglob("*.tmp*"))
+
+
+def test_a_test_split_without_labels_becomes_stores_that_can_be_predicted(source: Path, tmp_path: Path) -> None:
+    from nuscenes.utils.splits import test as names
+
+    from petrflow.annotations import AnnotationStore, annotate
+
+    (tables,) = (path.parent for path in source.glob("*/scene.json"))
+    (tmp_path / "source").mkdir()
+    for folder in ("samples", "sweeps"):
+        (tmp_path / "source" / folder).symlink_to(source / folder)
+    own = tmp_path / "source" / "v1.0-test"
+    own.mkdir()
+    for path in tables.glob("*.json"):
+        if path.name != "splits.json":
+            empty = path.name in ("sample_annotation.json", "instance.json")
+            (own / path.name).write_text("[]" if empty else path.read_text())
+    scenes = json.loads((own / "scene.json").read_text())
+    for row, name in zip(scenes, names, strict=False):
+        row["name"] = name
+    (own / "scene.json").write_text(json.dumps(scenes))
+    root, about = tmp_path / "data" / "test", tmp_path / "results" / "test" / "root"
+    receipt = door(str(tmp_path / "source"), root, about, version="v1.0-test", splits={})
+    assert sorted(receipt["splits"]["val"]) == sorted(names[: len(scenes)])
+    annotate(
+        root, {part: tmp_path / "stores" / f"{part}.arrow" for part in ("train", "val")}, about=about, progress=False
+    )
+    store = AnnotationStore.open(tmp_path / "stores" / "val.arrow")
+    assert len(store) == sum(row["nbr_samples"] for row in scenes) and not len(store.columns["box.box"])
