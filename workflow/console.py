@@ -19,6 +19,7 @@ from pathlib import Path
 
 from plan import Plan
 from stage import Stage
+from terminal import Terminal, last_figures
 
 TARGETS_ONLY = re.compile(r"all|.+_all|doctor")
 """Rules that make nothing: they stand for a list of stages."""
@@ -68,8 +69,11 @@ class Console(logging.Filter):
         self._plan = plan
         self._by_receipt = {str(stage.receipt): stage for stage in plan.all()}
         self._status: dict[str, str] = {}
+        self._stage_jobs: set[int | None] = set()
         self.ends: list[End] = []
         self.stopping = False
+        self.terminal: Terminal | None = None
+        self.finished = 0
 
     def enter(self, logger: logging.Logger) -> None:
         """Listen from now on, and have the last word."""
@@ -82,8 +86,11 @@ class Console(logging.Filter):
         if event == "JOB_INFO":
             stage = self.stage_of(record)
             if stage is not None:
+                self._stage_jobs.add(getattr(record, "jobid", None))
                 record.reason = f"{stage.name}: {stage.reason(self._plan.runs or ())}"
             return stage is not None or not TARGETS_ONLY.fullmatch(str(getattr(record, "rule_name", "")))
+        if event == "JOB_FINISHED" and getattr(record, "job_id", None) in self._stage_jobs:
+            self.finished += 1
         if event == "JOB_ERROR":
             self._note_end(record)
             return False
@@ -119,11 +126,15 @@ class Console(logging.Filter):
         """Print what failed or was stopped, run by run."""
         if os.getpid() != process:  # a fork
             return
+        if self.terminal is not None:
+            self.terminal.leave()
         ends = [
             end for end in self.ends if end.stage is None or not end.stage.receipt.exists()
         ]  # a retry may have done it
         stopped = [end for end in ends if end.stopped or self.stopping]
         failed = [end for end in ends if end not in stopped]
+        if self.finished and not ends and not self.stopping:
+            print("", *last_figures(self._plan), sep="\n", file=sys.stderr, flush=True)
         if failed:
             print("\nFailed:", *(f"  {end}" for end in failed), sep="\n", file=sys.stderr, flush=True)
         if stopped or self.stopping:

@@ -20,6 +20,7 @@ from typing import Any
 import locks
 import signals
 import slurm
+import terminal
 from console import Console
 from plan import Plan
 from preflight import EXPENSIVE, Starting, check_machine, run_module, runs_to_judge, too_many_gpus
@@ -114,6 +115,9 @@ def attach(workflow: Any, plan: Plan) -> None:
     console = Console(plan)
     console.enter(logger)
     _consoles.append(console)
+    if terminal.wanted(workflow):
+        console.terminal = terminal.Terminal(console.stage_of)
+        console.terminal.enter(logger)
 
     def asked_to_stop(number: int) -> None:
         console.asked_to_stop()
@@ -229,7 +233,7 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
     runs = runs_to_judge(starting, plan.config["runs"])
     python = _python_of(workflow, jobs[0])
     making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in DOORS]
-    if not check_machine({**plan.config, "runs": runs}, models, python, making):
+    if not check_machine({**plan.config, "runs": runs}, models, python, making, _shown_in_short()):
         sys.exit("Nothing was started.")
 
 
@@ -237,6 +241,12 @@ def _machine_goes(notice: str) -> None:
     """Stop as on SIGTERM, since the cloud takes this machine away."""
     print(f"\nThe cloud takes this machine away ({notice}).", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _shown_in_short() -> Callable[[str], None] | None:
+    """What writes the table about the machine in short, where a terminal is shown."""
+    shown = next((console.terminal for console in _consoles if console.terminal is not None), None)
+    return None if shown is None else lambda text: shown.say(terminal.set_up_in_short(text))
 
 
 def _save_plan(plan: Plan) -> None:

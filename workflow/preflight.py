@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def check_machine(
     models: Mapping[str, Any],
     python: str = sys.executable,
     making: Iterable[str] | None = None,
+    in_short: Callable[[str], None] | None = None,
 ) -> bool:
     """Print what this machine is good for, and say whether it can do what the config asks for.
 
@@ -76,21 +77,36 @@ def check_machine(
         Interpreter of the environment in which the stages run.
     making : iterable of str, optional
         Data sets that are about to be made; without it, those that are not there yet.
+    in_short : callable, optional
+        Is given the whole table where the machine is fit, in place of the terminal.
     """
     paths = {run: str(models[run]) for run in config["runs"]}
     request = {"config": config, "models": paths, "making": None if making is None else list(making)}
-    return run_module(Path(__file__), request, python) == 0
+    if in_short is None:
+        return run_module(Path(__file__), request, python) == 0
+    ended = _run(Path(__file__), request, python, stderr=subprocess.PIPE)
+    if ended.returncode:
+        print(ended.stderr, end="", file=sys.stderr, flush=True)
+    else:
+        in_short(ended.stderr)
+    return ended.returncode == 0
 
 
 def run_module(script: Path, request: Mapping[str, Any], python: str = sys.executable) -> int:
     """Run a script of this folder with a request as JSON on its standard input; return its exit
     code.
     """
+    return _run(script, request, python).returncode
+
+
+def _run(
+    script: Path, request: Mapping[str, Any], python: str, stderr: int | None = None
+) -> subprocess.CompletedProcess[str]:
     source = str(Path(__file__).resolve().parents[1] / "src")
     search_path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": search_path, "PYTHONWARNINGS": "ignore"}
     text = json.dumps(request, default=str)
-    return subprocess.run([python, str(script)], input=text, text=True, env=environment, check=False).returncode
+    return subprocess.run([python, str(script)], input=text, text=True, env=environment, check=False, stderr=stderr)
 
 
 def judge(request: Mapping[str, Any]) -> None:

@@ -23,9 +23,16 @@ from slurm import start_again
 
 from petrflow.errors import PetrflowError
 from petrflow.files.receipts import Order
+from petrflow.files.status import current
+
+QUIET = "PETRFLOW_QUIET_STAGES"  # set by workflow/terminal.py
 
 # Paddle (3.3.1) says this at every import when OMP_NUM_THREADS is above 1, which is what Snakemake sets and a CPU run wants.
 CHATTER = re.compile(r"^(WARNING: OMP_NUM_THREADS set to .*|PLEASE USE OMP_NUM_THREADS WISELY\.)$\n?", re.MULTILINE)
+
+
+# Lines that a person should see once, also where the stages' output goes to their logs alone.
+NOTE = re.compile(r"^(?:\d\d:\d\d:\d\d WARNING |Note: )(.+)", re.MULTILINE)
 
 
 class _Tee:
@@ -38,6 +45,9 @@ class _Tee:
 
     def write(self, text: str) -> int:
         kept = CHATTER.sub("", text)
+        if (status := current()) is not None:
+            for note in NOTE.findall(kept):
+                status.add("notes", note)
         if self._line_dropped and kept == "\n":  # print writes a line and its end apart
             kept = ""
         self._line_dropped = kept != text and not text.endswith("\n")
@@ -81,6 +91,11 @@ def rule_job(snakemake: Any) -> Iterator[Order | None]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("a", encoding="utf-8", buffering=1) as log:
         stdout, stderr = sys.stdout, sys.stderr
+        if os.environ.get(QUIET) and order and order.stage != "doctor":  # whose words are what was asked for
+            # Snakemake's process shows what matters; what libraries print themselves goes to the log as well.
+            for descriptor in (1, 2):
+                os.dup2(log.fileno(), descriptor)
+            stdout = stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
         sys.stdout, sys.stderr = _Tee(stdout, log), _Tee(stderr, log)  # type: ignore[assignment]
         log.write(f"\n---- {time.strftime('%Y-%m-%d %H:%M:%S')} {name}\n")
         try:

@@ -64,7 +64,7 @@ def _subject(folder: Path, record: Mapping[str, Any], plan: Mapping[str, Any], n
         state = state_of(entry, now)
         parts = [f"  {stage:<10} {state:<8} {clock_text(spent(entry)):>8}"]
         if state == "running":
-            parts.append(_position(entry))
+            parts.append(position(entry))
         elif state in ("stopped", "killed", "silent") and entry.get("total"):
             parts.append(f"at {entry.get('unit', '')} {entry.get('done')} of {entry['total']}")
         if state == "silent":
@@ -83,7 +83,8 @@ def _subject(folder: Path, record: Mapping[str, Any], plan: Mapping[str, Any], n
     return lines
 
 
-def _position(entry: Mapping[str, Any]) -> str:
+def position(entry: Mapping[str, Any]) -> str:
+    """Return where a running stage stands: epoch, step, rate, loss, and the time that is left."""
     parts = []
     if "epoch" in entry:
         parts.append(f"epoch {min(int(entry['epoch']) + 1, int(entry['epochs']))}/{entry['epochs']}")
