@@ -66,7 +66,7 @@ preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit
 	$(SNAKEMAKE) --cores all $@ $(CONFIG_ARGUMENTS) $(ARGS)
 
 generate: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock, docs/images/dag.png from the rules
-	.venv/bin/python tools/config_page.py && .venv/bin/python tools/conda_environments.py
+	.venv/bin/python tools/config_page.py && .venv/bin/python tools/messages.py && .venv/bin/python tools/conda_environments.py
 	@command -v dot > /dev/null || { echo "docs/images/dag.png was left as it is: drawing it needs Graphviz (apt-get install graphviz)" >&2; exit 1; }
 	set -o pipefail; $(SNAKEMAKE) all --cores 1 --forceall --rulegraph dot $(CONFIG_ARGUMENTS) 2> /dev/null | dot -Tpng -Gdpi=80 > .dag.png && mv .dag.png docs/images/dag.png
 

@@ -16,6 +16,9 @@ import petrflow  # noqa: F401  (lets the stock parts of paddle3d be imported on 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests compare what is said in English, whatever the locale of the machine.
+os.environ["PETRFLOW_LANG"] = "en"
+
 # Two workers share two cores: libraries that start a thread pool per process only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -21,6 +21,8 @@ from plan import Plan
 from stage import Stage
 from terminal import Terminal, last_figures
 
+from petrflow.messages import _
+
 TARGETS_ONLY = re.compile(r"all|.+_all|doctor")
 """Rules that make nothing: they stand for a list of stages."""
 
@@ -50,7 +52,9 @@ class End:
     def __str__(self) -> str:
         if self.stage is None:
             return f"{self.rule}: {self.sentence}"
-        return f"{self.stage.title}: {self.sentence}\n    log: {self.stage.log}"
+        return _(
+            "{title}: {sentence}\n    log: {log}", title=self.stage.title, sentence=self.sentence, log=self.stage.log
+        )
 
 
 class Console(logging.Filter):
@@ -111,16 +115,16 @@ class Console(logging.Filter):
         status = self._status.get(rule, "")
         sentence = None if stage is None else last_sentence(stage.log, stage.name)
         if status and status not in ("1", str(os.EX_TEMPFAIL)):
-            ended = f"with exit code {status}" if status.isdigit() else f"by {status}"
-            sentence = f"it was ended from outside ({ended}); often memory was too short"
+            ended = _("with exit code {status}", status=status) if status.isdigit() else _("by {status}", status=status)
+            sentence = _("it was ended from outside ({ended}); often memory was too short", ended=ended)
         self.ends.append(
-            End(stage, rule, sentence or "it failed before it could say why.", status == str(os.EX_TEMPFAIL))
+            End(stage, rule, sentence or _("it failed before it could say why."), status == str(os.EX_TEMPFAIL))
         )
 
     def asked_to_stop(self) -> None:
         """Note that this process was asked to end."""
         self.stopping = True
-        print("\nStopping: the stages under way are asked to end.", file=sys.stderr, flush=True)
+        print(_("\nStopping: the stages under way are asked to end."), file=sys.stderr, flush=True)
 
     def last_words(self, process: int) -> None:
         """Print what failed or was stopped, run by run."""
@@ -136,11 +140,15 @@ class Console(logging.Filter):
         if self.finished and not ends and not self.stopping:
             print("", *last_figures(self._plan), sep="\n", file=sys.stderr, flush=True)
         if failed:
-            print("\nFailed:", *(f"  {end}" for end in failed), sep="\n", file=sys.stderr, flush=True)
+            print(_("\nFailed:"), *(f"  {end}" for end in failed), sep="\n", file=sys.stderr, flush=True)
         if stopped or self.stopping:
             stages = ", ".join(end.stage.title if end.stage else end.rule for end in stopped)
             what = f" ({stages})" if stages else ""
-            print(f"\nStopped on request{what}; the same command goes on from here.", file=sys.stderr, flush=True)
+            print(
+                _("\nStopped on request{what}; the same command goes on from here.", what=what),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def last_sentence(log: Path, stage: str) -> str | None:

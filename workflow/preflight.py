@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petrflow.messages import _
+
 EXPENSIVE = ("baseline", "train", "export", "demo", "predict")
 """Rules that are worth a look at the machine before anything starts."""
 
@@ -52,9 +54,11 @@ def too_many_gpus(jobs: Iterable[Starting], offered: int | None) -> str | None:
     """
     for job in jobs:
         if offered is not None and job.gpus > offered:
-            return (
-                f"runs.{job.run}.schedule.devices asks for {job.gpus} GPUs and this workflow was given {offered}: "
-                f"add --resources gpu={job.gpus}, or lower devices. Nothing was started."
+            return _(
+                "runs.{run}.schedule.devices asks for {gpus} GPUs and this workflow was given {offered}: add --resources gpu={gpus}, or lower devices. Nothing was started.",
+                run=job.run,
+                gpus=job.gpus,
+                offered=offered,
             )
     return None
 

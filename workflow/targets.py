@@ -18,6 +18,7 @@ from plan import Plan
 from stage import DOORS, Stage
 
 from petrflow.errors import PetrflowError
+from petrflow.messages import _
 
 FOLLOW = ("export", "demo", "predict", "report")
 """Stages that are made again after a stage of their run was: a second training may differ from a
@@ -106,8 +107,15 @@ def _require_whole(plan: Plan, rule: str, rules: Collection[str]) -> None:
         return
     whole = {"doctor_dataset": "doctor"}.get(rule, f"{rule}_all" if f"{rule}_all" in rules else "all")
     files = [str(stage.folder / stage.files[0]) for stage in plan.all() if rule_of(stage) == rule]
-    example = f", or for a file such as {files[0]}" if files else ""
-    raise PetrflowError(f"{rule} is a rule for one run or data set at a time: ask for {whole}{example}.")
+    example = _(", or for a file such as {file}", file=files[0]) if files else ""
+    raise PetrflowError(
+        _(
+            "{rule} is a rule for one run or data set at a time: ask for {whole}{example}.",
+            rule=rule,
+            whole=whole,
+            example=example,
+        )
+    )
 
 
 def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
@@ -126,11 +134,19 @@ def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
         return longest
     known = sorted({*rules, *(str(stage.folder / name) for stage in plan.all() for name in stage.files)})
     near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
-    hint = f"; near are {', '.join(near)}" if near else ""
+    hint = _("; near are {near}", near=", ".join(near)) if near else ""
     raise PetrflowError(
-        f"There is nothing called {target}{hint}. Targets are files of results and "
-        f"{', '.join(sorted(rule for rule in rules if rule in ('all', 'doctor', 'report', 'preflight') or rule.endswith('_all')))}; "
-        f"runs are {', '.join(plan.config['runs'])}."
+        _(
+            "There is nothing called {target}{hint}. Targets are files of results and {targets}; runs are {runs}.",
+            target=target,
+            hint=hint,
+            targets=", ".join(
+                sorted(
+                    rule for rule in rules if rule in ("all", "doctor", "report", "preflight") or rule.endswith("_all")
+                )
+            ),
+            runs=", ".join(plan.config["runs"]),
+        )
     )
 
 

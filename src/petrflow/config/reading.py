@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from petrflow.errors import InputError
+from petrflow.messages import N_, _
 
 KeyPath = tuple[str | int, ...]
 
@@ -130,14 +131,14 @@ def read_yaml(path: Path | str) -> Document:
         loader = yaml.SafeLoader(text if path.suffix != ".json" else _without_tabs(text))
         node = loader.get_single_node()
         if node is None:
-            return _whole(document, path, "is empty: it must hold keys and values, as config/config.yaml does.")
+            return _whole(document, path, _("is empty: it must hold keys and values, as config/config.yaml does."))
         if not isinstance(node, yaml.MappingNode):
             return _whole(document, path, _no_group(node, text))
         _Reader(path, loader, document).read(node)
     except yaml.YAMLError as error:
         document.mistakes.append(_syntax(path, error, text))
     except RecursionError:
-        return _whole(document, path, "is nested too deeply to be a configuration.")
+        return _whole(document, path, _("is nested too deeply to be a configuration."))
     return document
 
 
@@ -195,21 +196,25 @@ def _text(path: Path, document: Document) -> str:
     try:
         raw = path.read_bytes()
     except IsADirectoryError:
-        _whole(document, path, "is a folder, not a YAML file.")
+        _whole(document, path, _("is a folder, not a YAML file."))
         return ""
     except FileNotFoundError:
         from petrflow.config.sentences import nearest_file
 
-        _whole(document, path, f"there is no such file{nearest_file(path)}.")
+        _whole(document, path, _("there is no such file{hint}.", hint=nearest_file(path)))
         return ""
     except OSError as error:
-        _whole(document, path, f"cannot be read: {error.strerror}.")
+        _whole(document, path, _("cannot be read: {strerror}.", strerror=error.strerror))
         return ""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        _whole(document, path, f"line {line} is not UTF-8 text (GBK or UTF-16, perhaps): save the file as UTF-8.")
+        _whole(
+            document,
+            path,
+            _("line {line} is not UTF-8 text (GBK or UTF-16, perhaps): save the file as UTF-8.", line=line),
+        )
         return ""
 
 
@@ -220,8 +225,12 @@ def _without_tabs(text: str) -> str:
 
 def _no_group(node: yaml.Node, text: str) -> str:
     if isinstance(node, yaml.SequenceNode):
-        return "is a list; its top level must be keys and values, as in config/config.yaml."
-    return f"holds no keys{_odd_characters(text, None) or ' and values; write `key: value`, with a space after the colon'}."
+        return _("is a list; its top level must be keys and values, as in config/config.yaml.")
+    return _(
+        "holds no keys{odd_characters}.",
+        odd_characters=_odd_characters(text, None)
+        or _(" and values; write `key: value`, with a space after the colon"),
+    )
 
 
 def _syntax(path: Path, error: yaml.YAMLError, text: str) -> Mistake:
@@ -235,20 +244,20 @@ def _syntax(path: Path, error: yaml.YAMLError, text: str) -> Mistake:
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
     hint = _odd_characters(text, line)
     if "'\\t'" in problem:
-        problem, hint = "a tab stands where spaces must", "; indent with spaces"
+        problem, hint = _("a tab stands where spaces must"), _("; indent with spaces")
     elif "could not find expected ':'" in problem and not hint:
-        hint = "; a key is followed by a colon and a space"
+        hint = _("; a key is followed by a colon and a space")
     elif "undefined alias" in problem:
         problem, hint = (
-            f"{problem.replace('found undefined alias', 'no anchor is called')}",
-            "; quote a text that begins with *",
+            problem.replace("found undefined alias", _("no anchor is called")),
+            _("; quote a text that begins with *"),
         )
     elif "found unexpected end of stream" in problem or "while scanning a quoted scalar" in str(
         getattr(error, "context", "")
     ):
-        problem = "a quotation mark is not closed"
-    place = shown(path) if line is None else f"{shown(path)}, line {line}"
-    return Mistake((), f"this is not valid YAML: {problem}{hint}.", place)
+        problem = _("a quotation mark is not closed")
+    place = shown(path) if line is None else _("{path}, line {line}", path=shown(path), line=line)
+    return Mistake((), _("this is not valid YAML: {problem}{hint}.", problem=problem, hint=hint), place)
 
 
 def _odd_characters(text: str, line: int | None) -> str:
@@ -260,7 +269,12 @@ def _odd_characters(text: str, line: int | None) -> str:
     for number in reversed(near) if line is not None else near:
         for odd, plain in _FULL_WIDTH.items():
             if odd in lines[number].partition("#")[0]:
-                return f"; line {number + 1} has a full-width {odd!r}: write {plain + ' ' if plain == ':' else plain!r}"
+                return _(
+                    "; line {number} has a full-width {odd!r}: write {plain!r}",
+                    number=number + 1,
+                    odd=odd,
+                    plain=plain + " " if plain == ":" else plain,
+                )
     return ""
 
 
@@ -279,18 +293,18 @@ class _Reader:
         self._document.values.update(self._mapping(node, ()))
 
     def _place(self, node: yaml.Node) -> str:
-        return f"{self._path}, line {node.start_mark.line + 1}"
+        return _("{path}, line {line}", path=self._path, line=node.start_mark.line + 1)
 
     def _note(self, path: KeyPath, node: yaml.Node, says: str) -> None:
         self._document.mistakes.append(Mistake(path, says, self._place(node)))
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         if id(node) in self._open:
-            raise yaml.constructor.ConstructorError(None, None, "an anchor holds itself", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, _("an anchor holds itself"), node.start_mark)
         self._count += 1
         if self._count > _MOST_NODES:
             raise yaml.constructor.ConstructorError(
-                None, None, "aliases of aliases make too many values", node.start_mark
+                None, None, _("aliases of aliases make too many values"), node.start_mark
             )
         self._open.add(id(node))
         try:
@@ -309,15 +323,19 @@ class _Reader:
         try:
             value = self._loader.construct_object(node)
         except yaml.constructor.ConstructorError as error:
-            problem = f"the tag {node.tag} is not understood; leave it out"
+            problem = _("the tag {tag} is not understood; leave it out", tag=node.tag)
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
         except ValueError:
             return node.value
         if isinstance(value, bytes):
-            problem = f"the tag {node.tag} is not understood; leave it out"
+            problem = _("the tag {tag} is not understood; leave it out", tag=node.tag)
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         if isinstance(value, int | float) and _OTHER_BASE.fullmatch(node.value):
-            self._note(path, node, f"YAML reads {node.value} as {value}; write the number that is meant.")
+            self._note(
+                path,
+                node,
+                _("YAML reads {text} as {number}; write the number that is meant.", text=node.value, number=value),
+            )
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -329,7 +347,7 @@ class _Reader:
                 sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 for source in sources:
                     if not isinstance(source, yaml.MappingNode):
-                        self._note(path, key_node, "`<<` must name an anchor of a group of keys.")
+                        self._note(path, key_node, _("`<<` must name an anchor of a group of keys."))
                         continue
                     inherited = self._value(source, path) | inherited
                 continue
@@ -338,7 +356,7 @@ class _Reader:
                 self._note(
                     (*path, key),
                     key_node,
-                    f"this key stands here a second time, after line {lines[key]}; keep one of them.",
+                    _("this key stands here a second time, after line {line}; keep one of them.", line=lines[key]),
                 )
             lines[key] = key_node.start_mark.line + 1
             self._document.places[(*path, key)] = self._place(key_node)
@@ -347,15 +365,19 @@ class _Reader:
 
     def _key(self, node: yaml.Node, path: KeyPath) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            self._note(path, node, "a key must be a name, not a list or a group.")
+            self._note(path, node, _("a key must be a name, not a list or a group."))
             return "?"
         value = node.value if node.tag == "tag:yaml.org,2002:timestamp" else self._scalar(node, path)
         if node.tag != "tag:yaml.org,2002:str" or not isinstance(value, Hashable):
-            kind = _KINDS.get(node.tag.rpartition(":")[2], "something else than text")
+            kind = _(_KINDS.get(node.tag.rpartition(":")[2], N_("something else than text")))
             self._note(
                 (*path, node.value),
                 node,
-                f"YAML reads this name as {kind}: put it in quotes, {json.dumps(node.value, ensure_ascii=False)}.",
+                _(
+                    "YAML reads this name as {kind}: put it in quotes, {quoted}.",
+                    kind=kind,
+                    quoted=json.dumps(node.value, ensure_ascii=False),
+                ),
             )
         return str(node.value)
 
@@ -363,4 +385,10 @@ class _Reader:
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 """Numbers that YAML 1.1 takes as octal or as minutes and seconds."""
 
-_KINDS = {"int": "a number", "float": "a number", "timestamp": "a date", "bool": "true or false", "null": "nothing"}
+_KINDS = {
+    "int": N_("a number"),
+    "float": N_("a number"),
+    "timestamp": N_("a date"),
+    "bool": N_("true or false"),
+    "null": N_("nothing"),
+}

@@ -9,6 +9,7 @@ from typing import Any
 from petrflow.config.reading import Document, KeyPath, merged, raise_all
 from petrflow.config.schema import check, fill, object_schema, schema_of, section, settle
 from petrflow.config.sentences import nearest
+from petrflow.messages import _
 
 
 def runtime_keys(name: str) -> tuple[str, ...]:
@@ -16,7 +17,7 @@ def runtime_keys(name: str) -> tuple[str, ...]:
     in the schema).
     """
     schema = section(schema_of("config"), name)
-    properties, _ = object_schema({}, schema, schema)
+    properties, _others = object_schema({}, schema, schema)
     return tuple(key for key, entry in properties.items() if entry.get("runtime"))
 
 
@@ -113,7 +114,7 @@ def shaping_defaults(name: str) -> dict[str, Any]:
     write them.
     """
     schema = section(schema_of("config"), name)
-    properties, _ = object_schema({}, schema, schema)
+    properties, _others = object_schema({}, schema, schema)
     return {key: _shaping(child["default"], child, schema) for key, child in properties.items() if "default" in child}
 
 
@@ -171,7 +172,14 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
 def _unknown_datasets(path: KeyPath, listed: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     for place, dataset in enumerate(listed if isinstance(listed, list) and datasets else ()):
         if isinstance(dataset, str) and dataset not in datasets:
-            yield (*path, place), f"there is no data set {dataset!r}{nearest(dataset, map(str, datasets))}."
+            yield (
+                (*path, place),
+                _(
+                    "there is no data set {dataset!r}{hint}.",
+                    dataset=dataset,
+                    hint=nearest(dataset, map(str, datasets)),
+                ),
+            )
 
 
 def predicted(config: Mapping[str, Any], run: str) -> list[str]:
@@ -187,12 +195,18 @@ def _same_but_for_case(group: str, names: Any) -> Iterator[tuple[KeyPath, str]]:
         if twin != name:
             yield (
                 (group, name),
-                f"differs from {twin!r} by case only, and some disks make one folder of both; choose another name.",
+                _(
+                    "differs from {twin!r} by case only, and some disks make one folder of both; choose another name.",
+                    twin=twin,
+                ),
             )
         elif name.casefold() in ("report", "weights", "preflight") and name != name.casefold():
             yield (
                 (group, name),
-                f"the name {name!r} is taken by petrflow's own folders but for its case; choose another one.",
+                _(
+                    "the name {name!r} is taken by petrflow's own folders but for its case; choose another one.",
+                    name=name,
+                ),
             )
 
 
@@ -201,23 +215,26 @@ def _inside_dataset(dataset: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
     if isinstance(cameras, Mapping):
         twice = sorted({str(channel) for channel in cameras.values() if list(cameras.values()).count(channel) > 1})
         if twice:
-            yield ("cameras",), f"gives {twice[0]} to two image folders; give each a channel of its own."
+            yield (
+                ("cameras",),
+                _("gives {channel} to two image folders; give each a channel of its own.", channel=twice[0]),
+            )
     splits = dataset.get("splits")
     if dataset.get("kind") == "synthetic" and isinstance(splits, Mapping) and "ratio" in splits:
         splits = {
             key: value for key, value in splits.items() if value != with_defaults("synthetic", {})["splits"].get(key)
         }
     if isinstance(splits, Mapping) and splits.keys() & {"ratio", "by"} and splits.keys() & {"train", "val"}:
-        yield ("splits",), "says both which scenes and what share; leave out train and val, or ratio, seed and by."
+        yield ("splits",), _("says both which scenes and what share; leave out train and val, or ratio, seed and by.")
     for part in ("train", "val"):
         listed = splits.get(part) if isinstance(splits, Mapping) else None
         if isinstance(listed, list) and len(set(map(str, listed))) < len(listed):
-            yield ("splits", part), "names a scene twice."
+            yield ("splits", part), _("names a scene twice.")
 
     vehicle = dataset.get("vehicle")
     for key, value in vehicle.items() if isinstance(vehicle, Mapping) else ():
         if isinstance(value, list) and value != sorted(value):
-            yield ("vehicle", key), f"is a pair with the smaller number first, not {value}."
+            yield ("vehicle", key), _("is a pair with the smaller number first, not {value}.", value=value)
 
 
 def _inside_run(
@@ -225,18 +242,28 @@ def _inside_run(
 ) -> Iterator[tuple[KeyPath, str]]:
     dataset = run.get("dataset")
     if isinstance(dataset, str) and datasets and dataset not in datasets:
-        yield ("dataset",), f"there is no data set {dataset!r}{nearest(dataset, map(str, datasets))}."
+        yield (
+            ("dataset",),
+            _(
+                "there is no data set {dataset!r}{hint}.",
+                dataset=dataset,
+                hint=nearest(dataset, map(str, datasets)),
+            ),
+        )
     expected = run.get("expect")
     for metric in ("mAP", "NDS"):
         figure = expected.get(metric) if isinstance(expected, Mapping) else None
         value = figure.get("value") if isinstance(figure, Mapping) else None
         if isinstance(value, int | float) and not 0 <= value <= 1:
-            yield ("expect", metric, "value"), f"is {value}, and {metric} is a share between 0 and 1."
+            yield (
+                ("expect", metric, "value"),
+                _("is {value}, and {metric} is a share between 0 and 1.", value=value, metric=metric),
+            )
     schedule = run.get("schedule")
     if isinstance(schedule, Mapping) and schedule.get("patience") and schedule.get("do_eval") is False:
         yield (
             ("schedule", "patience"),
-            "counts evaluations, and do_eval is false; set do_eval: true or leave patience out.",
+            _("counts evaluations, and do_eval is false; set do_eval: true or leave patience out."),
         )
     other = weights_run(run.get("weights"))
     if other is None:
@@ -246,7 +273,11 @@ def _inside_run(
     if other not in runs:
         yield (
             ("weights", "run"),
-            f"there is no run {other!r}{nearest(other, (entry for entry in runs if entry != name))}.",
+            _(
+                "there is no run {other!r}{hint}.",
+                other=other,
+                hint=nearest(other, (entry for entry in runs if entry != name)),
+            ),
         )
         return
     chain = [name]
@@ -258,7 +289,10 @@ def _inside_run(
         way = " -> ".join([*chain, name])
         yield (
             ("weights",),
-            f"are this run's own output ({way}): no run can start from what comes of it; name other weights.",
+            _(
+                "are this run's own output ({way}): no run can start from what comes of it; name other weights.",
+                way=way,
+            ),
         )
 
 

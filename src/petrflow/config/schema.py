@@ -21,6 +21,7 @@ import yaml
 from petrflow.config.reading import Document, KeyPath, dotted, raise_all
 from petrflow.config.sentences import nearest
 from petrflow.errors import PetrflowError
+from petrflow.messages import N_, _
 
 KEYWORDS = {
     "$schema", "$ref", "$defs", "title", "description", "default", "type", "enum", "const", "properties", "required",
@@ -33,8 +34,8 @@ KEYWORDS = {
 """Keywords of a schema. The last three are petrflow's own; JSON Schema ignores them."""
 
 _KIND_NAMES = {
-    "object": "a group of keys", "array": "a list", "string": "text", "null": "null", "integer": "a whole number", "number": "a number",
-    "boolean": "true or false",
+    "object": N_("a group of keys"), "array": N_("a list"), "string": N_("text"), "null": "null", "integer": N_("a whole number"),
+    "number": N_("a number"), "boolean": N_("true or false"),
 }  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -211,7 +212,7 @@ def check(document: Document, schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     document.values = settle(document.values, schema, schema)
     notes = list(_impossible(document.values))
-    impossible = {path for path, _ in notes}
+    impossible = {path for path, _says in notes}
     for error in _errors(document.values, schema):
         notes += (note for note in _says(error) if note[0] not in impossible)
     for path, says in sorted(set(notes), key=lambda note: dotted(note[0])):
@@ -258,11 +259,14 @@ def _impossible(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]
         for index, child in enumerate(value):
             yield from _impossible(child, (*path, index))
     elif isinstance(value, float) and not math.isfinite(value):
-        yield path, f"must be a finite number, not {_shown(value)}."
+        yield path, _("must be a finite number, not {value}.", value=_shown(value))
     elif isinstance(value, str) and not value.strip():
-        yield path, "is empty; give a value, or leave the key out."
+        yield path, _("is empty; give a value, or leave the key out.")
     elif isinstance(value, str) and not value.isprintable():
-        yield path, f"{_shown(value)} holds a line break or another character that cannot be seen; take it out."
+        yield (
+            path,
+            _("{value} holds a line break or another character that cannot be seen; take it out.", value=_shown(value)),
+        )
 
 
 def _errors(values: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -320,10 +324,10 @@ def _says(error: Any) -> Iterator[tuple[KeyPath, str]]:
         known = list(schema.get("properties", {}))
         for key in value:
             if key not in known:
-                yield (*path, key), f"unknown key{nearest(str(key), known)}."
+                yield (*path, key), _("unknown key{hint}.", hint=nearest(str(key), known))
     elif rule == "required":
         for key in (key for key in wanted if key not in value):
-            yield path, f"the key {key!r} is missing."
+            yield path, _("the key {key!r} is missing.", key=key)
     elif "propertyNames" in error.absolute_schema_path:
         says = _sentence(rule, wanted, value, schema, error.message) if rule == "enum" else _name_says(rule, value)
         yield (*path, str(value)), says
@@ -333,45 +337,73 @@ def _says(error: Any) -> Iterator[tuple[KeyPath, str]]:
 
 def _name_says(rule: str, value: Any) -> str:
     if rule == "not":
-        return f"the name {value!r} is taken by petrflow's own folders; choose another one."
-    return f"the name {value!r} becomes a folder: use letters a-z, digits, '_', '-' and '.', a letter or digit first."
+        return _("the name {value!r} is taken by petrflow's own folders; choose another one.", value=value)
+    return _(
+        "the name {value!r} becomes a folder: use letters a-z, digits, '_', '-' and '.', a letter or digit first.",
+        value=value,
+    )
 
 
 def _sentence(rule: str, wanted: Any, value: Any, schema: Mapping[str, Any], message: str) -> str:
     if rule == "type":
         kinds = [wanted] if isinstance(wanted, str) else list(wanted)
-        quotes = "; put it in quotes" if "string" in kinds and isinstance(value, int | float) else ""
-        return f"must be {' or '.join(_KIND_NAMES[kind] for kind in kinds)}, not {_shown(value)}{quotes}."
+        quotes = _("; put it in quotes") if "string" in kinds and isinstance(value, int | float) else ""
+        return _(
+            "must be {kinds}, not {value}{quotes}.",
+            kinds=_(" or ").join(_(_KIND_NAMES[kind]) for kind in kinds),
+            value=_shown(value),
+            quotes=quotes,
+        )
     if rule == "enum":
         choices = [_shown(choice) if isinstance(choice, bool | None) else str(choice) for choice in wanted]
-        return f"{_shown(value)} is none of {', '.join(choices)}{nearest(str(value), choices, listed=False)}."
+        return _(
+            "{value} is none of {choices}{hint}.",
+            value=_shown(value),
+            choices=", ".join(choices),
+            hint=nearest(str(value), choices, listed=False),
+        )
     if rule == "const":
-        return f"must be {_shown(wanted)}, not {_shown(value)}."
+        return _("must be {wanted}, not {value}.", wanted=_shown(wanted), value=_shown(value))
     if rule == "oneOf":
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return f"{_shown(value)} is a number where a name or path is meant: put it in quotes."
-        return f"{_shown(value)} has no form that is understood here. {schema.get('description', '')}".rstrip()
+            return _("{value} is a number where a name or path is meant: put it in quotes.", value=_shown(value))
+        return _(
+            "{value} has no form that is understood here. {description}",
+            value=_shown(value),
+            description=schema.get("description", ""),
+        ).rstrip()
     if rule in ("minItems", "maxItems", "prefixItems", "items"):
         least, most = schema.get("minItems", 0), schema.get("maxItems", len(schema.get("prefixItems", [])) or None)
-        count = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        return f"must be a list of {count} values, not {_shown(value)}."
+        count = (
+            str(least)
+            if least == most
+            else _("at least {least}", least=least)
+            if most is None
+            else _("{least} to {most}", least=least, most=most)
+        )
+        return _("must be a list of {count} values, not {value}.", count=count, value=_shown(value))
     if rule == "uniqueItems":
-        return f"names something twice: {_shown(value)}."
+        return _("names something twice: {value}.", value=_shown(value))
     if rule == "minProperties":
-        return "is empty: name at least one."
+        return _("is empty: name at least one.")
     if rule == "pattern":
         described = f": {schema['description']}" if "description" in schema else ""
         return (
-            f"{_shown(value)} does not have the form that is wanted here{described or f', {wanted}'}".rstrip(".") + "."
+            _(
+                "{value} does not have the form that is wanted here{described}",
+                value=_shown(value),
+                described=described or f", {wanted}",
+            ).rstrip(".")
+            + "."
         )
     bounds = {
-        "minimum": "at least",
-        "exclusiveMinimum": "more than",
-        "maximum": "at most",
-        "exclusiveMaximum": "less than",
+        "minimum": N_("at least"),
+        "exclusiveMinimum": N_("more than"),
+        "maximum": N_("at most"),
+        "exclusiveMaximum": N_("less than"),
     }
     if rule in bounds:
-        return f"must be {bounds[rule]} {wanted}, not {_shown(value)}."
+        return _("must be {bound} {wanted}, not {value}.", bound=_(bounds[rule]), wanted=wanted, value=_shown(value))
     return f"{message}."
 
 

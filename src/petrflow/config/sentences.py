@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from petrflow.messages import _
+
 
 def nearest(name: str, known: Iterable[str], listed: bool = True) -> str:
     """``; did you mean 'X'``, or ``; known are …`` when nothing is near and ``listed`` says so.
@@ -16,11 +18,11 @@ def nearest(name: str, known: Iterable[str], listed: bool = True) -> str:
     by_case = [choice for choice in choices if choice.casefold() == name.casefold()]
     close = by_case or difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}"
+        return _("; did you mean {close!r}", close=close[0])
     if not listed or not choices:
         return ""
     shown = ", ".join(choices[:20])
-    return f"; known are {shown}" + (", …" if len(choices) > 20 else "")
+    return _("; known are {shown}", shown=shown) + (", …" if len(choices) > 20 else "")
 
 
 def nearest_file(path: Path) -> str:
@@ -29,11 +31,11 @@ def nearest_file(path: Path) -> str:
     """
     parent = path.parent
     if path.is_symlink():
-        return f" (it is a link to {path.readlink()}, which leads to no file)"
+        return _(" (it is a link to {target}, which leads to no file)", target=path.readlink())
     if not parent.is_dir():
         while not parent.parent.is_dir() and parent != parent.parent:
             parent = parent.parent
-        return f" (the folder {parent} does not exist either)"
+        return _(" (the folder {parent} does not exist either)", parent=parent)
     try:
         names = [entry.name for entry in parent.iterdir()]
     except OSError:
@@ -42,4 +44,4 @@ def nearest_file(path: Path) -> str:
     close = [name for name in names if name.casefold() == path.name.casefold()]
     close += [stems[stem] for stem in difflib.get_close_matches(path.stem.casefold(), stems, 1)]
     close += difflib.get_close_matches(path.name, names, 1, cutoff=0.8)
-    return f"; did you mean {parent / close[0]}" if close else ""
+    return _("; did you mean {path}", path=parent / close[0]) if close else ""

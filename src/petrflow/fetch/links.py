@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from petrflow.files.fingerprints import fingerprint
+from petrflow.messages import _
 
 
 def scheme_of(url: str) -> str:
@@ -27,9 +28,12 @@ def link_fault(url: str) -> str | None:
     """Return a sentence about a link that no server could answer, or None for any other link."""
     scheme = scheme_of(url)
     if scheme not in ("http", "https", "file"):
-        return f"{public_url(url)} is no link that can be fetched: it must begin with http://, https:// or file://."
+        return _(
+            "{link} is no link that can be fetched: it must begin with http://, https:// or file://.",
+            link=public_url(url),
+        )
     if scheme != "file" and not urlsplit(url).hostname:
-        return f"{public_url(url)} names no server: after {scheme}:// comes its name."
+        return _("{link} names no server: after {scheme}:// comes its name.", link=public_url(url), scheme=scheme)
     return None
 
 

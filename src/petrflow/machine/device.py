@@ -11,6 +11,7 @@ from typing import Any
 
 from petrflow.errors import InputError, MachineError
 from petrflow.machine import processes
+from petrflow.messages import _
 
 LARGE_MODEL_PARAMETERS = 50_000_000
 LARGE_RUN_SAMPLES = 500
@@ -89,28 +90,40 @@ def _first_line(error: Exception) -> str:
 def gpu_problem(answer: PaddleAnswer, index: int = 0) -> str:
     """Return one sentence on why GPU ``index`` cannot be used, with the remedy; '' when it can."""
     if answer.error and not answer.device_count:
-        return (
-            f"Paddle {answer.version or '(not installed)'} cannot use the GPU ({answer.error}): check `nvidia-smi`; if that works, install the Paddle "
-            f"build for this driver's CUDA version ({GPU_DOCS})."
+        return _(
+            "Paddle {version} cannot use the GPU ({error}): check `nvidia-smi`; if that works, install the Paddle build for this driver's CUDA version ({gpu_docs}).",
+            version=answer.version or _("(not installed)"),
+            error=answer.error,
+            gpu_docs=GPU_DOCS,
         )
     if not answer.cuda_build:
-        return (
-            f"The installed Paddle {answer.version} is the CPU build: run with `--sdm conda` and `environment: gpu-cuda126` in the config, or "
-            f"put the GPU build into this environment with `make gpu` ({GPU_DOCS})."
+        return _(
+            "The installed Paddle {version} is the CPU build: run with `--sdm conda` and `environment: gpu-cuda126` in the config, or put the GPU build into this environment with `make gpu` ({gpu_docs}).",
+            version=answer.version,
+            gpu_docs=GPU_DOCS,
         )
     if answer.device_count <= index:
-        return (
-            f"Paddle {answer.version} (CUDA {answer.cuda_build}) sees {answer.device_count or 'no'} GPU{'s' if answer.device_count > 1 else ''}: check "
-            "`nvidia-smi`, CUDA_VISIBLE_DEVICES, and that the container was started with `--gpus all`."
+        return _(
+            "Paddle {version} (CUDA {cuda_build}) sees {count} GPU{plural}: check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that the container was started with `--gpus all`.",
+            version=answer.version,
+            cuda_build=answer.cuda_build,
+            count=answer.device_count or _("no"),
+            plural="s" if answer.device_count > 1 else "",
         )
     if answer.capabilities and answer.architectures:
         major, minor = answer.capabilities[index]
         # Kernels of one architecture run on later ones of the same generation, never on earlier or
         # on other generations.
         if not any(built // 10 == major and built % 10 <= minor for built in answer.architectures):
-            return (
-                f"{answer.names[index]} has compute capability {major}.{minor}, and this Paddle {answer.version} (CUDA {answer.cuda_build}) has kernels "
-                f"for {', '.join(f'{a // 10}.{a % 10}' for a in answer.architectures)} only: install the build that covers it ({GPU_DOCS})."
+            return _(
+                "{name} has compute capability {major}.{minor}, and this Paddle {version} (CUDA {cuda_build}) has kernels for {covered} only: install the build that covers it ({gpu_docs}).",
+                name=answer.names[index],
+                major=major,
+                minor=minor,
+                version=answer.version,
+                cuda_build=answer.cuda_build,
+                covered=", ".join(f"{a // 10}.{a % 10}" for a in answer.architectures),
+                gpu_docs=GPU_DOCS,
             )
     return ""
 
@@ -136,7 +149,7 @@ def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0)
     if name == "cpu":
         return "cpu"
     if name not in ("auto", "gpu"):
-        raise InputError(f"device: {name!r} is not known; use auto, cpu or gpu.")
+        raise InputError(_("device: {name!r} is not known; use auto, cpu or gpu.", name=name))
     answer = answer or ask_paddle()
     problem = gpu_problem(answer)
     if not problem:
@@ -144,17 +157,29 @@ def select_device(name: str, answer: PaddleAnswer | None = None, index: int = 0)
         # other in vain.
         if index and (missing := gpu_problem(answer, index)):
             raise MachineError(
-                f"schedule.devices asks for GPU number {index + 1}. {missing} Or lower `schedule.devices`."
+                _(
+                    "schedule.devices asks for GPU number {index}. {missing} Or lower `schedule.devices`.",
+                    index=index + 1,
+                    missing=missing,
+                )
             )
         return f"gpu:{index}"
     if name == "gpu":
-        raise MachineError(f"device: gpu was asked for. {problem} To run on the CPU all the same, set `device: cpu`.")
+        raise MachineError(
+            _(
+                "device: gpu was asked for. {problem} To run on the CPU all the same, set `device: cpu`.",
+                problem=problem,
+            )
+        )
     if given := _gpus_of_this_job():
         raise MachineError(
-            f"Slurm gave this job GPU {given} and a CPU would compute on it. {problem} To use the CPU, set `device: cpu`: "
-            "the job then asks for no GPU."
+            _(
+                "Slurm gave this job GPU {given} and a CPU would compute on it. {problem} To use the CPU, set `device: cpu`: the job then asks for no GPU.",
+                given=given,
+                problem=problem,
+            )
         )
-    print(f"device: auto takes the CPU. {problem}", file=sys.stderr, flush=True)
+    print(_("device: auto takes the CPU. {problem}", problem=problem), file=sys.stderr, flush=True)
     return "cpu"
 
 
@@ -204,9 +229,14 @@ def refuse_slow_cpu(
         return
     days = cpu_hours(parameters, epochs * samples, image_size, cores) / 24
     raise MachineError(
-        f"No usable GPU was found, and training a model of {parameters / 1e6:.0f} M parameters for {epochs} epochs of {samples} samples would take "
-        f"roughly {days:,.0f} days on this CPU: run it on a GPU ({GPU_DOCS}), choose a smaller model (petrv2_tiny), or set "
-        "`schedule.device: cpu` (or `schedule.allow_slow_cpu: true`) if this is what you want."
+        _(
+            "No usable GPU was found, and training a model of {parameters:.0f} M parameters for {epochs} epochs of {samples} samples would take roughly {days:,.0f} days on this CPU: run it on a GPU ({gpu_docs}), choose a smaller model (petrv2_tiny), or set `schedule.device: cpu` (or `schedule.allow_slow_cpu: true`) if this is what you want.",
+            parameters=parameters / 1000000.0,
+            epochs=epochs,
+            samples=samples,
+            days=days,
+            gpu_docs=GPU_DOCS,
+        )
     )
 
 
@@ -221,16 +251,35 @@ def check_paddle_version(version: str | None = None) -> str:
     version = _installed_version() if version is None else version
     match = re.match(r"(\d+)\.(\d+)", version)
     if not match:
-        raise MachineError(f"Paddle is not installed (version {version!r}): run `make run`, or see {GPU_DOCS}.")
+        raise MachineError(
+            _(
+                "Paddle is not installed (version {version!r}): run `make run`, or see {gpu_docs}.",
+                version=version,
+                gpu_docs=GPU_DOCS,
+            )
+        )
     release = (int(match[1]), int(match[2]))
     if release < (2, 6):
         raise MachineError(
-            f"Paddle {version} is too old for petrflow, which supports {SUPPORTED_PADDLE}: install 3.3.1 ({GPU_DOCS})."
+            _(
+                "Paddle {version} is too old for petrflow, which supports {supported_paddle}: install 3.3.1 ({gpu_docs}).",
+                version=version,
+                supported_paddle=SUPPORTED_PADDLE,
+                gpu_docs=GPU_DOCS,
+            )
         )
     if release > (3, 3):
-        return f"Paddle {version} is newer than what petrflow was tested with ({SUPPORTED_PADDLE})."
+        return _(
+            "Paddle {version} is newer than what petrflow was tested with ({supported_paddle}).",
+            version=version,
+            supported_paddle=SUPPORTED_PADDLE,
+        )
     if release < (3, 3):
-        return f"Paddle {version} is older than what petrflow is tested with ({SUPPORTED_PADDLE})."
+        return _(
+            "Paddle {version} is older than what petrflow is tested with ({supported_paddle}).",
+            version=version,
+            supported_paddle=SUPPORTED_PADDLE,
+        )
     return ""
 
 

@@ -30,6 +30,7 @@ from petrflow.machine.device import (
     refuse_slow_cpu,
 )
 from petrflow.machine.hardware import Gpu, Machine, SmiAnswer, ask_machine, ask_nvidia_smi
+from petrflow.messages import _
 from petrflow.sources.needs import disk_need, is_made, samples_of
 
 # Linux drivers from which on CUDA's minor-version compatibility holds.
@@ -132,16 +133,18 @@ def _python_row(machine: Machine) -> Row:
         "Python",
         machine.python,
         "wrong",
-        "petrflow needs Python 3.11, 3.12 or 3.13: `make run` finds or brings one, or use the environments in envs/.",
+        _(
+            "petrflow needs Python 3.11, 3.12 or 3.13: `make run` finds or brings one, or use the environments in envs/."
+        ),
     )
 
 
 def _paddle_row(paddle: PaddleAnswer) -> Row:
-    build = f"CUDA {paddle.cuda_build}" if paddle.cuda_build else "CPU build"
+    build = f"CUDA {paddle.cuda_build}" if paddle.cuda_build else _("CPU build")
     try:
         warning = check_paddle_version(paddle.version)
     except PetrflowError as error:
-        return Row("Paddle", paddle.version or "not installed", "wrong", str(error))
+        return Row("Paddle", paddle.version or _("not installed"), "wrong", str(error))
     return Row("Paddle", f"{paddle.version}, {build}", "note" if warning else "ok", warning)
 
 
@@ -153,18 +156,22 @@ def _wants_gpu(plan: Plan) -> str:
 def _gpu_rows(plan: Plan, paddle: PaddleAnswer, smi: SmiAnswer) -> list[Row]:
     wanted = _wants_gpu(plan)
     if not smi.gpus:
-        return [Row("GPU", "none", "wrong" if wanted == "gpu" else "ok" if wanted == "cpu" else "note", smi.problem)]
+        return [Row("GPU", _("none"), "wrong" if wanted == "gpu" else "ok" if wanted == "cpu" else "note", smi.problem)]
     rows = [_driver_row(paddle, smi)]
     for gpu in smi.gpus:
         found = gpu.name + (f", {human_bytes(gpu.memory_total)}" if gpu.memory_total else "")
-        found += f" ({human_bytes(gpu.memory_free)} free)" if gpu.memory_free is not None else ""
-        found += f", capability {gpu.capability[0]}.{gpu.capability[1]}" if gpu.capability else ""
+        found += _(" ({free} free)", free=human_bytes(gpu.memory_free)) if gpu.memory_free is not None else ""
+        found += (
+            _(", capability {major}.{minor}", major=gpu.capability[0], minor=gpu.capability[1])
+            if gpu.capability
+            else ""
+        )
         rows.append(Row(f"GPU {gpu.index}", found, *_gpu_verdict(gpu, paddle)))
     if smi.problem:
-        rows.append(Row("GPU", "one does not answer", "wrong", smi.problem))
+        rows.append(Row("GPU", _("one does not answer"), "wrong", smi.problem))
     problem = gpu_problem(paddle)
     if problem:
-        rows.append(Row("Paddle on GPU", "cannot use it", "wrong" if wanted == "gpu" else "note", problem))
+        rows.append(Row(_("Paddle on GPU"), _("cannot use it"), "wrong" if wanted == "gpu" else "note", problem))
     return rows
 
 
@@ -178,10 +185,10 @@ def _gpu_verdict(gpu: Gpu, paddle: PaddleAnswer) -> tuple[str, str]:
     if gpu.memory_total is not None and gpu.memory_total < ADVISED_GPU_BYTES:
         return (
             "note",
-            "16 GB or more are advised for the published model with batch 2: lower batch_size if memory runs out.",
+            _("16 GB or more are advised for the published model with batch 2: lower batch_size if memory runs out."),
         )
     if gpu.memory_total and gpu.memory_free is not None and gpu.memory_free < gpu.memory_total // 2:
-        return "note", "another program holds more than half of its memory: `nvidia-smi` shows which."
+        return "note", _("another program holds more than half of its memory: `nvidia-smi` shows which.")
     return "ok", ""
 
 
@@ -193,12 +200,17 @@ def _driver_row(paddle: PaddleAnswer, smi: SmiAnswer) -> Row:
     if needed and numbers and tuple(numbers) < needed:
         oldest = f"{needed[0]}.{needed[1]}"
         return Row(
-            "Driver",
+            _("Driver"),
             driver,
             "wrong",
-            f"Paddle's CUDA {paddle.cuda_build} needs driver {oldest} or newer: update it, or install a build for an older CUDA ({GPU_DOCS}).",
+            _(
+                "Paddle's CUDA {cuda_build} needs driver {oldest} or newer: update it, or install a build for an older CUDA ({gpu_docs}).",
+                cuda_build=paddle.cuda_build,
+                oldest=oldest,
+                gpu_docs=GPU_DOCS,
+            ),
         )
-    return Row("Driver", driver)
+    return Row(_("Driver"), driver)
 
 
 def _run_rows(plan: Plan, paddle: PaddleAnswer, machine: Machine) -> list[Row]:
@@ -207,7 +219,14 @@ def _run_rows(plan: Plan, paddle: PaddleAnswer, machine: Machine) -> list[Row]:
     for name, run in plan.runs.items():
         requested = run.schedule["device"]
         if requested == "gpu" and problem:
-            rows.append(Row(f"run {name}", "device: gpu", "wrong", f"{problem} Or set `device: cpu`."))
+            rows.append(
+                Row(
+                    _("run {name}", name=name),
+                    "device: gpu",
+                    "wrong",
+                    _("{problem} Or set `device: cpu`.", problem=problem),
+                )
+            )
             continue
         device = "cpu" if requested == "cpu" or (requested == "auto" and problem) else "gpu"
         height, width = run.model["input"]["image_size"]
@@ -217,26 +236,41 @@ def _run_rows(plan: Plan, paddle: PaddleAnswer, machine: Machine) -> list[Row]:
                 image_size=(height, width), cores=machine.cores, allow=run.schedule["allow_slow_cpu"],
             )  # fmt: skip
         except PetrflowError as error:
-            rows.append(Row(f"run {name}", f"device: {requested}, on the CPU", "wrong", str(error)))
+            rows.append(
+                Row(
+                    _("run {name}", name=name),
+                    _("device: {requested}, on the CPU", requested=requested),
+                    "wrong",
+                    str(error),
+                )
+            )
             continue
         slow = device == "cpu" and run.parameters >= LARGE_MODEL_PARAMETERS
-        found = f"device: {requested}, on the {device.upper()}"
-        rows.append(Row(f"run {name}", found, "note" if slow else "ok", "a large model on a CPU" if slow else ""))
+        found = _("device: {requested}, on the {device}", requested=requested, device=device.upper())
+        rows.append(
+            Row(
+                _("run {name}", name=name), found, "note" if slow else "ok", _("a large model on a CPU") if slow else ""
+            )
+        )
     return rows
 
 
 def _host_rows(plan: Plan, machine: Machine) -> list[Row]:
     workers = max((run.schedule["num_workers"] for run in plan.runs.values()), default=0)
     remedy = _workers_remedy(workers, machine.cores)
-    rows = [Row("CPU", f"{machine.cores} cores", "note" if remedy else "ok", remedy)]
+    rows = [Row("CPU", _("{cores} cores", cores=machine.cores), "note" if remedy else "ok", remedy)]
     memory = min(machine.memory_total, machine.memory_limit or machine.memory_total)
-    limited = " (the container's limit)" if memory < machine.memory_total else ""
-    small = "6 GB or more are advised: lower batch_size and num_workers." if memory < 6 * GIGABYTE else ""
-    rows.append(Row("Memory", human_bytes(memory) + limited, "note" if small else "ok", small))
+    limited = _(" (the container's limit)") if memory < machine.memory_total else ""
+    small = _("6 GB or more are advised: lower batch_size and num_workers.") if memory < 6 * GIGABYTE else ""
+    rows.append(Row(_("Memory"), human_bytes(memory) + limited, "note" if small else "ok", small))
     if machine.shared_memory is not None:
         needed = max((_shared_bytes(run) for run in plan.runs.values()), default=0)
         short = machine.shared_memory < needed
-        remedy = f"loader workers may need {human_bytes(needed)}: start the container with `--shm-size={max(1, round(needed * 2 / 2**30))}g`, or set num_workers: 0."
+        remedy = _(
+            "loader workers may need {needed}: start the container with `--shm-size={size}g`, or set num_workers: 0.",
+            needed=human_bytes(needed),
+            size=max(1, round(needed * 2 / 2**30)),
+        )
         rows.append(
             Row("/dev/shm", human_bytes(machine.shared_memory), "note" if short else "ok", remedy if short else "")
         )
@@ -245,7 +279,13 @@ def _host_rows(plan: Plan, machine: Machine) -> list[Row]:
 
 def _workers_remedy(workers: int, cores: int) -> str:
     return (
-        f"num_workers is {workers}: more than {cores} workers only get in each other's way." if workers > cores else ""
+        _(
+            "num_workers is {workers}: more than {cores} workers only get in each other's way.",
+            workers=workers,
+            cores=cores,
+        )
+        if workers > cores
+        else ""
     )
 
 
@@ -268,9 +308,15 @@ def _disk_rows(plan: Plan, machine: Machine) -> list[Row]:
         needed = sum(needs.values())
         what = ", ".join(f"{name} {human_bytes(need)}" for name, need in needs.items() if need)
         short = free < needed
-        remedy = f"about {human_bytes(needed)} are needed ({what}): free {human_bytes(needed - free)}, or put {Path(folder).name}/ on a larger disk (a link will do)."
-        found = f"{human_bytes(free)} free, {human_bytes(needed)} needed"
-        rows.append(Row(f"Disk {folder}", found, "wrong" if short else "ok", remedy if short else ""))
+        remedy = _(
+            "about {needed} are needed ({what}): free {missing}, or put {name}/ on a larger disk (a link will do).",
+            needed=human_bytes(needed),
+            what=what,
+            missing=human_bytes(needed - free),
+            name=Path(folder).name,
+        )
+        found = _("{free} free, {needed} needed", free=human_bytes(free), needed=human_bytes(needed))
+        rows.append(Row(_("Disk {folder}", folder=folder), found, "wrong" if short else "ok", remedy if short else ""))
     return rows
 
 
@@ -278,12 +324,14 @@ def _clock_row(machine: Machine) -> Row:
     found = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(machine.now))
     if machine.now < machine.newest_file - 86400:
         return Row(
-            "Clock",
+            _("Clock"),
             found,
             "wrong",
-            "it is behind petrflow's own files: certificates will look invalid; set the clock (`sudo timedatectl set-ntp true`).",
+            _(
+                "it is behind petrflow's own files: certificates will look invalid; set the clock (`sudo timedatectl set-ntp true`)."
+            ),
         )
-    return Row("Clock", found)
+    return Row(_("Clock"), found)
 
 
 # ------------------------------------------------------------------------------------------------------------------ the table
@@ -293,7 +341,7 @@ def table(rows: Iterable[Row]) -> str:
     """The rows as text: subject, verdict, what was found, and the remedy on a line of its own."""
     rows = list(rows)
     width = max((len(row.subject) for row in rows), default=0)
-    signs = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
+    signs = {"ok": _("ok   "), "note": _("note "), "wrong": _("WRONG")}
     lines = []
     for row in rows:
         lines.append(f"{row.subject:<{width}}  {signs[row.verdict]}  {row.found}")
@@ -311,7 +359,7 @@ def require(rows: Iterable[Row]) -> None:
     """Raise with the rows that are wrong, if any are."""
     wrong = [row for row in rows if row.verdict == "wrong"]
     if wrong:
-        raise PetrflowError("This machine cannot do what the config asks for:\n" + table(wrong))
+        raise PetrflowError(_("This machine cannot do what the config asks for:\n") + table(wrong))
 
 
 def main(config: Mapping[str, Any], models: Mapping[str, Any], making: Iterable[str] | None = None) -> None:

@@ -29,6 +29,7 @@ from petrflow.config import (
 from petrflow.config.network import entries
 from petrflow.errors import PetrflowError
 from petrflow.fetch.links import fetched_weights, link_fault, public, scheme_of
+from petrflow.messages import _
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
 from petrflow.nuscenes.synonyms import labels_of
 from petrflow.sources.needs import KINDS, Knowledge, look
@@ -112,7 +113,14 @@ class _Pass:
         try:
             self.known[name] = look(with_defaults(dataset["kind"], dataset), Path("data") / name)
         except OSError as error:  # a name too long, a folder that may not be read
-            self._add(("datasets", name, "source"), f"{shortened(error.filename)} cannot be read: {error.strerror}.")
+            self._add(
+                ("datasets", name, "source"),
+                _(
+                    "{filename} cannot be read: {strerror}.",
+                    filename=shortened(error.filename),
+                    strerror=error.strerror,
+                ),
+            )
             return
         for path, says in self.known[name].mistakes:
             self._add(("datasets", name, *path), says)
@@ -146,18 +154,25 @@ class _Pass:
                     run,
                     entries(with_model_defaults(self.models[str(other)])),
                     name,
-                    f"the model of run {other!r}",
+                    _("the model of run {other!r}", other=other),
                 )
             return
         if isinstance(weights, Mapping):
             self._fetched(here, name, run)
         elif scheme_of(weights):
-            self._add(here, f"is a link: write {{url: {weights.partition('?')[0]}}}.")
+            self._add(here, _("is a link: write {{url: {link}}}.", link=weights.partition("?")[0]))
         else:
             try:
                 self._file(here, name, run, Path(weights))
             except OSError as error:
-                self._add(here, f"{shortened(error.filename)} cannot be read: {error.strerror}.")
+                self._add(
+                    here,
+                    _(
+                        "{filename} cannot be read: {strerror}.",
+                        filename=shortened(error.filename),
+                        strerror=error.strerror,
+                    ),
+                )
 
     def _fetched(self, here: KeyPath, name: str, run: Mapping[str, Any]) -> None:
         """Weights that are fetched: a ``file:`` link must lead somewhere; what has been fetched is
@@ -170,7 +185,10 @@ class _Pass:
                 self._add((*here, "url"), says)
         local = [Path(link.removeprefix("file://")) for link in links if scheme_of(link) == "file"]
         if local and len(local) == len(links) and not any(path.is_file() for path in local):
-            self._add((*here, "url"), f"{links[0]} leads to no file{nearest_file(local[0])}.")
+            self._add(
+                (*here, "url"),
+                _("{link} leads to no file{hint}.", link=links[0], hint=nearest_file(local[0])),
+            )
         path = fetched_weights(run["weights"])
         if path.is_file():
             self._file(here, name, run, path)
@@ -178,16 +196,23 @@ class _Pass:
     def _file(self, here: KeyPath, name: str, run: Mapping[str, Any], path: Path) -> None:
         if path.is_dir():
             inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in WEIGHTS_ENDINGS)
-            hint = f"; name the file in it, {path / inside[0]}" if inside else ", which holds no weights"
-            self._add(here, f"{path} is a folder{hint}.")
+            hint = (
+                _("; name the file in it, {path}", path=path / inside[0]) if inside else _(", which holds no weights")
+            )
+            self._add(here, _("{path} is a folder{hint}.", path=path, hint=hint))
             return
         if not path.exists():
             self.document.add(
-                here, f"{path} does not exist{nearest_file(path)}. Correct the path, or leave weights null."
+                here,
+                _(
+                    "{path} does not exist{hint}. Correct the path, or leave weights null.",
+                    path=path,
+                    hint=nearest_file(path),
+                ),
             )
             return
         if not path.is_file():
-            self._add(here, f"{path} is a pipe or a device; name a weights file.")
+            self._add(here, _("{path} is a pipe or a device; name a weights file.", path=path))
             return
         if name not in self.models:
             return
@@ -207,7 +232,7 @@ class _Pass:
         network = entries(model)
         why = misfit(fit(network, given, model["fresh"]), network, given)
         if why is not None:
-            self._add(here, f"{where}: these weights {why}")
+            self._add(here, _("{where}: these weights {why}", where=where, why=why))
 
     # -- classes
 
@@ -234,8 +259,12 @@ class _Pass:
             if runs and target is not None and not is_category(target) and labels_of([target], known) == [-1]:
                 self._add(
                     ("datasets", dataset, "class_map", name),
-                    f"sends {name!r} to {target!r}, which is no class of a model that is trained on this data"
-                    f"{nearest(str(target), known)}. Correct it, add it to class_names of the model file, or write null.",
+                    _(
+                        "sends {name!r} to {target!r}, which is no class of a model that is trained on this data{hint}. Correct it, add it to class_names of the model file, or write null.",
+                        name=name,
+                        target=target,
+                        hint=nearest(str(target), known),
+                    ),
                 )
 
     def _data(self, name: str, run: Mapping[str, Any]) -> None:
@@ -251,17 +280,23 @@ class _Pass:
             return
         scene = run["demo"]["scene"]
         if scene is not None and scene not in known.scenes["val"]:
-            where = "is a training scene" if scene in known.scenes["train"] else "is none of the data set's"
+            where = _("is a training scene") if scene in known.scenes["train"] else _("is none of the data set's")
             self._add(("runs", name, "demo", "scene"), f"{scene!r} {where}{nearest(scene, known.scenes['val'])}.")
         schedule = run["schedule"]
         whole = schedule["batch_size"] * schedule["devices"]
         samples = known.samples["train"]
         if samples and whole > samples:
-            each = f" on each of {schedule['devices']} devices" if schedule["devices"] > 1 else ""
+            each = _(" on each of {devices} devices", devices=schedule["devices"]) if schedule["devices"] > 1 else ""
             self._add(
                 ("runs", name, "schedule", "batch_size"),
-                f"is {schedule['batch_size']}{each}, and the training split of {run['dataset']!r} has {samples} samples; "
-                f"use at most {max(1, samples // schedule['devices'])}.",
+                _(
+                    "is {batch_size}{each}, and the training split of {dataset!r} has {samples} samples; use at most {most}.",
+                    batch_size=schedule["batch_size"],
+                    each=each,
+                    dataset=run["dataset"],
+                    samples=samples,
+                    most=max(1, samples // schedule["devices"]),
+                ),
             )
 
 
@@ -303,5 +338,5 @@ def require_fit(
 def report(mistakes: Iterable[Mistake]) -> str:
     """All mistakes, one a line, under one heading."""
     lines = [str(mistake) for mistake in mistakes]
-    heading = "There is a mistake" if len(lines) == 1 else f"There are {len(lines)} mistakes"
-    return "\n".join([f"{heading} in what was asked for; nothing was started.", *lines])
+    heading = _("There is a mistake") if len(lines) == 1 else _("There are {count} mistakes", count=len(lines))
+    return "\n".join([_("{heading} in what was asked for; nothing was started.", heading=heading), *lines])

@@ -19,6 +19,7 @@ from petrflow.fetch.archive import is_archive
 from petrflow.fetch.archive_records import bytes_unpacked
 from petrflow.fetch.links import link_fault, scheme_of
 from petrflow.files.disk import GIGABYTE
+from petrflow.messages import _
 from petrflow.nuscenes.records import read_table
 from petrflow.nuscenes.root import COMPLETE, RECEIPT
 from petrflow.sources.nuscenes import (
@@ -204,7 +205,7 @@ def _link_faults(items: list[Folder | Archive | Remote]) -> Iterator[str]:
         missing = [link for link in links if scheme_of(link) == "file" and not _path_of_link(link).is_file()]
         if missing and len(missing) == len(links):
             path = _path_of_link(missing[0])
-            yield f"{missing[0]} leads to no file{nearest_file(path)}."
+            yield _("{link} leads to no file{hint}.", link=missing[0], hint=nearest_file(path))
 
 
 def _path_of_link(link: str) -> Path:
@@ -217,7 +218,7 @@ def _nuscenes_bytes(dataset: Mapping[str, Any], root: Path) -> int:
     """Of archives and what comes out of them, what is neither fetched nor unpacked yet; a folder is
     linked and takes nothing.
     """
-    items, _ = _items(dataset, root)
+    items, _names = _items(dataset, root)
     if not items or any(isinstance(item, Folder) for item in items):
         return 0
     archives, unpacked = DATASET_SIZES.get(str(dataset["version"]), (0, 0))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from petrflow.config.network import CONSTANTS, class_heads
 from petrflow.errors import PetrflowError
+from petrflow.messages import _
 
 LEAST_SHARE = 0.9
 """Share of a network's entries, by number, that weights must hold."""
@@ -56,14 +57,20 @@ class Fit:
 
     def __str__(self) -> str:
         loaded = len(self.matched) + len(self.by_class)
-        text = f"{loaded} of {loaded + len(self.missing) + len(self.wrong_shape)} entries loaded"
+        text = _(
+            "{loaded} of {whole} entries loaded",
+            loaded=loaded,
+            whole=loaded + len(self.missing) + len(self.wrong_shape),
+        )
         for name in ("missing", "unexpected", "wrong_shape", "fresh"):
             names = getattr(self, name)
             if names:
                 text += f"; {name.replace('_', ' ')} {len(names)} ({_some(names)})"
         if self.kept_classes or self.fresh_classes:
             kept, fresh = (", ".join(names) or "none" for names in (self.kept_classes, self.fresh_classes))
-            text += f"; classes with the weights' rows: {kept}; classes that start random: {fresh}"
+            text += _(
+                "; classes with the weights' rows: {kept}; classes that start random: {fresh}", kept=kept, fresh=fresh
+            )
         return text
 
 
@@ -98,14 +105,25 @@ def misfit(found: Fit, network: Shapes, weights: Shapes) -> str | None:
         return None
     lost = [name for name in found.missing if name not in found.class_heads]
     other = [name for name in found.wrong_shape if name not in found.class_heads]
-    parts = [f"not found: {_some(lost)}"] if lost else []
+    parts = [_("not found: {names}", names=_some(lost))] if lost else []
     if other:
         name = other[0]
-        parts.append(f"of another shape: {_some(other)} ({name} is {list(weights[name])}, not {list(network[name])})")
+        parts.append(
+            _(
+                "of another shape: {names} ({name} is {given}, not {wanted})",
+                names=_some(other),
+                name=name,
+                given=list(weights[name]),
+                wanted=list(network[name]),
+            )
+        )
     whole = len(found.matched) + len(lost) + len(other)
-    return (
-        f"hold {100 * found.share:.0f} % of the model's {whole} entries, and {100 * LEAST_SHARE:.0f} % are needed; {'; '.join(parts)}. "
-        "Name the weights that belong to the run's model file, list there under `fresh` what starts random, or set `partial_weights: true`."
+    return _(
+        "hold {share:.0f} % of the model's {whole} entries, and {least:.0f} % are needed; {parts}. Name the weights that belong to the run's model file, list there under `fresh` what starts random, or set `partial_weights: true`.",
+        share=100 * found.share,
+        whole=whole,
+        least=100 * LEAST_SHARE,
+        parts="; ".join(parts),
     )
 
 
@@ -119,7 +137,7 @@ def require(found: Fit, network: Shapes, weights: Shapes, where: str) -> None:
     """
     why = misfit(found, network, weights)
     if why is not None:
-        raise PetrflowError(f"{where}: these weights {why}")
+        raise PetrflowError(_("{where}: these weights {why}", where=where, why=why))
 
 
 def _begins(name: str, beginnings: Collection[str]) -> bool:
@@ -127,4 +145,4 @@ def _begins(name: str, beginnings: Collection[str]) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f", … ({len(names)} in all)" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (_(", … ({count} in all)", count=len(names)) if len(names) > 3 else "")

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("benchmarks/*.md")])
 
 
-@pytest.mark.parametrize("script", ["config_page.py", "conda_environments.py"])
+@pytest.mark.parametrize("script", ["config_page.py", "messages.py", "conda_environments.py"])
 def test_what_is_made_from_schema_and_lock_is_up_to_date(script: str) -> None:
     command = [sys.executable, str(REPOSITORY / "tools" / script), "--check"]
     finished = subprocess.run(command, check=False, capture_output=True, text=True)
