@@ -202,4 +202,5 @@ def last_figures(plan: Any) -> list[str]:
         lines.append(", ".join(f"{name}: results/{run}/{place}" for name, place in there.items()))
     if len(runs) == 1:
         lines += times
-    return [*lines, "next: open the report; make status, make visualdl"]
+    look = "open the report, or " if page.exists() else ""
+    return [*lines, f"next: {look}make visualdl for the curves; make status while something runs"]
