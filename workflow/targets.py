@@ -120,7 +120,7 @@ def _require_whole(plan: Plan, rule: str, rules: Collection[str]) -> None:
 
 def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
     """The stage that makes a file."""
-    path = Path(os.path.relpath(target))
+    path = Path(os.path.relpath(target or "."))  # an empty target names nothing
     longest: Stage | None = None
     for stage in plan.all():
         if path == stage.receipt or (path.parent == stage.receipts and path.name.rpartition("-")[0] == stage.name):
@@ -138,7 +138,7 @@ def _of_file(plan: Plan, target: str, rules: Collection[str]) -> Stage:
     raise PetrflowError(
         _(
             "There is nothing called {target}{hint}. Targets are files of results and {targets}; runs are {runs}.",
-            target=target,
+            target=target or "''",
             hint=hint,
             targets=", ".join(
                 sorted(

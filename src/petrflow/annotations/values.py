@@ -18,6 +18,9 @@ from petrflow.nuscenes.root import Root
 
 # How far a quaternion's length may be from 1.
 _LENGTH_TOLERANCE = 0.05
+# Boxes stand on the ground: a box whose z axis is more than 45 degrees from the world's leans, and
+# where more than this share does, the quaternions are in another order.
+_LEANING, _LEANING_SHARE = 0.7071, 0.05
 # Focal length as a share of the image's width, below which a pinhole camera would see 175 degrees.
 _LEAST_FOCAL = 0.02
 # µs: keyframes that follow each other faster, by their median, have their times in another unit.
@@ -186,6 +189,12 @@ class _Check:
             bad = ~(np.isfinite(size) & (size > 0)).all(axis=1)
         words = "has a size that is not three lengths above 0 (width, length, height in metres)"
         self._refuse("sample_annotation", rows, bad, "annotation", words, size)
+        # The third element of the rotated z axis: 1 for a box that stands, 0 for one on its side.
+        upright = 1.0 - 2.0 * (annotation["rotation"][rows, 1] ** 2 + annotation["rotation"][rows, 2] ** 2)
+        leaning = upright < _LEANING
+        if leaning.sum() > _LEANING_SHARE * len(rows):
+            words = "leans more than 45 degrees; a rotation is a quaternion in the order w, x, y, z"
+            self._refuse("sample_annotation", rows, leaning, "annotation", words, annotation["rotation"][rows])
 
     def _poses(self, table: str, rows: np.ndarray, translation: np.ndarray, rotation: np.ndarray, record: str) -> None:
         bad = ~np.isfinite(translation).all(axis=1)

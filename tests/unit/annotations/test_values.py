@@ -72,6 +72,12 @@ def cameras(change: Callable[[list[list[float]]], Any]) -> Callable[[Tables], No
     return edit
 
 
+def scalar_last(tables: Tables) -> None:
+    for row in tables["sample_annotation"]:
+        w, *rest = row["rotation"]
+        row["rotation"] = [*rest, w]
+
+
 BOX = "sample_annotation"
 CASES: list[tuple[Callable[[Tables], None], str]] = [
     *((put(table, "translation", [value, 1.0, 2.0], place), rf"{table}.json: .*[0-9a-f]{{32}} has a translation that is not three finite")
@@ -98,6 +104,7 @@ CASES: list[tuple[Callable[[Tables], None], str]] = [
     (cameras(lambda matrix: [[0.8, 0, 0.5], [0, 0.8, 0.5], [0, 0, 1]]), "not in pixels"),
     (cameras(lambda matrix: [[*row, 0.0] for row in matrix]), "'camera_intrinsic' of record [0-9a-f]{32} is no 3x3 matrix"),
     (cameras(lambda matrix: [number for row in matrix for number in row]), "a record is not as nuScenes has it"),
+    (scalar_last, r"sample_annotation.json: annotation [0-9a-f]{32} leans more than 45 degrees; .* in the order w, x, y, z"),
     (put("sample_data", "calibrated_sensor_token", "elsewhere"), "refers to calibrated_sensor 'elsewhere'"),
     *((put(table, field, "zz"), rf"{table}.json refers to {target} 'zz' in record [0-9a-f]{{32}}, which {target}.json does not hold")
       for table, field, target in (
@@ -131,6 +138,16 @@ def test_a_value_that_cannot_be_is_refused_with_table_token_and_remedy(
         built(folder, tables, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_single_box_on_its_side_is_no_mistake_of_the_order(
+    tables_only: tuple[Path, Tables], tmp_path: Path
+) -> None:
+    folder, tables = tables_only
+    tables = copy.deepcopy(tables)
+    tables[BOX][0]["rotation"] = [0.7071, 0.7071, 0.0, 0.0]
+    built(folder, tables, tmp_path)
+    assert list(tmp_path.iterdir())
 
 
 def test_scenes_outside_the_splits_may_hold_what_they_like(tables_only: tuple[Path, Tables], tmp_path: Path) -> None:
