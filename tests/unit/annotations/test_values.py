@@ -140,9 +140,7 @@ def test_a_value_that_cannot_be_is_refused_with_table_token_and_remedy(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_single_box_on_its_side_is_no_mistake_of_the_order(
-    tables_only: tuple[Path, Tables], tmp_path: Path
-) -> None:
+def test_a_single_box_on_its_side_is_no_mistake_of_the_order(tables_only: tuple[Path, Tables], tmp_path: Path) -> None:
     folder, tables = tables_only
     tables = copy.deepcopy(tables)
     tables[BOX][0]["rotation"] = [0.7071, 0.7071, 0.0, 0.0]
