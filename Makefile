@@ -13,7 +13,7 @@ TARGET ?= all
 ARGS ?=
 CONFIG_ARGUMENTS := $(if $(CONFIG),--configfile $(CONFIG))
 
-.PHONY: run gpu test test-faults test-cluster test-pythons slurm lint coverage format visualdl status left preflight doctor report generate site clean help
+.PHONY: run gpu test test-faults test-cluster test-pythons slurm lint coverage format visualdl serve status left preflight doctor report generate site clean help
 
 run: $(ENVIRONMENT)  ## make everything the config names (CONFIG=file, TARGET=all)
 	$(SNAKEMAKE) --cores all $(TARGET) $(CONFIG_ARGUMENTS) $(ARGS)
@@ -61,6 +61,9 @@ status: $(ENVIRONMENT)  ## where every run stands: stage, epoch, time left, metr
 
 left: $(ENVIRONMENT)  ## what is left to do, why, and how long it took last time
 	.venv/bin/python workflow/left.py $(TARGET) $(CONFIG_ARGUMENTS)
+
+serve: $(ENVIRONMENT)  ## the model service that Xtreme1 calls, on a run's exported model (RUN=default, CONFIG=file)
+	.venv/bin/python -m petrflow.prediction.server $(or $(RUN),default) $(CONFIG_ARGUMENTS) $(ARGS)
 
 preflight doctor report: $(ENVIRONMENT)  ## is this machine fit; is the data fit; the page over all runs
 	$(SNAKEMAKE) --cores all $@ $(CONFIG_ARGUMENTS) $(ARGS)

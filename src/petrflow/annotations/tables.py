@@ -14,7 +14,7 @@ from petrflow.errors import PetrflowError
 from petrflow.files.status import tqdm
 from petrflow.nuscenes.arrays import arrow, take, text_lengths, valid, view
 from petrflow.nuscenes.columns import BOOL, INT, LIST, MATRIX, TEXT, Columns, Kinds, empty_columns, read_columns, vector
-from petrflow.nuscenes.names import CAMERA_ORDER, LIDAR, NEEDED_TABLES
+from petrflow.nuscenes.names import LIDAR, NEEDED_TABLES, in_camera_order
 from petrflow.nuscenes.root import Root
 
 _POSE: Kinds = {"token": TEXT, "translation": vector(3), "rotation": vector(4)}
@@ -269,6 +269,4 @@ def camera_names(root: Root, tables: dict[str, Columns]) -> tuple[str, ...]:
         )
     if not names:
         raise PetrflowError(f"{root.folder / root.version / 'sensor.json'} names no camera: PETRv2 needs at least one.")
-    return tuple(
-        [name for name in CAMERA_ORDER if name in names] + [name for name in names if name not in CAMERA_ORDER]
-    )
+    return in_camera_order(names)

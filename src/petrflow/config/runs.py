@@ -162,6 +162,15 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             for path, says in _inside_dataset(dataset):
                 yield ("datasets", name, *path), says
     yield from _unknown_datasets(("predict",), config.get("predict"), datasets)
+    serve = config.get("serve")
+    served = serve.get("dataset") if isinstance(serve, Mapping) else None
+    if isinstance(served, str) and served not in datasets:
+        yield ("serve", "dataset"), f"there is no data set {served!r}{nearest(served, map(str, datasets))}."
+    elif isinstance(served, str) and datasets[served].get("kind") != "xtreme1":
+        yield (
+            ("serve", "dataset"),
+            f"{served!r} is of kind {datasets[served].get('kind')}, and the service reads frames of Xtreme1's.",
+        )
     for name, run in runs.items():
         if isinstance(run, Mapping):
             yield from _unknown_datasets(("runs", name, "predict"), run.get("predict"), datasets)

@@ -4,6 +4,8 @@ attributes, visibilities, sizes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 DETECTION_NAMES = {
     "human.pedestrian.adult": "pedestrian",
     "human.pedestrian.child": "pedestrian",
@@ -54,6 +56,16 @@ LIDAR_HEIGHT = 1.84
 CAMERA_ORDER = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Order of the cameras in Paddle3D's infos and loader."""
 LIDAR = "LIDAR_TOP"
+
+
+def in_camera_order(channels: Iterable[str]) -> tuple[str, ...]:
+    """Return cameras in the order in which a model is given them: nuScenes' own in stock order,
+    then others as they come.
+    """
+    names = list(channels)
+    return tuple(
+        [name for name in CAMERA_ORDER if name in names] + [name for name in names if name not in CAMERA_ORDER]
+    )
 
 
 TABLE_NAMES = (

@@ -51,6 +51,35 @@ class FrameResult:
     tracks: Sequence[str]
 
 
+def in_the_tools_terms(
+    boxes: FloatArray, cloud_from_lidar: FloatArray, conventions: Mapping[str, Any]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return boxes as an export of these conventions writes them.
+
+    Parameters
+    ----------
+    boxes : (N, 7 or more) float64
+        x, y, z, w, l, h, yaw in LIDAR_TOP's frame, m and rad.
+    cloud_from_lidar : (4, 4) float64
+        LIDAR_TOP's frame to that of the point cloud, m.
+    conventions : mapping
+        ``length_unit`` (m), ``size_order``, ``yaw_offset`` (degrees) and ``angle_unit``.
+
+    Returns
+    -------
+    centres, sizes : (N, 3) float64
+        In the export's unit of length, the sizes in its order.
+    yaws : (N,) float64
+        About the cloud's z axis, in the export's unit of angles.
+    """
+    centres, sizes, yaws = boxes_to_xtreme1(transform_boxes(boxes[:, :7], cloud_from_lidar))
+    yaws = yaws - math.radians(conventions["yaw_offset"])
+    if conventions["angle_unit"] == "deg":
+        yaws = np.degrees(yaws)
+    places = ["lwh".index(axis) for axis in conventions["size_order"]]
+    return centres / conventions["length_unit"], sizes[:, places] / conventions["length_unit"], yaws
+
+
 class Way:
     """The way back into one export: its frames' names, its classes' numbers and its conventions.
 
@@ -97,13 +126,7 @@ class Way:
         boxes : (N, 7) float64
             x, y, z, w, l, h, yaw in LIDAR_TOP's frame, m and rad.
         """
-        rules = self._conventions
-        centres, sizes, yaws = boxes_to_xtreme1(transform_boxes(boxes[:, :7], self._cloud_from_lidar))
-        yaws = yaws - math.radians(rules["yaw_offset"])
-        if rules["angle_unit"] == "deg":
-            yaws = np.degrees(yaws)
-        places = ["lwh".index(axis) for axis in rules["size_order"]]
-        centres, sizes = centres / rules["length_unit"], sizes[:, places] / rules["length_unit"]
+        centres, sizes, yaws = in_the_tools_terms(boxes, self._cloud_from_lidar, self._conventions)
         return [
             {
                 "center3D": _xyz(centre),

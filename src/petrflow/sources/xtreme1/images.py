@@ -27,6 +27,8 @@ _ORIENTATION = 0x0112
 # Orientations that exchange width and height.
 _LYING = (5, 6, 7, 8)
 _QUALITY = 95
+# What cameras write; JPEG stands for MPO, too. Pillow knows more, and hands some of it to other programs.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _CURE = "Put a sound copy there: the next run takes it in."
 
 
@@ -51,7 +53,7 @@ def look_at(path: Path) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures, odd EXIF
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 size, kind = opened.size, opened.format
                 orientation = opened.getexif().get(_ORIENTATION, 1)
         ending = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png"}.get(str(kind), "")
@@ -95,7 +97,7 @@ def _decode(picture: Picture) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(picture.path) as opened:
+            with Image.open(picture.path, formats=_FORMATS) as opened:
                 upright = ImageOps.exif_transpose(opened)
                 if upright.mode.startswith("I") or upright.mode == "F":  # 16 bits and more
                     values = np.asarray(upright, dtype=np.float64)

@@ -82,10 +82,10 @@ class Export:
         present = sorted({camera for frame in labelled for camera in frame.cameras}, key=natural_key)
         if not present and labelled and labelled[0].problem:
             raise PetrflowError(labelled[0].problem)
-        used = _cameras_used(present, settings)
+        used = cameras_used(present, settings)
         media = Media(settings, media_place)
         media.bring(labelled, used)
-        reader = _CameraReader(present, used, settings)
+        reader = CameraReader(present, used, settings)
         cameras: dict[str, dict[str, Camera]] = {}
         pictures: dict[str, dict[str, Picture]] = {}
         faults: dict[str, PetrflowError] = {}
@@ -143,7 +143,7 @@ class Export:
             self.notes.append(doubt)
         return (self.poses is not None or settings.ego == "still") and not doubt
 
-    def _add_sweeps(self, others: Sequence[FrameFiles], reader: _CameraReader, media: Media) -> None:
+    def _add_sweeps(self, others: Sequence[FrameFiles], reader: CameraReader, media: Media) -> None:
         """Make unlabelled frames the previous frames of the labelled ones after them, where they
         have all that this takes.
         """
@@ -224,7 +224,7 @@ def _between(
     return sorted(found, key=lambda other: natural_key(other.name))[-_MOST_SWEEPS:]
 
 
-class _CameraReader:
+class CameraReader:
     """Calibration and images of frames, cameras paired with the entries of camera_config."""
 
     def __init__(self, present: Sequence[str], used: Sequence[str], settings: Settings) -> None:
@@ -310,7 +310,7 @@ class _CameraReader:
         return notes
 
 
-def _cameras_used(present: Sequence[str], settings: Settings) -> list[str]:
+def cameras_used(present: Sequence[str], settings: Settings) -> list[str]:
     """Cameras to use, 1 to 12 of them."""
     held = ", ".join(map(folder_of, present)) or "no images"
     used = list(present)

@@ -53,6 +53,14 @@ def parse_settings(dataset: Mapping[str, Any]) -> Settings:
     mistakes = [f"{'.'.join(map(str, path))}: {says}" for path, says in missing_files(entry)]
     if mistakes:
         raise PetrflowError("\n".join(mistakes))
+    return conventions(entry)
+
+
+def conventions(dataset: Mapping[str, Any]) -> Settings:
+    """Return a config entry's settings with their defaults, whether the files it names are there or
+    not: for frames that come from elsewhere.
+    """
+    entry = settings("xtreme1", {"kind": "xtreme1", **dataset})
     units = entry["length_unit"]
     return Settings(
         **{field.name: entry[field.name] for field in fields(Settings)}
