@@ -37,7 +37,7 @@ class Parts:
             remove(self.folder)
             write_json(about, key)
         self.found: list[Detections] = []
-        for path in sorted(self.folder.glob("*.npz")):
+        for path in sorted(self.folder.glob("[0-9]*.npz")):
             if int(path.stem) != len(self.found) or not self._take(path):
                 break
 

@@ -156,6 +156,8 @@ def test_parts_of_another_model_and_damaged_ones_are_predicted_again(
     (second,) = (tmp_path / "parts").glob("*1.npz")
     second.write_bytes(second.read_bytes()[:-40])
     assert len(Parts(tmp_path / "parts", "one").found) == 1
+    (tmp_path / "parts" / ".00000001.npz.petrflow-1-2-3-4.tmp.npz").write_bytes(b"half a part of a killed process")
+    assert len(Parts(tmp_path / "parts", "one").found) == 1
     assert Parts(tmp_path / "parts", "other").found == []
 
 
