@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import psutil
 
+from benchmarks.rates import loader_rate
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader, sample_rng
 from petrflow.samples.transforms import draw_augmentation
@@ -85,16 +86,7 @@ def whole_loaders(store: FakeStore, root: Path, workers: list[int]) -> None:
     for count in workers:
         dataset = PetrDataset(None, root, model_config(), training=True, store=store)
         with Loader(dataset, 2, 0, count, shuffle=True, drop_last=True) as loader:
-            start = time.perf_counter()
-            for _ in loader.epoch(0):
-                break
-            first = time.perf_counter() - start
-            for _ in loader.epoch(1):
-                pass
-            start = time.perf_counter()
-            for _ in loader.epoch(2):
-                pass
-            rate = 2 * len(loader) / (time.perf_counter() - start)
+            first, rate = loader_rate(loader, warm=2 * len(loader), batches=len(loader))
             ring = loader._slots.stride * loader._slots.count
             children = [
                 p for p in psutil.Process().children(recursive=True) if "loader_worker" in " ".join(p.cmdline())
