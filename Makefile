@@ -8,6 +8,9 @@ BOOTSTRAP := .bootstrap
 UV ?= $(BOOTSTRAP)/bin/uv
 ENVIRONMENT := .venv/.petrflow-synced
 SNAKEMAKE := .venv/bin/snakemake
+# A mirror of PyPI for the environment, kept once it was named (docs/gpu.md); in the environment of tools/set_up.sh, not on its command line.
+INDEX ?=
+export INDEX
 CONFIG ?=
 TARGET ?= all
 ARGS ?=
@@ -76,7 +79,7 @@ generate: $(ENVIRONMENT)  ## docs/config.md from the schema, envs/ from uv.lock,
 clean:  ## remove what tools leave behind; never data or results
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .snakemake/log .snakemake/scripts
 
-HELP := Run:run,left,status,visualdl,report Check:preflight,doctor Set-up:gpu,slurm,clean Develop:test,test-faults,test-cluster,test-pythons,coverage,lint,format,generate,site
+HELP := Run:run,left,status,visualdl,report,serve Check:preflight,doctor Set-up:gpu,slurm,clean Develop:test,test-faults,test-cluster,test-pythons,coverage,lint,format,generate,site
 help:  ## these lines
 	@awk -v groups="$(HELP)" -f tools/help.awk $(MAKEFILE_LIST)
 

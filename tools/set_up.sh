@@ -7,7 +7,8 @@
 # PADDLE       Paddle's build: cpu, the name of a folder of its index (cu126, cu129), or auto: what the driver serves
 # PADDLE_INDEX the address of Paddle's index, without that folder; a mirror's, for example
 # ADD_GROUPS   dependency groups of pyproject.toml to install beside the default ones
-# The last three are kept in .bootstrap/kept: once chosen, they hold for every later call. Arguments go to `uv sync`.
+# INDEX        the address of a mirror of PyPI (a simple index); the lock's own addresses where it is empty
+# The last four are kept in .bootstrap/kept: once chosen, they hold for every later call. Arguments go to `uv sync`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,12 +47,13 @@ install_uv() {
 
 # ---- what was chosen before, and what is chosen now
 KEPT=.bootstrap/kept
-kept_paddle="" kept_index="" groups=()
+kept_paddle="" kept_index="" kept_mirror="" groups=()
 if [ -e "$KEPT" ]; then
     while read -r what value; do
         case $what in
             paddle) kept_paddle=$value ;;
             index) kept_index=$value ;;
+            mirror) kept_mirror=$value ;;
             group) groups+=("$value") ;;
         esac
     done < "$KEPT"
@@ -60,6 +62,12 @@ for group in ${ADD_GROUPS:-}; do
     [[ " ${groups[*]-} " == *" $group "* ]] || groups+=("$group")
 done
 PADDLE=${PADDLE:-${kept_paddle:-cpu}}
+INDEX=${INDEX:-$kept_mirror}
+case $INDEX in
+    "") ;;
+    http://* | https://*) export UV_DEFAULT_INDEX=$INDEX PIP_INDEX_URL=$INDEX ;;
+    *) say "INDEX must be the address of a package index, such as https://pypi.tuna.tsinghua.edu.cn/simple, and is $INDEX."; exit 1 ;;
+esac
 PADDLE_INDEX=${PADDLE_INDEX:-${kept_index:-https://www.paddlepaddle.org.cn/packages/stable}}
 
 if [ "$PADDLE" = auto ]; then
@@ -111,7 +119,39 @@ fi
 
 # Compiled once here, or again in every process where PYTHONDONTWRITEBYTECODE is set.
 sync() {
-    UV_PYTHON_DOWNLOADS=never "$UV" sync --frozen --compile-bytecode --python "$(command -v "$PYTHON")" "$@"
+    if [ -n "$INDEX" ]; then
+        sync_from_mirror "$@"
+    else
+        UV_PYTHON_DOWNLOADS=never "$UV" sync --frozen --compile-bytecode --python "$(command -v "$PYTHON")" "$@"
+    fi
+}
+
+# `uv sync` fetches from the addresses that the lock holds, whatever index it is told. So the lock's versions and checksums are
+# written as requirements, which know no addresses, and the mirror's files must have those checksums.
+sync_from_mirror() {
+    local requirements=.bootstrap/requirements.txt whole=sync project=1 export=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --inexact) whole=install ;;
+            --no-install-project) project="" ;;
+            --no-install-package) export+=(--no-emit-package "$2"); shift ;;
+            *) export+=("$1") ;;
+        esac
+        shift
+    done
+    if [ "$(version_of .venv/bin/python)" != "$(version_of "$PYTHON")" ]; then
+        "$UV" venv --quiet --clear --python "$(command -v "$PYTHON")" .venv
+    fi
+    mkdir -p .bootstrap
+    "$UV" export --quiet --frozen --no-emit-project ${export[@]+"${export[@]}"} --output-file "$requirements" > /dev/null
+    if [ "$whole" = sync ]; then
+        pip sync --require-hashes --compile-bytecode "$requirements"
+    else
+        pip install --require-hashes --compile-bytecode --requirements "$requirements"
+    fi
+    if [ -n "$project" ] && grep -q '^\[build-system\]' pyproject.toml; then
+        pip install --no-deps --editable .
+    fi
 }
 
 has() {
@@ -144,11 +184,12 @@ else
         echo "$PADDLE $version" > "$BUILD"
     fi
 fi
-if [ "$PADDLE" != cpu ] || [ ${#groups[@]} -gt 0 ] || [ -e "$KEPT" ]; then
+if [ "$PADDLE" != cpu ] || [ ${#groups[@]} -gt 0 ] || [ -n "$INDEX" ] || [ -e "$KEPT" ]; then
     mkdir -p .bootstrap
     {
         echo "paddle $PADDLE"
         echo "index $PADDLE_INDEX"
+        [ -z "$INDEX" ] || echo "mirror $INDEX"
         for group in ${groups[@]+"${groups[@]}"}; do echo "group $group"; done
     } > "$KEPT.new"
     mv "$KEPT.new" "$KEPT"

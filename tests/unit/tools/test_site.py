@@ -122,7 +122,7 @@ def faults(words: list[str]) -> list[str]:
         known = {
             name for line in re.findall(r"^([a-z][a-z -]*):(?!=)", MAKEFILE, re.MULTILINE) for name in line.split()
         }
-        variables = set(re.findall(r"\$\((?:or \$\()?([A-Z_]+)\)", MAKEFILE))
+        variables = set(re.findall(r"(?:\$\((?:or \$\()?|export )([A-Z_]+)\b", MAKEFILE))
         for word in words[1:]:
             name, equals, value = word.partition("=")
             if equals and re.fullmatch("[A-Z_]+", name):
