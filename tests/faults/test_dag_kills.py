@@ -19,7 +19,17 @@ from tests.workflow.test_whole_dag import small_config, small_project
 pytestmark = pytest.mark.slow
 
 # Times, walltimes and logs of the runs themselves: they tell how a result was made, not what it is.
-TIMED = ("provenance.json", "receipts", ".contents.json", "state", "visualdl", "report", "import.json")
+TIMED = (
+    "provenance.json",
+    "receipts",
+    ".contents.json",
+    "state",
+    "visualdl",
+    "report",
+    "import.json",
+    "status.json",
+    "plan.json",
+)
 
 
 def results(folder: Path) -> dict[str, str]:
