@@ -46,7 +46,7 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after an undisturbed training on this machine."""
-    config = small_config(epochs=20, save_interval=20, checkpoint_minutes=0.02)
+    config = small_config(epochs=12, save_interval=12, checkpoint_minutes=0.02)
     folder = small_project(tmp_path_factory.mktemp("calm") / "project", config)
     run_snakemake(folder, "annotate_all", timeout=900)
     shutil.copytree(folder, folder.with_name("before"), symlinks=True)
@@ -82,7 +82,7 @@ def jobs(folder: Path, rule: str = "train") -> list[dict[str, str]]:
     return found
 
 
-def training_runs(folder: Path, steps: int = 5) -> str:
+def training_runs(folder: Path, steps: int = 3) -> str:
     """Wait until a training has taken some steps in this start; return its job's number."""
     progress = folder / "results" / "small" / "state" / "progress.json"
 
