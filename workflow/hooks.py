@@ -32,6 +32,7 @@ from petrflow.errors import PetrflowError
 from petrflow.files import sweep_stale, write_json
 from petrflow.files.receipts import Contents
 from petrflow.machine.gpus import visible_here
+from petrflow.messages import _
 from petrflow.preflight import mistakes
 
 CAPTIONS = ("demo", "history", "metrics", "parity", "report")
@@ -234,12 +235,12 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
     python = _python_of(workflow, jobs[0])
     making = [job.wildcards.dataset for job in workflow.dag.needrun_jobs() if job.rule.name in DOORS]
     if not check_machine({**plan.config, "runs": runs}, models, python, making, _shown_in_short()):
-        sys.exit("Nothing was started.")
+        sys.exit(_("Nothing was started."))
 
 
 def _machine_goes(notice: str) -> None:
     """Stop as on SIGTERM, since the cloud takes this machine away."""
-    print(f"\nThe cloud takes this machine away ({notice}).", file=sys.stderr, flush=True)
+    print(_("\nThe cloud takes this machine away ({notice}).", notice=notice), file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

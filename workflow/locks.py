@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from petrflow.messages import _
+
 MAIN_LOCK = "petrflow-main.lock"  # locked, shared, by every live Snakemake process of the folder
 JOBS_LOCK = "petrflow-jobs.lock"  # locked, shared, by every live rule script of the folder
 ORPHAN_SECONDS = 60.0  # seconds to wait for jobs that outlived their Snakemake
@@ -81,7 +83,11 @@ def _remove_stale(folder: Path) -> None:
     try:
         if not _is_alone(descriptor, 0.0):
             print(
-                f"A job of a killed run is still ending; waiting up to {ORPHAN_SECONDS:.0f} s for it.", file=sys.stderr
+                _(
+                    "A job of a killed run is still ending; waiting up to {seconds:.0f} s for it.",
+                    seconds=ORPHAN_SECONDS,
+                ),
+                file=sys.stderr,
             )
             if not _is_alone(descriptor, ORPHAN_SECONDS):
                 return
@@ -89,7 +95,7 @@ def _remove_stale(folder: Path) -> None:
         os.close(descriptor)
     for path in stale:
         path.unlink(missing_ok=True)
-    print("The last run here was killed; the lock that it left was removed.", file=sys.stderr)
+    print(_("The last run here was killed; the lock that it left was removed."), file=sys.stderr)
 
 
 def show_job(folder: Path) -> int | None:

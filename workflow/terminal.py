@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from stage import RUN_STAGES, Stage
 
 from petrflow.files.status import NAME, clock_text, read_status
+from petrflow.messages import _
 from petrflow.reports.status import position
 
 QUIET = "PETRFLOW_QUIET_STAGES"
@@ -190,17 +191,17 @@ def last_figures(plan: Any) -> list[str]:
             lines.append(f"{run}: mAP {shown[0]}  NDS {shown[1]}")
         entries = read_status(folder / NAME).get("stages", {})
         spent = [f"{name} {clock_text(entry.get('seconds'))}" for name in RUN_STAGES if (entry := entries.get(name))]
-        times.append(f"time of {run}: {', '.join(spent)}")
+        times.append(_("time of {run}: {stages}", run=run, stages=", ".join(spent)))
     if len(lines) > 5:
-        lines = [*lines[:4], f"and {len(lines) - 4} more runs, all in the report"]
+        lines = [*lines[:4], _("and {count} more runs, all in the report", count=len(lines) - 4)]
     run = runs[0] if len(runs) == 1 else "RUN"
     if (page := Path("results/report/index.html")).exists():
-        lines.append(f"report: {page}")
-    places = {"viewer": "viewer/index.html", "model": "export", "video": "demo/demo.mp4"}
+        lines.append(_("report: {page}", page=page))
+    places = {_("viewer"): "viewer/index.html", _("model"): "export", _("video"): "demo/demo.mp4"}
     there = {name: place for name, place in places.items() if any((Path("results") / r / place).exists() for r in runs)}
     if there:
         lines.append(", ".join(f"{name}: results/{run}/{place}" for name, place in there.items()))
     if len(runs) == 1:
         lines += times
-    look = "open the report, or " if page.exists() else ""
-    return [*lines, f"next: {look}make visualdl for the curves; make status while something runs"]
+    look = _("open the report, or ") if page.exists() else ""
+    return [*lines, _("next: {look}make visualdl for the curves; make status while something runs", look=look)]

@@ -17,6 +17,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import human_bytes, read_json
 from petrflow.files.status import NAME, clock_text, read_status, state_of
+from petrflow.messages import _
 
 PLAN = "plan.json"
 """In ``results``: the stages that the last command was to make, written before its first job."""
@@ -41,7 +42,7 @@ def text(results: Path, now: float | None = None) -> str:
     records = {path.parent.name: read_status(path) for path in sorted(results.glob(f"*/{NAME}"))}
     records = {name: record for name, record in records.items() if record}
     if not records:
-        return f"No stage has run under {results} yet."
+        return _("No stage has run under {results} yet.", results=results)
     lines: list[str] = []
     for name, record in records.items():
         if name != "report":
@@ -49,7 +50,7 @@ def text(results: Path, now: float | None = None) -> str:
     free = [float(record["disk_free_bytes"]) for record in records.values() if "disk_free_bytes" in record]
     newest = max(records.values(), key=lambda record: float(record.get("updated", 0.0)))
     if free:
-        lines.append(f"disk: {human_bytes(int(newest['disk_free_bytes']))} free for results")
+        lines.append(_("disk: {free} free for results", free=human_bytes(int(newest["disk_free_bytes"]))))
     if chain := _chain(records, plan, now):
         lines.append(chain)
     return "\n".join(lines)
@@ -66,15 +67,28 @@ def _subject(folder: Path, record: Mapping[str, Any], plan: Mapping[str, Any], n
         if state == "running":
             parts.append(position(entry))
         elif state in ("stopped", "killed", "silent") and entry.get("total"):
-            parts.append(f"at {entry.get('unit', '')} {entry.get('done')} of {entry['total']}")
+            parts.append(
+                _(
+                    "at {unit} {done} of {total}",
+                    unit=entry.get("unit", ""),
+                    done=entry.get("done"),
+                    total=entry["total"],
+                )
+            )
         if state == "silent":
-            parts.append(f"no word from {entry.get('machine', '?')} for {clock_text(now - float(entry['updated']))}")
+            parts.append(
+                _(
+                    "no word from {machine} for {time}",
+                    machine=entry.get("machine", "?"),
+                    time=clock_text(now - float(entry["updated"])),
+                )
+            )
         if state == "failed":
             parts.append(str(entry.get("sentence") or ""))
         elif entry.get("figure"):
             parts.append(str(entry["figure"]))
         if int(entry.get("starts", 1)) > 1:
-            parts.append(f"{entry['starts']} starts")
+            parts.append(_("{starts} starts", starts=entry["starts"]))
         lines.append("  ".join(filter(None, parts)))
         if stage == "train":
             lines += _training(entry, state, now)
@@ -87,25 +101,39 @@ def position(entry: Mapping[str, Any]) -> str:
     """Return where a running stage stands: epoch, step, rate, loss, and the time that is left."""
     parts = []
     if "epoch" in entry:
-        parts.append(f"epoch {min(int(entry['epoch']) + 1, int(entry['epochs']))}/{entry['epochs']}")
+        parts.append(
+            _(
+                "epoch {epoch}/{epochs}",
+                epoch=min(int(entry["epoch"]) + 1, int(entry["epochs"])),
+                epochs=entry["epochs"],
+            )
+        )
     if entry.get("total"):
         parts.append(f"{entry.get('unit') or ''} {entry.get('done')}/{entry['total']}".strip())
     if "seconds_per_step" in entry:
-        parts.append(f"{entry['seconds_per_step']:.2f} s/step")
+        parts.append(_("{seconds_per_step:.2f} s/step", seconds_per_step=entry["seconds_per_step"]))
     if "loss" in entry:
-        parts.append(f"loss {entry['loss']:.3f}")
+        parts.append(_("loss {loss:.3f}", loss=entry["loss"]))
     if entry.get("left") is not None:
-        parts.append(f"left {clock_text(float(entry['left']))}")
+        parts.append(_("left {time}", time=clock_text(float(entry["left"]))))
     return "  ".join(parts)
 
 
 def _training(entry: Mapping[str, Any], state: str, now: float) -> list[str]:
     parts = []
-    for name, title in (("metrics", "last"), ("best", "best")):
+    for name, title in (("metrics", _("last")), ("best", _("best"))):
         if found := entry.get(name):
-            parts.append(f"{title} mAP {found['mAP']:.3f} NDS {found['NDS']:.3f} (epoch {found['epoch']})")
+            parts.append(
+                _(
+                    "{title} mAP {map:.3f} NDS {nds:.3f} (epoch {epoch})",
+                    title=title,
+                    map=found["mAP"],
+                    nds=found["NDS"],
+                    epoch=found["epoch"],
+                )
+            )
     if "checkpoint" in entry and state != "done":
-        parts.append(f"checkpoint {clock_text(now - float(entry['checkpoint']))} ago")
+        parts.append(_("checkpoint {time} ago", time=clock_text(now - float(entry["checkpoint"]))))
     return [f"             {'  '.join(parts)}"] if parts else []
 
 
@@ -119,11 +147,15 @@ def _cost(subject: str, stages: Mapping[str, Any], plan: Mapping[str, Any], now:
     mine = [stage for stage in plan.get("stages", []) if stage["subject"] == subject]
     left, unknown = _left(mine, {subject: {"stages": stages}}, float(plan.get("began", 0.0)), now)
     price = plan.get("price_per_hour")
-    cost = f"  cost       {clock_text(so_far)} so far"
+    cost = _("  cost       {time} so far", time=clock_text(so_far))
     if price is not None:
         cost += f" ({so_far / 3600 * price:.2f})"
     if left or unknown:
-        cost += f", {'at least ' if unknown else 'about '}{clock_text(so_far + left)} at the end"
+        cost += _(
+            ", {about}{time} at the end",
+            about=_("at least ") if unknown else _("about "),
+            time=clock_text(so_far + left),
+        )
         if price is not None:
             cost += f" ({(so_far + left) / 3600 * price:.2f})"
     return cost
@@ -156,9 +188,9 @@ def _chain(records: Mapping[str, Any], plan: Mapping[str, Any], now: float) -> s
     planned = plan.get("stages", [])
     left, unknown = _left(planned, records, float(plan.get("began", 0.0)), now)
     if not left and not unknown:
-        return "nothing is left of what the last command was to make" if planned else ""
-    more = f", and {unknown} stages whose time nobody knows yet" if unknown else ""
-    return f"left of what the last command was to make: about {clock_text(left)}{more}"
+        return _("nothing is left of what the last command was to make") if planned else ""
+    more = _(", and {count} stages whose time nobody knows yet", count=unknown) if unknown else ""
+    return _("left of what the last command was to make: about {time}{more}", time=clock_text(left), more=more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
