@@ -58,6 +58,11 @@ rule predict_all:
         receipts("predict"),
 
 
+rule prelabel_all:
+    input:
+        receipts("prelabel"),
+
+
 rule doctor:
     input:
         receipts("doctor"),

@@ -76,6 +76,11 @@ class Plan:
         names = [*RUN_STAGES, *(f"predict-{dataset}" for dataset in predicted(self.config, run))]
         return [self.stage(name, run) for name in names]
 
+    def prelabelled(self, run: str) -> list[str]:
+        """Predicted data sets of a run whose boxes can go back into the tool that they were labelled with."""
+        kinds = {name: dataset["kind"] for name, dataset in self.config["datasets"].items()}
+        return [dataset for dataset in predicted(self.config, run) if kinds[dataset] == "xtreme1"]
+
     def of_all_runs(self) -> list[Stage]:
         """All stages of all runs."""
         return [stage for run in self.config["runs"] for stage in self.of_run(run)]
@@ -91,6 +96,8 @@ class Plan:
                 yield from (self.stage(f"classic-{split}", dataset) for split in SPLITS)
         yield from self.fetched().values()
         yield from self.of_all_runs()
+        for run in self.config["runs"]:
+            yield from (self.stage(f"prelabel-{dataset}", run) for dataset in self.prelabelled(run))
         yield self.stage("report", "report")
 
     def fetched(self) -> dict[str, Stage]:
@@ -144,6 +151,15 @@ class Plan:
 
     def _run_arguments(self, name: str, run: str) -> dict[str, Any]:
         entry, folder = self.config["runs"][run], Path("results") / run
+        if name.startswith("prelabel-"):
+            dataset = name.removeprefix("prelabel-")
+            return {
+                "run": run,
+                "predicted": folder / "predict" / dataset,
+                "about": Path("results") / dataset / "root",
+                "out_dir": folder / "prelabel" / dataset,
+                "class_ids": self.config["datasets"][dataset]["class_ids"],
+            }
         dataset = entry["dataset"]
         common = {"root": Path("data") / dataset, "out_dir": folder / name, "schedule": entry["schedule"]}
         if name == "train":
@@ -252,6 +268,12 @@ class Plan:
             return make_stage(name, run, folder, files, settings, shaping, after)
         if name.startswith("predict-"):
             return self._shape_predict(name, run)
+        if name.startswith("prelabel-"):
+            dataset = name.removeprefix("prelabel-")
+            settings = {"class_ids": self.config["datasets"][dataset]["class_ids"]}
+            after = [self.root(dataset), self.stage(f"predict-{dataset}", run)]
+            folder = Path("results") / run / "prelabel" / dataset
+            return make_stage(name, run, folder, ("prelabels.zip", "summary.json"), settings, settings, after)
 
         settings = {"model file": self._contents.take(self._models[run], "yaml", load_yaml)}
         weights, before = self._weights(run)

@@ -18,7 +18,8 @@ DOORS = ("synthetic", "nuscenes", "xtreme1")
 """Stages that end in a nuScenes root: one a kind of data set."""
 
 RUN_STAGES = ("baseline", "train", "export", "demo")
-"""Stages of a run, in the order in which data flows; after them comes ``predict-DATASET`` for each data set that it predicts."""
+"""Stages of a run, in the order in which data flows; after them comes ``predict-DATASET`` for each data set that
+it predicts. ``prelabel-DATASET`` follows it where a target asks for it."""
 
 # A stage that makes something else from the same inputs, when what it made before must be made
 # again: 1 until it is raised. Of annotate it is petrflow.annotations.layout.FORMAT_VERSION, which would import Arrow here.
@@ -33,7 +34,8 @@ class Stage:
     ----------
     name : str
         ``synthetic``, ``nuscenes``, ``xtreme1``, ``weights``, ``annotate``, ``classic-train``,
-        ``classic-val``, ``doctor``, one of :data:`RUN_STAGES`, ``predict-DATASET``, or ``report``.
+        ``classic-val``, ``doctor``, one of :data:`RUN_STAGES`, ``predict-DATASET``,
+        ``prelabel-DATASET``, or ``report``.
     subject : str
         The run, the data set, the key of fetched weights; ``report`` for the page over all runs.
     folder : Path
@@ -65,7 +67,7 @@ class Stage:
     @property
     def of_run(self) -> bool:
         """Whether the stage belongs to a run."""
-        return self.kind in (*RUN_STAGES, "predict")
+        return self.kind in (*RUN_STAGES, "predict", "prelabel")
 
     @property
     def title(self) -> str:

@@ -20,7 +20,7 @@ from stage import DOORS, Stage
 from petrflow.errors import PetrflowError
 from petrflow.messages import _
 
-FOLLOW = ("export", "demo", "predict", "report")
+FOLLOW = ("export", "demo", "predict", "prelabel", "report")
 """Stages that are made again after a stage of their run was: a second training may differ from a
 lost one in its last digits.
 """
@@ -96,7 +96,11 @@ def _of_rule(plan: Plan, rule: str) -> list[Stage]:
         return pages if rule == "report" else [*pages, *plan.of_all_runs()]
     names = {"doctor": ["doctor"], "classic_all": ["classic-train", "classic-val"], "annotate_all": ["annotate"]}
     wanted = names.get(rule, [rule.removesuffix("_all")])
-    return [stage for stage in plan.all() if stage.name in wanted or (stage.kind == "predict" and "predict" in wanted)]
+    return [
+        stage
+        for stage in plan.all()
+        if stage.name in wanted or (stage.kind in wanted and stage.kind in ("predict", "prelabel"))
+    ]
 
 
 def _require_whole(plan: Plan, rule: str, rules: Collection[str]) -> None:

@@ -496,6 +496,51 @@ def predict(
         print(format_table(metrics), file=sys.stderr)
 
 
+def prelabel(
+    run: str,
+    predicted: Path,
+    about: Path,
+    out_dir: Path,
+    class_ids: Mapping[str, int] | None = None,
+    order: Order | None = None,
+) -> None:
+    """Write what a run found in an Xtreme1 data set as results that Xtreme1 takes in an upload.
+
+    Parameters
+    ----------
+    run : str
+        Its name is what the labeller sees as the labels' source.
+    predicted : Path
+        What :func:`predict` left: ``detections.parquet``, and ``thresholds.json`` with the score of each class from which
+        on boxes are handed over.
+    about : Path
+        ``results/{dataset}/root``, with the import's ``frames.json``.
+    out_dir : Path
+        Gets ``prelabels.zip`` and ``summary.json``.
+    class_ids : mapping, optional
+        Numbers of classes on the server, over those that imported labels had.
+    """
+    from petrflow.evaluation.thresholds import FILE as THRESHOLDS
+    from petrflow.files import write_json
+    from petrflow.prediction.detections import FILE as DETECTIONS
+    from petrflow.prediction.xtreme1_results import Way, frame_results, write_results
+    from petrflow.sources.xtreme1.prepare import FRAMES
+
+    way = Way(about / FRAMES, class_ids)
+    inputs: Inputs = {"detections": predicted / DETECTIONS, "way back": about / FRAMES}
+    with _successor(out_dir, inputs, {"class_ids": class_ids}, order) as (folder, _):
+        found = frame_results(predicted / DETECTIONS, predicted / THRESHOLDS, way)
+        summary = write_results(folder / "prelabels.zip", way, found, run)
+        write_json(folder / "summary.json", summary)
+    print(f"{summary['boxes']} boxes in {summary['frames']} frames: {out_dir / 'prelabels.zip'}", file=sys.stderr)
+    if unknown := summary["classes_without_id"]:
+        print(
+            f"No number is known for {', '.join(unknown)}: the labeller will have to class these boxes by hand. Give the numbers in "
+            "`class_ids` of the data set.",
+            file=sys.stderr,
+        )
+
+
 def report(
     runs: Mapping[str, Any],
     notes: Mapping[str, list[str]],

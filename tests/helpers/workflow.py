@@ -38,6 +38,7 @@ FILES = {
     ],
     "demo": ["demo.mp4", "detections.json", "frames/0000.jpg"],
     "predict": ["detections.parquet", "results_nusc.json", "counts.csv", "viewer/index.html"],
+    "prelabel": ["prelabels.zip", "summary.json"],
 }
 
 

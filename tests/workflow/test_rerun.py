@@ -105,6 +105,20 @@ def test_another_data_set_that_no_run_uses_builds_nothing(finished: Path) -> Non
     assert planned(finished) == set()
 
 
+def test_pre_labels_are_made_where_they_are_asked_for_and_of_xtreme1s_data_sets_alone(finished: Path) -> None:
+    (finished / "export").mkdir()
+    changed(finished, "datasets", "lot", value={"kind": "xtreme1", "source": "export", "class_ids": {"Car": 7}})
+    changed(finished, "runs", "first", "predict", value=["lot", "streets"])
+    before = {"xtreme1 lot", "annotate lot", "predict-lot first"}
+    assert planned(finished, "prelabel_all") == {*before, "prelabel-lot first"}
+    assert planned(finished, "results/first/prelabel/lot/prelabels.zip") == {*before, "prelabel-lot first"}
+    assert "prelabel-lot first" not in planned(finished)
+    run_snakemake(finished, "prelabel_all")
+    assert planned(finished, "prelabel_all") == set()
+    changed(finished, "datasets", "lot", "class_ids", value={"Car": 8})
+    assert planned(finished, "prelabel_all") == {"prelabel-lot first"}
+
+
 def test_another_data_set_with_a_run_builds_only_what_they_need(finished: Path) -> None:
     (finished / "export").mkdir()
     changed(finished, "datasets", "parking_lot", value={"kind": "xtreme1", "source": "export"})

@@ -19,3 +19,20 @@ rule predict:
         "Predicting {wildcards.dataset} with {wildcards.run}"
     script:
         "../scripts/predict.py"
+
+
+rule prelabel:
+    input:
+        before("prelabel-{dataset}"),
+    output:
+        receipt="results/{run}/receipts/prelabel-{dataset}-{fingerprint}.json",
+    params:
+        arguments=arguments("prelabel-{dataset}"),
+        order=order("prelabel-{dataset}"),
+        log=log_of("prelabel-{dataset}"),
+    conda:
+        CPU_ENVIRONMENT
+    message:
+        "Writing what {wildcards.run} finds in {wildcards.dataset} as labels for Xtreme1"
+    script:
+        "../scripts/prelabel.py"

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from petrflow.errors import InputError
+from petrflow.evaluation.thresholds import class_scores
 from petrflow.files import atomic_path, read_json
 from petrflow.geometry import FloatArray, boxes_to_xtreme1, invert_rigid, transform_boxes
 from petrflow.nuscenes.names import CATEGORY_OF_DETECTION
+from petrflow.prediction.detections import read_detections
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # a fixed time of files in the zip: same detections, same bytes
@@ -171,6 +173,37 @@ class Way:
                 "objects": objects,
             }
         ]
+
+
+def frame_results(detections: Path, thresholds: Path, way: Way) -> list[FrameResult]:
+    """Return the detections of a data set that are worth handing over.
+
+    Parameters
+    ----------
+    detections : Path
+        ``detections.parquet``.
+    thresholds : Path
+        ``thresholds.json``: the score of each class from which on its boxes are handed over.
+    way : Way
+        Of the data set.
+    """
+    table = read_detections(detections)
+    scores = class_scores(thresholds, table.class_names)
+    found = []
+    for index, (token, every) in enumerate(zip(table.tokens, table.found, strict=True)):
+        keep = np.asarray(every.scores) >= scores[every.labels]
+        numbers = np.full(len(keep), -1) if table.tracks is None else table.tracks[index]
+        scene = way.frames.get(token, {}).get("scene", "")
+        found.append(
+            FrameResult(
+                token,
+                np.asarray(every.boxes, np.float64)[keep, :7],
+                [table.class_names[label] for label in every.labels[keep]],
+                np.asarray(every.scores)[keep],
+                [f"{scene}/{number}" if number >= 0 else "" for number in numbers[keep]],
+            )
+        )
+    return found
 
 
 def write_results(path: Path, way: Way, found: Sequence[FrameResult], source_name: str) -> dict[str, Any]:

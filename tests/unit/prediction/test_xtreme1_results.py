@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from petrflow import stages
 from petrflow.errors import InputError
+from petrflow.files import read_json, write_json
 from petrflow.geometry import transform_boxes
+from petrflow.prediction.detections import write_detections
 from petrflow.prediction.xtreme1_results import FrameResult, Way, write_results
+from petrflow.samples.types import Detections
 from petrflow.sources.xtreme1.camera_names import lidar_from_cloud
 from petrflow.sources.xtreme1.parse import read_objects
 from petrflow.sources.xtreme1.prepare import FRAMES, prepare
@@ -177,6 +181,50 @@ def test_the_same_detections_give_the_same_bytes(media: Path, tmp_path: Path) ->
     for name in ("a.zip", "b.zip"):
         write_results(tmp_path / name, way, before, "default")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_the_stage_hands_over_what_reaches_its_classs_score(media: Path, tmp_path: Path, capsys: Any) -> None:
+    root = imported(media, tmp_path / "first", {})
+    (tmp_path / "stores").mkdir()
+    store = stores_of(root, tmp_path / "stores")["val"]
+    names, found = ["car", "pedestrian"], []
+    for index in range(len(store)):
+        frame = store[index]
+        labels = np.array([names.index(name) if name in names else -1 for name in frame.names])
+        boxes = np.concatenate([frame.boxes, np.zeros((len(frame.boxes), 2))], axis=1)[labels >= 0]
+        scores = np.linspace(0.9, 0.1, (labels >= 0).sum())
+        found.append(Detections(boxes, scores, labels[labels >= 0]))
+    predicted = tmp_path / "predict"
+    predicted.mkdir()
+    write_detections(predicted / "detections.parquet", store, found, names)
+    write_json(predicted / "thresholds.json", {"car": {"score": 0.5}, "pedestrian": {"score": 2.0}})
+    out = tmp_path / "results" / "mine" / "prelabel" / "set"
+    stages.prelabel("mine", predicted, tmp_path / "first" / "about", out, {"Car": 7})
+
+    wanted = {
+        store[index].token: one.boxes[(one.labels == 0) & (one.scores >= 0.5), :3] for index, one in enumerate(found)
+    }
+    assert read_json(out / "summary.json") == {
+        "frames": sum(len(boxes) > 0 for boxes in wanted.values()),
+        "boxes": sum(map(len, wanted.values())),
+        "classes_without_id": {},
+    }
+    assert (out / "provenance.json").is_file()
+    way = Way(tmp_path / "first" / "about" / FRAMES)
+    with zipfile.ZipFile(out / "prelabels.zip") as archive:
+        for token, boxes in wanted.items():
+            if len(boxes):
+                frame = way.frames[token]
+                (result,) = json.loads(archive.read(f"{frame['scene']}/result/{frame['name']}.json"))
+                assert {entry["classId"] for entry in result["objects"]} == {7}
+                assert result["sourceName"] == "mine"
+                assert len(result["objects"]) == len(boxes)
+
+    about = tmp_path / "first" / "about" / FRAMES
+    write_json(about, {**read_json(about), "class_ids": {}})
+    stages.prelabel("mine", predicted, tmp_path / "first" / "about", out)
+    assert "No number is known for Car" in capsys.readouterr().err
+    assert read_json(out / "summary.json")["classes_without_id"] == {"Car": sum(map(len, wanted.values()))}
 
 
 def test_an_import_without_a_way_back_is_a_sentence(tmp_path: Path) -> None:
