@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from petrflow.fetch.links import fetched_weights
 from petrflow.files import write_json
 from petrflow.machine.gpus import own_gpus, paddle_has_cuda
 from petrflow.machine.hardware import ask_nvidia_smi, child_environment, cores
+from petrflow.training.launch import PARENT
 
 FORMAT = 1
 """Of the JSON file: raised where a field changes its meaning."""
@@ -101,43 +103,44 @@ def card(device: str, folder: Path) -> dict[str, Any] | None:
 
 
 def measure(options: argparse.Namespace, folder: Path, gpu: dict[str, Any] | None) -> dict[str, Any]:
-    """Run every row and return what the JSON file holds."""
+    """Run every row and return what the JSON file holds; what is there so far lies beside it as ``*.partial.json``."""
     fill(options, gpu is not None)
     about, data = subject(options, folder)
     common = {**data, "device": "auto" if options.on_gpu else "cpu", "warm": 1 if options.quick else 5}
     common |= {"steps": options.steps, "samples": options.samples, "workers": max(options.workers)}
     common |= {"batch": options.batches[0], "full_float32": False, "outputs": str(folder / "cpu.npz")}
     found: dict[str, Any] = {"benchmark": "gpu", "format": FORMAT, **about, **machine(options, gpu)}
-    if "steps" in options.sections:
-        found["steps"] = [
-            row(folder, {"amp": amp, "batch": batch}, common, "steps")
-            for amp in options.amp
-            for batch in options.batches
-        ]
-    if "loader" in options.sections:
-        found["loader"] = [row(folder, {"workers": count}, common, "loader") for count in options.workers]
-    if "parity" in options.sections:
-        found["parity"] = parity(folder, common, options.on_gpu)
-    if "scores" in options.sections:
-        precisions = (False, True) if options.on_gpu else (True,)
-        found["scores"] = [row(folder, {"full_float32": full}, common, "scores") for full in precisions]
+    partial = options.out.with_suffix(".partial.json")
+    for section, part, own in rows_of(options):
+        found.setdefault(section, []).append(row(folder, own, common, part) if part else own)
+        write_json(partial, found)
+    partial.unlink(missing_ok=True)
+    # Without the CPU's outputs there is nothing to compare with.
+    reference = found.pop("reference", [{}])[0]
+    for one in found.get("parity", []):
+        if "failed" in reference and one["what"].startswith("GPU against CPU"):
+            one.update(failed=reference["failed"], message=reference["message"])
     return found
 
 
-def parity(folder: Path, common: dict[str, Any], on_gpu: bool) -> list[dict[str, Any]]:
-    """Compare the device with the CPU, in full float32 and as training computes, and the exported model with the trained one."""
-    rows = []
-    if on_gpu:
-        reference = row(folder, {"device": "cpu", "full_float32": True}, common, "outputs")
-        for full in (True, False):
-            name = {"what": f"GPU against CPU, {'full float32' if full else 'TF32 allowed'}", "full_float32": full}
-            rows.append({**name, **reference} if "failed" in reference else row(folder, name, common, "against_cpu"))
-    else:
-        rows.append({"what": "GPU against CPU", "failed": "not run", "message": "no GPU is used"})
-    rows.append(
-        row(folder, {"what": "exported against trained, full float32", "full_float32": True}, common, "exporting")
-    )
-    return rows
+def rows_of(options: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield section, part and own settings of every row, in the order in which they are measured."""
+    if "steps" in options.sections:
+        yield from (("steps", "steps", {"amp": amp, "batch": size}) for amp in options.amp for size in options.batches)
+    if "loader" in options.sections:
+        yield from (("loader", "loader", {"workers": count}) for count in options.workers)
+    if "parity" in options.sections:
+        if options.on_gpu:
+            yield "reference", "outputs", {"device": "cpu", "full_float32": True}
+            for full in (True, False):
+                what = f"GPU against CPU, {'full float32' if full else 'TF32 allowed'}"
+                yield "parity", "against_cpu", {"what": what, "full_float32": full}
+        else:
+            yield "parity", "", {"what": "GPU against CPU", "failed": "not run", "message": "no GPU is used"}
+        yield "parity", "exporting", {"what": "exported against trained, full float32", "full_float32": True}
+    if "scores" in options.sections:
+        precisions = (False, True) if options.on_gpu else (True,)
+        yield from (("scores", "scores", {"full_float32": full}) for full in precisions)
 
 
 def row(folder: Path, own: dict[str, Any], common: dict[str, Any], part: str) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def row(folder: Path, own: dict[str, Any], common: dict[str, Any], part: str) ->
     request = folder / "request.json"
     request.write_text(json.dumps({**common, **own, "part": part}))
     (folder / "ANSWER.json").unlink(missing_ok=True)
-    environment = child_environment()
+    environment = {**child_environment(), PARENT: str(os.getpid())}  # it ends with this process
     if {**common, **own}["full_float32"]:
         environment["NVIDIA_TF32_OVERRIDE"] = "0"  # CUDA's libraries read it when they start
     print(f"{part}: {' '.join(str(value) for value in own.values())}", file=sys.stderr, flush=True)

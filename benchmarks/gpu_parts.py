@@ -34,6 +34,7 @@ from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.loader import Loader
 from petrflow.training import step as training_step
 from petrflow.training.gpu import GPU_MEMORY_FULL
+from petrflow.training.launch import end_with_parent
 from petrflow.training.request import Schedule
 from petrflow.training.state import Progress, make_optimizer
 from petrflow.training.step import LossScale, take_step
@@ -341,6 +342,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    end_with_parent()
     path = Path(sys.argv[1])
     request = json.loads(path.read_text())
     if "model" in request:

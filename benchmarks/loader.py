@@ -89,7 +89,7 @@ def whole_loaders(store: FakeStore, root: Path, workers: list[int]) -> None:
             first, rate = loader_rate(loader, warm=2 * len(loader), batches=len(loader))
             ring = loader._slots.stride * loader._slots.count
             children = [
-                p for p in psutil.Process().children(recursive=True) if "loader_worker" in " ".join(p.cmdline())
+                p for p in psutil.Process().children(recursive=True) if "petrflow.samples.worker" in p.cmdline()
             ]
             # The ring is counted once, not by its share in each process.
             memory = sum(_private(process) for process in children) / count / 2**20

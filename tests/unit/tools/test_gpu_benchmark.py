@@ -65,6 +65,35 @@ COLUMNS = [
 ]
 
 
+CARD = {"device": "gpu:0", "name": "A card", "compute_capability": [8, 0], "memory_gb": 80.0, "cuda": "12.6"}
+
+
+@pytest.mark.parametrize("reference", [{"samples": 4}, {"failed": "out of memory", "message": "full"}])
+def test_what_is_measured_on_a_gpu(
+    reference: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def stand_in(folder: Path, own: dict[str, Any], common: dict[str, Any], part: str) -> dict[str, Any]:
+        asked.append((part, {**common, **own}))
+        return {**own, **(reference if part == "outputs" else {})}
+
+    monkeypatch.setattr(gpu, "row", stand_in)
+    monkeypatch.setattr(gpu, "subject", lambda options, folder: ({"model": "m", "weights": "w", "data": "d"}, {}))
+    found = gpu.measure(gpu.arguments(["--out", str(tmp_path / "gpu.json")]), tmp_path, CARD)
+    assert [(one["amp"], one["batch"]) for part, one in asked if part == "steps"] == [
+        (amp, batch) for amp in ("none", "O1", "O1:float16", "O2") for batch in (1, 2, 4, 8)
+    ]
+    assert [one["device"] for part, one in asked if part != "outputs"] == ["auto"] * (len(asked) - 1)
+    precise = {(part, one["full_float32"]) for part, one in asked}
+    assert {("outputs", True), ("against_cpu", True), ("against_cpu", False), ("exporting", True)} <= precise
+    assert ("steps", True) not in precise and ("scores", True) in precise and ("scores", False) in precise
+    assert [one.get("failed") for one in found["parity"]] == [reference.get("failed")] * 2 + [None]
+    assert "reference" not in found and not list(tmp_path.iterdir())
+    gpu.show(found)
+    assert "A card, driver" in capsys.readouterr().out
+
+
 def test_a_process_that_was_killed_is_a_row() -> None:
     assert gpu.died(-9, "")["failed"] == "killed"
     assert gpu.died(1, "Traceback\nOSError: no such thing\n")["message"] == "OSError: no such thing"
