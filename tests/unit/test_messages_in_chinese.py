@@ -115,4 +115,6 @@ def test_mistakes_are_said_in_chinese_where_the_locale_is_and_in_english_elsewhe
     lines = chinese.splitlines()
     assert len(lines) == len(english.splitlines())
     assert "不认识的键；是不是想写 'batch_size'。" in chinese
-    assert [line for line in lines if not HAN.search(line)] == []
+    sentences = [line.rpartition(": ")[2] for line in lines]
+    assert [sentence for sentence in sentences if not HAN.search(sentence)] == []
+    assert [line for line in lines if re.search(r"(?:[a-z]{2,} ){3}", line)] == []

@@ -269,11 +269,14 @@ class _Pass:
 
     def _data(self, name: str, run: Mapping[str, Any]) -> None:
         """Hold what a run asks of its data set against what is known of it."""
-        entry = self.document.values["datasets"].get(run.get("dataset"))
-        if isinstance(entry, Mapping) and entry.get("version") == "v1.0-test":
+        entry = dict(self._group("datasets")).get(str(run.get("dataset")), {})
+        if entry.get("version") == "v1.0-test":
             self._add(
                 ("runs", name, "dataset"),
-                f"{run['dataset']!r} is nuScenes' test split, which has no labels to train on: name it under predict.",
+                _(
+                    "{dataset!r} is nuScenes' test split, which has no labels to train on: name it under predict.",
+                    dataset=run["dataset"],
+                ),
             )
         known = self.known.get(str(run.get("dataset")))
         if known is None or known.scenes is None or known.samples is None:

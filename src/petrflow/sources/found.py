@@ -13,6 +13,7 @@ from typing import Any
 from petrflow.errors import PetrflowError
 from petrflow.files import fingerprint
 from petrflow.files.receipts import Contents
+from petrflow.messages import _
 from petrflow.nuscenes.splits import SPLITS
 from petrflow.sources.ownership import made_by_petrflow, same_place
 
@@ -51,11 +52,21 @@ def find_root(folder: Path, version: str) -> Path:
     )
     if versions:
         raise PetrflowError(
-            f"{folder} holds {', '.join(versions)}, not {version}: set the data set's `version` to {versions[0]}, or name the right source."
+            _(
+                "{folder} holds {versions}, not {version}: set the data set's `version` to {first}, or name the right source.",
+                folder=folder,
+                versions=", ".join(versions),
+                version=version,
+                first=versions[0],
+            )
         )
     raise PetrflowError(
-        f"{folder} is no nuScenes root: it has no {version}/scene.json. It should hold {version}/, samples/ and sweeps/; of several archives, the "
-        f"tables are in {'v1.0-mini.tgz' if version == 'v1.0-mini' else version + '_meta.tgz'}."
+        _(
+            "{folder} is no nuScenes root: it has no {version}/scene.json. It should hold {version}/, samples/ and sweeps/; of several archives, the tables are in {archive}.",
+            folder=folder,
+            version=version,
+            archive="v1.0-mini.tgz" if version == "v1.0-mini" else version + "_meta.tgz",
+        )
     )
 
 

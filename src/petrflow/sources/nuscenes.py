@@ -23,6 +23,7 @@ from petrflow.fetch.archive_records import finished_record
 from petrflow.fetch.download import fetch, read_url_list
 from petrflow.fetch.links import file_name, link_fault, public_url, scheme_of
 from petrflow.files import disk_errors, fingerprint, patient_lock, remove, sha256_file, write_json
+from petrflow.messages import _
 from petrflow.nuscenes.names import MEDIA_FOLDERS, NEEDED_TABLES
 from petrflow.nuscenes.records import read_table, table_remedy
 from petrflow.nuscenes.root import COMPLETE
@@ -221,9 +222,15 @@ def read_source(source: Any) -> list[Folder | Archive | Remote]:
         if path.absolute().parent.is_dir()
         else []
     )
-    hint = f" (there is {path.parent / near[0]})" if near else ""
+    hint = _(" (there is {path})", path=path.parent / near[0]) if near else ""
     raise PetrflowError(
-        f"source: {path.absolute()} does not exist{hint}: give an extracted folder, an archive or a URL, seen from {Path.cwd()}."
+        "source: "
+        + _(
+            "{path} does not exist{hint}: give an extracted folder, an archive or a URL, seen from {here}.",
+            path=path.absolute(),
+            hint=hint,
+            here=Path.cwd(),
+        )
     )
 
 

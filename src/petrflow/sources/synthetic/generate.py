@@ -13,6 +13,7 @@ from petrflow.config import nearest
 from petrflow.errors import PetrflowError
 from petrflow.files.status import tqdm
 from petrflow.machine.hardware import cores
+from petrflow.messages import _
 from petrflow.nuscenes.names import TABLE_NAMES
 from petrflow.nuscenes.root import COMPLETE
 from petrflow.nuscenes.splits import official_splits
@@ -60,11 +61,20 @@ def split_scenes(names: list[str], splits: dict[str, Any]) -> dict[str, list[str
             for name in listed:
                 if name not in names:
                     raise PetrflowError(
-                        f"splits.{part}: this synthetic set has no scene {name!r}{nearest(str(name), names)}."
+                        f"splits.{part}: "
+                        + _(
+                            "this synthetic set has no scene {name!r}{hint}.", name=name, hint=nearest(str(name), names)
+                        )
                     )
         if not listed:
             raise PetrflowError(
-                f"splits.{part}: {value!r} holds none of this synthetic set's {len(names)} scenes, {', '.join(names[:12])}."
+                f"splits.{part}: "
+                + _(
+                    "{value!r} holds none of this synthetic set's {count} scenes, {scenes}.",
+                    value=value,
+                    count=len(names),
+                    scenes=", ".join(names[:12]),
+                )
             )
         chosen[part] = listed
     return {"train": chosen["train"], "val": chosen["val"]}

@@ -9,6 +9,7 @@ from typing import Any
 
 from petrflow.config import nearest_file, settings
 from petrflow.errors import PetrflowError
+from petrflow.messages import _
 
 _UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _UNIT_OF = ("boxes", "externals", "cloud")
@@ -86,12 +87,19 @@ def missing_files(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, .
     if not source.exists():
         yield (
             ("source",),
-            f"{source} does not exist{nearest_file(source)}. Give the path of the Xtreme1 export: a folder, a zip or a JSON file.",
+            _(
+                "{source} does not exist{hint}. Give the path of the Xtreme1 export: a folder, a zip or a JSON file.",
+                source=source,
+                hint=nearest_file(source),
+            ),
         )
     if timestamps not in (None, "names", "none") and not Path(timestamps).is_file():
         yield (
             ("timestamps",),
-            f"{timestamps} is no file. It may be `names`, `none`, or the path of a CSV with columns name,timestamp.",
+            _(
+                "{timestamps} is no file. It may be `names`, `none`, or the path of a CSV with columns name,timestamp.",
+                timestamps=timestamps,
+            ),
         )
     for key, kind, there in (("poses", "file", Path.is_file), ("media_root", "folder", Path.is_dir)):
         if entry[key] is not None and not there(Path(entry[key])):
