@@ -1,7 +1,7 @@
 """Draws the scene for one camera: z-buffered faces, cast shadows, ground texture, sky and haze.
 
-Pixel (i, j) covers the square from (i, j) to (i + 1, j + 1) in the units of the camera matrix. Faces are sampled at 2 x 2 points a pixel;
-ground and sky once.
+Pixel (i, j) covers the square from (i, j) to (i + 1, j + 1) in the units of the camera matrix.
+Faces are sampled at 2 x 2 points a pixel, and ground and sky once.
 """
 
 from __future__ import annotations
@@ -28,40 +28,88 @@ from petrflow.sources.synthetic.sensors.raster import (
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of all things of a scene, object after object, each in its object's frame (see `shapes`)."""
+    """The faces of all things of a scene, object after object, each in its object's frame.
 
-    vertices: np.ndarray  # (F, 8, 3) m
-    counts: np.ndarray  # (F,)
-    normals: np.ndarray  # (F, 3)
-    colors: np.ndarray  # (F, 3) 0..255
-    materials: np.ndarray  # (F,)
-    starts: np.ndarray  # (N + 1,) first face of each object
+    Attributes
+    ----------
+    vertices : (F, 8, 3) float64
+        Corners in order around the face, m.
+    counts : (F,) int64
+        How many of them are used.
+    normals : (F, 3) float64
+        Outward, of length 1.
+    colors : (F, 3) float64
+        Red, green and blue, 0 to 255.
+    materials : (F,) int64
+        See `mesh`.
+    starts : (N + 1,) int64
+        First face of each object.
+    """
+
+    vertices: np.ndarray
+    counts: np.ndarray
+    normals: np.ndarray
+    colors: np.ndarray
+    materials: np.ndarray
+    starts: np.ndarray
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A picture of the ground seen from above, in ever coarser copies: `levels[k]` has 2**k * `resolution` metres a pixel, row 0 at y=0."""
+    """A picture of the ground seen from above, and ever coarser copies of it.
 
-    levels: tuple[np.ndarray, ...]  # (H, W, 3) uint8
+    Attributes
+    ----------
+    levels : tuple of (H, W, 3) uint8
+        Row 0 is at y = 0, global frame; ``levels[k]`` has 2**k * ``resolution`` m a pixel.
+    resolution : float
+        Metres a pixel of the first.
+    """
+
+    levels: tuple[np.ndarray, ...]
     resolution: float
 
 
 @dataclass(frozen=True)
 class Light:
-    """Light and air of a scene. `sun` (3,) points to the sun, global frame; colours are red, green, blue 0..255."""
+    """Light and air of a scene.
+
+    Attributes
+    ----------
+    sun : (3,) float64
+        Direction to the sun, global frame.
+    ambient, strength : float
+        Shares of ambient and of direct light.
+    zenith, horizon : (3,) float64
+        Colours of the sky: red, green and blue, 0 to 255.
+    haze : float
+        Metres over which haze hides about 63 %.
+    shadow_reach : float
+        How far shadows fall, in half diagonals of the object that casts them.
+    """
 
     sun: np.ndarray
     ambient: float
     strength: float
     zenith: np.ndarray
     horizon: np.ndarray
-    haze: float  # m over which haze hides about 63 %
-    shadow_reach: float = 3.0  # how far shadows fall, in half diagonals of what casts them
+    haze: float
+    shadow_reach: float = 3.0
 
 
 @dataclass(frozen=True)
 class View:
-    """A camera in the world: `rotation` (3, 3) and `position` (3,), camera frame to global frame; `intrinsic` (3, 3); size in pixels."""
+    """A camera in the world.
+
+    Attributes
+    ----------
+    rotation, position : (3, 3) and (3,) float64
+        From the camera's frame to the global frame, m.
+    intrinsic : (3, 3) float64
+        Camera matrix, pixels.
+    width, height : int
+        Pixels.
+    """
 
     rotation: np.ndarray
     position: np.ndarray
@@ -99,9 +147,11 @@ class Renderer:
     def _surfaces(
         self, centres: np.ndarray, rotations: np.ndarray, chosen: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colours under this scene's light (F, 3), a point (F, 3) and a level direction (F, 2) of the faces of `chosen` objects.
+        """Return, of the faces of `chosen` objects, the colours under this scene's light (F, 3), a
+        point (F, 3) and a level direction (F, 2), global frame.
 
-        `rotations` (N, 3, 3) turn the objects' frames into the global frame. What is not chosen is left undefined.
+        `rotations` (N, 3, 3) turn the objects' frames into the global frame. The rows of other
+        faces are left undefined.
         """
         wanted = np.zeros(len(centres), dtype=bool)
         wanted[chosen] = True
@@ -109,7 +159,7 @@ class Renderer:
         turned = rotations[self._owner[part]]
         normals = np.einsum("fij,fj->fi", turned, self.faces.normals[part])
         direct = np.maximum(normals @ self.light.sun, 0.0)
-        # Light from the sky and off the ground, so that faces in shade still differ from one another.
+        # Light comes from the sky and off the ground, too, so that faces in shade still differ.
         bounced = self.light.ambient * (0.86 + 0.18 * normals[:, 2] + 0.08 * normals[:, 0])
         shade = np.where(self.faces.materials[part] == GLOW, 1.0, bounced + self.light.strength * direct)
         count = len(self._owner)
@@ -124,8 +174,14 @@ class Renderer:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draw the scene with its objects at `centres` (N, 3) m and `yaws` (N,) rad.
 
-        Returns the picture (H, W, 3) uint8 in OpenCV's colour order, the picture of object indices (H, W) int32 with -1 for ground and sky, and for
-        each object the samples (N,) it shows and the samples (N,) it would show alone.
+        Returns
+        -------
+        image : (H, W, 3) uint8
+            The picture in OpenCV's colour order.
+        instance : (H, W) int32
+            The object of each pixel; -1 for ground and sky.
+        seen, alone : (N,) int64
+            The samples that each object shows, and those that it would show alone.
         """
         faces, light = self.faces, self.light
         cos, sin = np.cos(yaws), np.sin(yaws)
@@ -135,7 +191,7 @@ class Renderer:
         )
         to_camera = view.rotation.T
         in_camera = (centres - view.position) @ view.rotation
-        # Behind the camera or outside the picture's cone, shadows included: not worth drawing.
+        # What is behind the camera or outside the picture's cone, shadows included, is not drawn.
         reach = self.radii * light.shadow_reach + 1.0
         half = np.arctan(np.hypot(view.width, view.height) / 2 / view.intrinsic[0, 0])
         axis = np.linalg.norm(in_camera, axis=1)

@@ -1,4 +1,4 @@
-"""A spinning lidar of 32 beams: rays against the scene's faces and the ground, the nearest surface kept."""
+"""A spinning lidar of 32 beams: each ray returns the nearest of the scene's faces and the ground."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from numba import njit
 from petrflow.sources.synthetic.sensors.camera import Faces
 from petrflow.sources.synthetic.sensors.raster import Mesh, Placed, place_face
 
-BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
+BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))  # rad above the horizon
 COLUMNS = 660  # per turn
-# Returns from the ground and from scenery make most of a sweep and tell little: only every sixth column keeps them.
+# Columns. Only every sixth keeps returns from the ground and from scenery: they make up most of a
+# sweep, and boxes are not among them.
 SPARSE_EVERY = 6
 MAX_RANGE = 70.0  # m
 
 
 @njit(cache=True)
 def _cast(mesh, placed, beams, columns, best, hit):
-    """Distance (columns, beams) to the nearest face and its object; geometry in the lidar frame, azimuth counted from x to y."""
+    """Write the distance to the nearest face, m, into ``best`` and its object into ``hit``, both
+    (columns, beams).
+
+    All vectors are in the lidar frame; azimuths count from x to y.
+    """
     tau = 2.0 * np.pi
     points = np.empty((mesh.vertices.shape[1], 3))
     for c in range(len(placed.chosen)):
@@ -78,9 +83,24 @@ def sweep(
     rotation: np.ndarray,
     position: np.ndarray,
 ) -> np.ndarray:
-    """One turn of the lidar at `position` (3,) with `rotation` (3, 3), lidar to global frame; `sparse` (N,) marks objects to thin.
+    """Return the points of one turn of the lidar.
 
-    Returns (P, 5) float32: x, y, z in m in the lidar frame, intensity 0..255, beam index: the layout of nuScenes' .pcd.bin files.
+    Parameters
+    ----------
+    faces, radii : Faces and (N,) float64
+        The objects, and the distance of each one's outermost point from its origin, m.
+    sparse : (N,) bool
+        Objects of which only some columns keep returns.
+    centres, yaws : (N, 3) and (N,) float64
+        Where the objects are, global frame, m and rad.
+    rotation, position : (3, 3) and (3,) float64
+        From the lidar's frame to the global frame, m.
+
+    Returns
+    -------
+    (P, 5) float32
+        x, y, z in m in the lidar frame, intensity 0 to 255, beam index: the layout of nuScenes'
+        .pcd.bin files.
     """
     in_lidar = (centres - position) @ rotation
     distance = np.linalg.norm(in_lidar, axis=1)
@@ -111,7 +131,18 @@ def sweep(
 
 
 def count_inside(points: np.ndarray, centres: np.ndarray, rotations: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """How many of `points` (P, 3) lie in each box: `centres` (M, 3), `rotations` (M, 3, 3) box to points' frame, `sizes` (M, 3) w, l, h."""
+    """Count the points in each box: (M,) int64.
+
+    Parameters
+    ----------
+    points : (P, 3) float64
+    centres : (M, 3) float64
+        In the frame of the points, m.
+    rotations : (M, 3, 3) float64
+        From the box's frame to that of the points.
+    sizes : (M, 3) float64
+        Width, length, height, m.
+    """
     counts = np.zeros(len(centres), dtype=np.int64)
     half = sizes[:, [1, 0, 2]] / 2
     for i in range(len(centres)):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_VERTICES = 8
-FLAT, WINDOWS, STRIPES, LEAVES, GLOW = range(5)  # how a face is coloured when drawn
+# How a face is coloured when it is drawn.
+FLAT, WINDOWS, STRIPES, LEAVES, GLOW = range(5)
 
 Color = tuple[float, float, float]  # red, green, blue, 0..255
 Points = Sequence[Sequence[float]] | np.ndarray
@@ -16,7 +17,7 @@ DARK: Color = (28, 28, 30)
 
 
 class Mesh:
-    """Faces under construction: call the methods, then `arrays`."""
+    """Collects the faces of one object: call the methods that add solids, then `arrays`."""
 
     def __init__(self) -> None:
         self._vertices: list[list[list[float]]] = []
@@ -26,7 +27,19 @@ class Mesh:
         self._materials: list[int] = []
 
     def face(self, points: Points, color: Color, outward: Sequence[float] | np.ndarray, material: int = FLAT) -> None:
-        """Add one convex face: `points` (n <= 8, 3) in order around it, `outward` (3,) any vector that leaves the solid there."""
+        """Add one convex face.
+
+        Parameters
+        ----------
+        points : (n, 3), n <= 8
+            In order around the face, m.
+        color
+            Red, green and blue, 0 to 255.
+        outward : (3,)
+            Any vector that leaves the solid there.
+        material
+            FLAT, WINDOWS, STRIPES, LEAVES or GLOW.
+        """
         corners = [[float(v) for v in point] for point in points]
         nx = ny = nz = 0.0
         for (ax, ay, az), (bx, by, bz) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -55,7 +68,10 @@ class Mesh:
         material: int = FLAT,
         skip: str = "",
     ) -> None:
-        """Add a solid between the rectangles `bottom` at z=`low` and `top` at z=`high`, each (x0, x1, y0, y1); `skip` may hold 'b' (no underside), 't'."""
+        """Add a solid between two rectangles: `bottom` at z = `low` and `top` at z = `high`.
+
+        A rectangle is (x0, x1, y0, y1). `skip` may hold 'b' for no underside and 't' for no roof.
+        """
 
         def ring(rectangle: tuple[float, float, float, float], z: float) -> list[list[float]]:
             x0, x1, y0, y1 = rectangle
@@ -86,7 +102,9 @@ class Mesh:
         color: Color,
         material: int = FLAT,
     ) -> None:
-        """Add an upright rectangle in the plane `axis` ('x' or 'y') = `at`, facing away from the centre."""
+        """Add an upright rectangle that faces away from the centre, in the plane x = `at` or y = `at`,
+        as `axis` says.
+        """
         corners = [(along[0], z[0]), (along[1], z[0]), (along[1], z[1]), (along[0], z[1])]
         if axis == "x":
             self.face([[at, u, v] for u, v in corners], color, (at, 0.0, 0.0), material)
@@ -94,7 +112,7 @@ class Mesh:
             self.face([[u, at, v] for u, v in corners], color, (0.0, at, 0.0), material)
 
     def wheel(self, x: float, y: tuple[float, float], z: float, radius: float, color: Color = DARK) -> None:
-        """Add an eight-sided wheel with its axle along y: tread, and a lighter hub on both sides."""
+        """Add an eight-sided wheel with its axle along y, with a lighter hub on both sides."""
         angles = [math.pi / 8 + i * math.pi / 4 for i in range(8)]
         rim = [(x + radius * math.cos(t), z + radius * math.sin(t)) for t in angles]
         hub = [(x + 0.5 * radius * math.cos(t), z + 0.5 * radius * math.sin(t)) for t in angles]
@@ -107,7 +125,9 @@ class Mesh:
             self.face(quad, color, ((ax + bx) / 2 - x, 0.0, (az + bz) / 2 - z))
 
     def ring(self, x: float, y: float, z: float, radius: float, width: float, color: Color = DARK) -> None:
-        """Add a spoked wheel seen through: a flat ring of eight pieces in the plane y, visible from both sides."""
+        """Add a wheel that one can see through: a flat ring of eight pieces in the plane y, visible
+        from both sides.
+        """
         for i in range(8):
             a, b = i * math.pi / 4, (i + 1) * math.pi / 4
             corners = ((radius, a), (radius, b), (radius - width, b), (radius - width, a))
@@ -116,7 +136,9 @@ class Mesh:
             self.face(quad, color, (0.0, -1.0, 0.0))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Vertices (F, 8, 3) m, vertex counts (F,), unit normals (F, 3), colours (F, 3) 0..255 and materials (F,)."""
+        """Return vertices (F, 8, 3) m, vertex counts (F,), unit normals (F, 3), colours (F, 3) from 0
+        to 255, and materials (F,).
+        """
         return (
             np.array(self._vertices, dtype=np.float64).reshape(-1, MAX_VERTICES, 3),
             np.array(self._counts, dtype=np.int64),
