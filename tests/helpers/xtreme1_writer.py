@@ -20,7 +20,7 @@ import numpy as np
 from petrflow.annotations import AnnotationStore, build
 from petrflow.files import read_json
 from petrflow.geometry import boxes_to_xtreme1, invert_rigid, matrix_to_quaternion
-from petrflow.sources.xtreme1.pcd import write_pcd
+from tests.helpers.pcd import write_pcd
 
 CLASS_NAMES = {
     "car": "Car",

@@ -1,6 +1,4 @@
-"""Point Cloud Data (PCD) files: the smallest reader of the ascii, binary and binary_compressed
-forms, and a writer for tests and tools.
-"""
+"""Reads Point Cloud Data (PCD) files: the ascii, binary and binary_compressed forms."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from petrflow.errors import PetrflowError
-from petrflow.files import write_atomic
 
 _TYPES = {
     ("F", 4): "<f4", ("F", 8): "<f8",
@@ -88,30 +85,6 @@ def check_cloud(path: Path | None) -> None:
     size = path.stat().st_size - start
     if header["DATA"][0].lower() == "binary" and size < count * dtype.itemsize:
         raise _broken(path, f"holds {size} bytes of points where its header promises {count * dtype.itemsize}")
-
-
-def write_pcd(
-    path: Path, points: np.ndarray, fields: Sequence[str] = ("x", "y", "z", "intensity"), encoding: str = "binary"
-) -> None:
-    """Write (N, F) float32 points; ``binary_compressed`` stores literal runs only, which every
-    reader accepts.
-    """
-    points = np.ascontiguousarray(points, dtype="<f4")
-    header = (
-        "# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\n"
-        f"FIELDS {' '.join(fields)}\nSIZE {' '.join(['4'] * len(fields))}\nTYPE {' '.join(['F'] * len(fields))}\n"
-        f"COUNT {' '.join(['1'] * len(fields))}\nWIDTH {len(points)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n"
-        f"POINTS {len(points)}\nDATA {encoding}\n"
-    ).encode("ascii")
-    if encoding == "ascii":
-        body = "".join(" ".join(repr(float(value)) for value in row) + "\n" for row in points).encode("ascii")
-    elif encoding == "binary":
-        body = points.tobytes()
-    else:
-        plain = np.ascontiguousarray(points.T).tobytes()
-        packed = b"".join(bytes([min(32, len(plain) - i) - 1]) + plain[i : i + 32] for i in range(0, len(plain), 32))
-        body = np.array([len(packed), len(plain)], dtype="<u4").tobytes() + packed
-    write_atomic(path, header + body)
 
 
 def _read_header(path: Path, raw: bytes) -> tuple[dict[str, list[str]], int]:

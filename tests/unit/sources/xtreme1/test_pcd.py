@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from petrflow.errors import PetrflowError
-from petrflow.sources.xtreme1.pcd import read_pcd, write_pcd
+from petrflow.sources.xtreme1.pcd import read_pcd
+from tests.helpers.pcd import write_pcd
 
 
 @pytest.fixture
