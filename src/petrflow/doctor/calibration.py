@@ -4,7 +4,7 @@ images?
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,32 +78,34 @@ _ADVICE = {
 }
 
 
+def _judge_interpretations(
+    keyframes: Sequence[Keyframe], lidar_from_cloud: np.ndarray
+) -> dict[str, tuple[float, float, float]]:
+    """Return, by interpretation of the extrinsics, how upright the cameras are, the share of boxes
+    in an image, and how far, m, cameras sit towards where they look.
+    """
+    scores = {}
+    first = invert_rigid(keyframes[0].lidar_from_camera)
+    for name, matrices in _interpretations(first, lidar_from_cloud).items():
+        shares = []
+        for keyframe in keyframes[:40]:
+            if len(keyframe.boxes):
+                camera_from_lidar = invert_rigid(keyframe.lidar_from_camera)
+                read_so = _interpretations(camera_from_lidar, lidar_from_cloud)[name]
+                shares.append(float(boxes_inside(keyframe, read_so).any(axis=0).mean()))
+        seen = float(np.mean(shares)) if shares else 0.0
+        scores[name] = (float(np.mean(uprightness(matrices))), seen, _outwardness(matrices))
+    return scores
+
+
 def check_extrinsics(
     keyframes: Sequence[Keyframe], figures: dict[str, Any], lidar_from_cloud: np.ndarray | None = None
 ) -> list[Finding]:
     """Compare the extrinsics as given with how they would look inverted or transposed."""
     lidar_from_cloud = np.eye(4) if lidar_from_cloud is None else lidar_from_cloud
-    first = invert_rigid(keyframes[0].lidar_from_camera)
     centers = keyframes[0].lidar_from_camera[:, :3, 3]
     distance = float(np.median(np.linalg.norm(centers, axis=1)))
-    scores = {}
-    for name, matrices in _interpretations(first, lidar_from_cloud).items():
-        shares = [
-            float(
-                boxes_inside(
-                    keyframe, _interpretations(invert_rigid(keyframe.lidar_from_camera), lidar_from_cloud)[name]
-                )
-                .any(axis=0)
-                .mean()
-            )
-            for keyframe in keyframes[:40]
-            if len(keyframe.boxes)
-        ]
-        scores[name] = (
-            float(np.mean(uprightness(matrices))),
-            float(np.mean(shares)) if shares else 0.0,
-            _outwardness(matrices),
-        )
+    scores = _judge_interpretations(keyframes, lidar_from_cloud)
     figures["cameras upright (1 is)"] = round(scores["as given"][0], 3)
     figures["boxes seen by any camera"] = round(scores["as given"][1], 3)
     figures["cameras' distance from the lidar (m)"] = round(distance, 2)
@@ -117,6 +119,13 @@ def check_extrinsics(
                 "cameras are too far from the point cloud's origin for a vehicle: translations in another unit",
             )
         )
+    return findings + _check_uprightness(scores, figures)
+
+
+def _check_uprightness(scores: Mapping[str, tuple[float, float, float]], figures: dict[str, Any]) -> list[Finding]:
+    """Judge by :func:`_judge_interpretations` whether the cameras are upright, and if not, which
+    interpretation would make them so.
+    """
     upright, seen, _ = scores["as given"]
     better = {
         name: score
@@ -135,15 +144,15 @@ def check_extrinsics(
             f"as given, cameras' downward axes point {np.degrees(np.arccos(np.clip(upright, -1, 1))):.0f} degrees off the ground's direction on "
             f"average and {seen:.0%} of boxes are in an image; {likely}, {better[likely][1]:.0%} are, with upright cameras"
         )
-        findings.append(Finding("fail", "extrinsics", cause, setting, evidence))
-    elif upright < _UPRIGHT:
-        findings.append(
+        return [Finding("fail", "extrinsics", cause, setting, evidence)]
+    if upright < _UPRIGHT:
+        return [
             Finding(
                 "warn", "extrinsics", "the cameras are not upright in the point cloud's frame", "",
                 f"mean cosine of their downward axes with the ground's {upright:.2f}; is the cloud's z axis up?",
             )
-        )  # fmt: skip
-    return findings
+        ]  # fmt: skip
+    return []
 
 
 def check_projection(

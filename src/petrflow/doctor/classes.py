@@ -18,11 +18,7 @@ def check_classes(
     class_of = {
         name: class_names[label] for name, label in zip(names, labels_of(names, class_names), strict=True) if label >= 0
     }
-    known: dict[str, dict[str, int]] = {}
-    for split, table in counts.items():
-        known[split] = {}
-        for name in table.keys() & class_of.keys():
-            known[split][class_of[name]] = known[split].get(class_of[name], 0) + table[name]
+    known = {split: _count_classes(table, class_of) for split, table in counts.items()}
     others = [name for name in names if name not in class_of]
     if not sum(sum(table.values()) for table in known.values()):
         example = next(iter(unmapped or dict.fromkeys(others, 0)), "Car")
@@ -54,18 +50,22 @@ def check_classes(
         findings.append(
             Finding("warn", "classes", f"{', '.join(only_val)} in val but never in train: cannot be learned", "splits")
         )
-    unmapped = {name: count for name, count in unmapped.items() if name not in class_of}
-    if unmapped:
-        listing = ", ".join(
-            f"{name} {count}" for name, count in sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
-        )
-        findings.append(
-            Finding(
-                "warn",
-                "classes",
-                "boxes of unmapped class names are neither trained on nor scored",
-                "class_map",
-                listing,
-            )
-        )
-    return findings
+    return findings + _check_unmapped({name: count for name, count in unmapped.items() if name not in class_of})
+
+
+def _count_classes(table: Mapping[str, int], class_of: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of boxes of each class, of ``table``'s numbers by the labels' own names."""
+    counts: dict[str, int] = {}
+    for name in table.keys() & class_of.keys():
+        counts[class_of[name]] = counts.get(class_of[name], 0) + table[name]
+    return counts
+
+
+def _check_unmapped(unmapped: Mapping[str, int]) -> list[Finding]:
+    """Name the boxes whose class names are none of the model's, the most frequent first."""
+    if not unmapped:
+        return []
+    ordered = sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
+    listing = ", ".join(f"{name} {count}" for name, count in ordered)
+    cause = "boxes of unmapped class names are neither trained on nor scored"
+    return [Finding("warn", "classes", cause, "class_map", listing)]

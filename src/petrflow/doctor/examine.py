@@ -120,19 +120,8 @@ def diagnose(
         )
     pictures: list[str] = []
     if labelled:
-        cloud_axes = np.array(imported.get("lidar_from_cloud", np.eye(4)))
-        geometric = _merge_units(
-            calibration.check_extrinsics(labelled, figures, cloud_axes)
-            + _check_boxes(labelled, root, figures, imported.get("poses", True))
-        )
-        geometric += calibration.check_projection(labelled, names, cameras, explained=_fails(geometric))
-        # Boxes or calibrations that are wrong fit no image: the order of images can be judged only
-        # where they are right.
-        fits = _image_fits(labelled, root, _IMAGES_OF_THE_SICK if _fails(geometric) else _IMAGES)
-        order, own = contours.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
-        findings += geometric if _fails(geometric) else geometric + order
-        for name, fit in zip(names, own.tolist(), strict=True):
-            cameras[name]["image_fit"] = None if np.isnan(fit) else round(fit, 4)
+        found, fits = _check_geometry(labelled, root, names, imported, figures, cameras)
+        findings += found
         pictures = _draw(labelled, fits, root, names, out)
     levels = {finding.level for finding in findings}
     return {
@@ -146,6 +135,35 @@ def diagnose(
         "figures": figures,
         "pictures": pictures,
     }
+
+
+def _check_geometry(
+    keyframes: list[Keyframe],
+    root: Path,
+    names: Sequence[str],
+    imported: Mapping[str, Any],
+    figures: dict[str, Any],
+    cameras: dict[str, dict[str, Any]],
+) -> tuple[list[Finding], dict[int, np.ndarray]]:
+    """Check boxes, calibration and the order of images of frames that have labels.
+
+    Adds to ``figures`` and ``cameras``; returns the findings, and how well the labels of some
+    frames fit their images, by the frame's index.
+    """
+    # Boxes and calibration.
+    cloud_axes = np.array(imported.get("lidar_from_cloud", np.eye(4)))
+    geometric = _merge_units(
+        calibration.check_extrinsics(keyframes, figures, cloud_axes)
+        + _check_boxes(keyframes, root, figures, imported.get("poses", True))
+    )
+    geometric += calibration.check_projection(keyframes, names, cameras, explained=_fails(geometric))
+    # Boxes or calibrations that are wrong fit no image: the order of images can be judged only
+    # where they are right.
+    fits = _image_fits(keyframes, root, _IMAGES_OF_THE_SICK if _fails(geometric) else _IMAGES)
+    order, own = contours.check_camera_order(list(fits.values()), names, imported.get("cameras", {}))
+    for name, fit in zip(names, own.tolist(), strict=True):
+        cameras[name]["image_fit"] = None if np.isnan(fit) else round(fit, 4)
+    return geometric if _fails(geometric) else geometric + order, fits
 
 
 def _fails(findings: Sequence[Finding]) -> bool:
