@@ -14,6 +14,7 @@ from petrflow.sources.synthetic.world import RoadLayout
 RESOLUTION = 0.1  # m a pixel
 LEVELS = 6
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
+_WHITE, _YELLOW, _JOINT = (226, 226, 220), (222, 182, 70), (140, 134, 126)  # red, green, blue
 
 
 def _strip(
@@ -43,61 +44,78 @@ def _grain(rng: np.random.Generator, shape: tuple[int, int], cell: int, amplitud
     return cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def paint(rng: np.random.Generator, drive: Drive, layout: RoadLayout) -> tuple[Ground, np.ndarray]:
-    """Paint one scene's ground; returns it and the drivable area (H, W) uint8, 255 on the road, row
-    0 at the largest y as the devkit reads it.
-    """
-    extent = np.ceil((drive.line_xy.max(axis=0) + 40.0) / RESOLUTION).astype(int)
-    width, height = int(extent[0]), int(extent[1])
-    image = np.empty((height, width, 3), dtype=np.uint8)
-    image[:] = np.array([104, 122, 78]) + rng.integers(-10, 11, size=3)
-    s = np.arange(drive.line_s[0], drive.line_s[-1], 1.0)
-    right, left = layout.right_edge, layout.left_edge
-    walk_right, walk_left = right - layout.parking, left + layout.parking
-    asphalt = int(rng.integers(92, 112))
-    _strip(image, drive, s, walk_right - layout.walk, walk_left + layout.walk, (168, 162, 152))
-    for d in np.arange(1.0, layout.walk, 1.0):  # joints between the slabs
-        _strip(image, drive, s, walk_left + d, walk_left + d + 0.06, (140, 134, 126))
-        _strip(image, drive, s, walk_right - d - 0.06, walk_right - d, (140, 134, 126))
+def _paint_walks(image: np.ndarray, drive: Drive, layout: RoadLayout, s: np.ndarray) -> None:
+    """Paint the paved walks on both sides, the joints between their slabs, and the kerbs."""
+    right, left = layout.right_edge - layout.parking, layout.left_edge + layout.parking
+    _strip(image, drive, s, right - layout.walk, left + layout.walk, (168, 162, 152))
+    for d in np.arange(1.0, layout.walk, 1.0):
+        _strip(image, drive, s, left + d, left + d + 0.06, _JOINT)
+        _strip(image, drive, s, right - d - 0.06, right - d, _JOINT)
     for start in np.arange(drive.line_s[0], drive.line_s[-1] - 1, 2.0):
         piece = np.array([start, start + 0.08])
-        _strip(image, drive, piece, walk_left, walk_left + layout.walk, (140, 134, 126))
-        _strip(image, drive, piece, walk_right - layout.walk, walk_right, (140, 134, 126))
-    _strip(image, drive, s, walk_right - 0.18, walk_left + 0.18, (196, 192, 186))
-    _strip(image, drive, s, walk_right, walk_left, (asphalt - 10, asphalt - 10, asphalt - 6))
-    _strip(image, drive, s, right, left, (asphalt, asphalt, asphalt + 3))
-    white, yellow = (226, 226, 220), (222, 182, 70)
+        _strip(image, drive, piece, left, left + layout.walk, _JOINT)
+        _strip(image, drive, piece, right - layout.walk, right, _JOINT)
+    _strip(image, drive, s, right - 0.18, left + 0.18, (196, 192, 186))
+
+
+def _paint_markings(image: np.ndarray, drive: Drive, layout: RoadLayout, s: np.ndarray) -> None:
+    """Paint the lines between lanes, along the edges and between parking bays."""
+    right, left = layout.right_edge, layout.left_edge
     for k in range(-layout.right_lanes, layout.left_lanes):
         d = (k + 0.5) * layout.lane
         if k == 0:  # between the two directions: a double line
-            _strip(image, drive, s, d - 0.2, d - 0.08, yellow)
-            _strip(image, drive, s, d + 0.08, d + 0.2, yellow)
+            _strip(image, drive, s, d - 0.2, d - 0.08, _YELLOW)
+            _strip(image, drive, s, d + 0.08, d + 0.2, _YELLOW)
         else:
-            _dashes(image, drive, d, 3.0, 4.5, white)
+            _dashes(image, drive, d, 3.0, 4.5, _WHITE)
     for d in (right + 0.1, left - 0.1):
-        _strip(image, drive, s, d - 0.07, d + 0.07, white)
+        _strip(image, drive, s, d - 0.07, d + 0.07, _WHITE)
     for side, edge in ((1.0, left), (-1.0, right)):  # parking bays
         for start in np.arange(drive.line_s[0], drive.line_s[-1] - 1, 6.2):
             low, high = sorted((edge, edge + side * layout.parking * 0.8))
             _strip(image, drive, np.array([start, start + 0.12]), low, high, (200, 200, 196))
-    for _ in range(2):  # pedestrian crossings
-        start = rng.uniform(-10.0, drive.length + 20.0)
-        for d in np.arange(right + 0.5, left - 0.6, 1.1):
-            _strip(image, drive, np.array([start, start + 1.5, start + 3.0]), d, d + 0.55, white)
-    grain = (
-        _grain(rng, (height, width), 40, 0.08)
-        * _grain(rng, (height, width), 7, 0.07)
-        * _grain(rng, (height, width), 2, 0.06)
-    )
-    cv2.multiply(image, cv2.merge([grain, grain, grain]), dst=image, dtype=cv2.CV_8U)
-    mask = np.zeros((height, width), dtype=np.uint8)
-    _strip(mask, drive, s, walk_right, walk_left, 255)
+
+
+def _halved(image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the picture and its copies, each half as large as the one before."""
     levels = [image]
     for _ in range(LEVELS - 1):
-        coarser = levels[-1]
-        levels.append(
-            cv2.resize(
-                coarser, (max(1, coarser.shape[1] // 2), max(1, coarser.shape[0] // 2)), interpolation=cv2.INTER_AREA
-            )
-        )
-    return Ground(tuple(levels), RESOLUTION), np.where(mask > 127, 255, 0).astype(np.uint8)[::-1]
+        height, width = levels[-1].shape[:2]
+        size = (max(1, width // 2), max(1, height // 2))
+        levels.append(cv2.resize(levels[-1], size, interpolation=cv2.INTER_AREA))
+    return tuple(levels)
+
+
+def paint(rng: np.random.Generator, drive: Drive, layout: RoadLayout) -> tuple[Ground, np.ndarray]:
+    """Paint one scene's ground.
+
+    Returns
+    -------
+    ground : Ground
+    drivable : (H, W) uint8
+        255 on the road, row 0 at the largest y, as the devkit reads it.
+    """
+    extent = np.ceil((drive.line_xy.max(axis=0) + 40.0) / RESOLUTION).astype(int)
+    width, height = int(extent[0]), int(extent[1])
+    s = np.arange(drive.line_s[0], drive.line_s[-1], 1.0)
+    right, left = layout.right_edge, layout.left_edge
+    # Grass, walks and asphalt, the parking bays' a little darker.
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    image[:] = np.array([104, 122, 78]) + rng.integers(-10, 11, size=3)
+    asphalt = int(rng.integers(92, 112))
+    _paint_walks(image, drive, layout, s)
+    _strip(image, drive, s, right - layout.parking, left + layout.parking, (asphalt - 10, asphalt - 10, asphalt - 6))
+    _strip(image, drive, s, right, left, (asphalt, asphalt, asphalt + 3))
+    # Lines and two pedestrian crossings.
+    _paint_markings(image, drive, layout, s)
+    for _ in range(2):
+        start = rng.uniform(-10.0, drive.length + 20.0)
+        for d in np.arange(right + 0.5, left - 0.6, 1.1):
+            _strip(image, drive, np.array([start, start + 1.5, start + 3.0]), d, d + 0.55, _WHITE)
+    # Uneven brightness.
+    shape = (height, width)
+    grain = _grain(rng, shape, 40, 0.08) * _grain(rng, shape, 7, 0.07) * _grain(rng, shape, 2, 0.06)
+    cv2.multiply(image, cv2.merge([grain, grain, grain]), dst=image, dtype=cv2.CV_8U)
+    mask = np.zeros(shape, dtype=np.uint8)
+    _strip(mask, drive, s, right - layout.parking, left + layout.parking, 255)
+    return Ground(_halved(image), RESOLUTION), np.where(mask > 127, 255, 0).astype(np.uint8)[::-1]

@@ -165,19 +165,7 @@ class _Populator:
                 "vehicle.stopped",
             )
         ]
-        row = np.arange(-length / 2, length / 2 + 0.1, rng.uniform(2.9, 3.4))
-        inner = d - side * 2.0
-        for k, along in enumerate(row):
-            if k % 3 == 2:
-                things.append(
-                    self.fixed("traffic_cone", "movable_object.trafficcone", s + along, inner, rng.uniform(-0.3, 0.3))
-                )
-            else:
-                things.append(
-                    self.fixed(
-                        "barrier", "movable_object.barrier", s + along, inner, np.pi / 2 + rng.uniform(-0.08, 0.08)
-                    )
-                )
+        things += self._fence(s, d - side * 2.0, length)
         for end in (-1.0, 1.0):
             for across in (-1.0, 0.4):
                 things.append(
@@ -199,6 +187,22 @@ class _Populator:
                 "pedestrian.standing",
             )
         )
+        return things
+
+    def _fence(self, s: float, d: float, length: float) -> list[Thing]:
+        """Barriers, and a cone in every third place, along `length` m of the road around (s, d)."""
+        rng = self.rng
+        things = []
+        row = np.arange(-length / 2, length / 2 + 0.1, rng.uniform(2.9, 3.4))
+        for k, along in enumerate(row):
+            if k % 3 == 2:
+                things.append(
+                    self.fixed("traffic_cone", "movable_object.trafficcone", s + along, d, rng.uniform(-0.3, 0.3))
+                )
+            else:
+                things.append(
+                    self.fixed("barrier", "movable_object.barrier", s + along, d, np.pi / 2 + rng.uniform(-0.08, 0.08))
+                )
         return things
 
     def pedestrian(self) -> list[Thing]:

@@ -10,20 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petrflow.sources.synthetic.sensors.groups import SAMPLES, Air, Buffers, Lens, Mesh, Mosaic, Placed, Shade, Surfaces
 from petrflow.sources.synthetic.sensors.mesh import GLOW
-from petrflow.sources.synthetic.sensors.raster import (
-    SAMPLES,
-    Air,
-    Buffers,
-    Lens,
-    Mesh,
-    Mosaic,
-    Placed,
-    Shade,
-    Surfaces,
-    raster,
-    resolve,
-)
+from petrflow.sources.synthetic.sensors.raster import raster
+from petrflow.sources.synthetic.sensors.resolve import resolve
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 from numba import njit
 
 from petrflow.sources.synthetic.sensors.camera import Faces
-from petrflow.sources.synthetic.sensors.raster import Mesh, Placed, place_face
+from petrflow.sources.synthetic.sensors.groups import Mesh, Placed
+from petrflow.sources.synthetic.sensors.raster import place_face
 
 BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))  # rad above the horizon
 COLUMNS = 660  # per turn
@@ -14,6 +15,33 @@ COLUMNS = 660  # per turn
 # sweep, and boxes are not among them.
 SPARSE_EVERY = 6
 MAX_RANGE = 70.0  # m
+
+
+@njit(cache=True)
+def _columns_of(points, n, columns):
+    """Return the first and the last column of a turn that the first ``n`` points (K, 3), lidar
+    frame, lie in.
+    """
+    tau = 2.0 * np.pi
+    middle = np.arctan2(points[0, 1], points[0, 0])
+    low = high = 0.0
+    for k in range(n):
+        turn = np.arctan2(points[k, 1], points[k, 0]) - middle
+        turn -= tau * np.floor(turn / tau + 0.5)
+        low, high = min(low, turn), max(high, turn)
+    return int(np.ceil((middle + low) / tau * columns)), int(np.floor((middle + high) / tau * columns))
+
+
+@njit(cache=True)
+def _inside(points, n, nx, ny, nz, qx, qy, qz):
+    """Say whether q, a point of a convex face's plane, lies in the face of normal (nx, ny, nz)."""
+    for k in range(n):
+        j = (k + 1) % n
+        ex, ey, ez = points[j, 0] - points[k, 0], points[j, 1] - points[k, 1], points[j, 2] - points[k, 2]
+        wx, wy, wz = qx - points[k, 0], qy - points[k, 1], qz - points[k, 2]
+        if nx * (ey * wz - ez * wy) + ny * (ez * wx - ex * wz) + nz * (ex * wy - ey * wx) < 0.0:
+            return False
+    return True
 
 
 @njit(cache=True)
@@ -33,16 +61,7 @@ def _cast(mesh, placed, beams, columns, best, hit):
             offset = nx * points[0, 0] + ny * points[0, 1] + nz * points[0, 2]
             if offset >= 0.0:
                 continue
-            middle = np.arctan2(points[0, 1], points[0, 0])
-            low = high = 0.0
-            nearest = 1e30
-            for k in range(n):
-                turn = np.arctan2(points[k, 1], points[k, 0]) - middle
-                turn -= tau * np.floor(turn / tau + 0.5)
-                low, high = min(low, turn), max(high, turn)
-                nearest = min(nearest, np.hypot(points[k, 0], points[k, 1]))
-            first = int(np.ceil((middle + low) / tau * columns))
-            last = int(np.floor((middle + high) / tau * columns))
+            first, last = _columns_of(points, n, columns)
             for column in range(first, last + 1):
                 azimuth = column * tau / columns
                 ca, sa = np.cos(azimuth), np.sin(azimuth)
@@ -57,19 +76,7 @@ def _cast(mesh, placed, beams, columns, best, hit):
                     if distance >= best[index, b]:
                         continue
                     qx, qy, qz = distance * dx, distance * dy, distance * dz
-                    inside = True
-                    for k in range(n):
-                        j = (k + 1) % n
-                        ex, ey, ez = (
-                            points[j, 0] - points[k, 0],
-                            points[j, 1] - points[k, 1],
-                            points[j, 2] - points[k, 2],
-                        )
-                        wx, wy, wz = qx - points[k, 0], qy - points[k, 1], qz - points[k, 2]
-                        if nx * (ey * wz - ez * wy) + ny * (ez * wx - ex * wz) + nz * (ex * wy - ey * wx) < 0.0:
-                            inside = False
-                            break
-                    if inside:
+                    if _inside(points, n, nx, ny, nz, qx, qy, qz):
                         best[index, b] = distance
                         hit[index, b] = obj
 
