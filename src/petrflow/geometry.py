@@ -3,18 +3,21 @@
 Conventions, all of them nuScenes' own:
 
 - A quaternion is ``(w, x, y, z)``. It need not be of unit length where a function says so.
-- ``a_from_b`` is a ``(4, 4)`` matrix that takes homogeneous column points in frame b to frame a. Metres.
-- Lidar frame of LIDAR_TOP: x to the right, y forward, z up. Ego frame: x forward, y to the left, z up, origin on the ground
-  under the rear axle. Camera frame: x to the right, y down, z forward (depth). Global frame: the
-  map's, z up.
-- A box is ``x, y, z, w, l, h, yaw[, vx, vy]``: the centre in metres; width across, length along and height up in metres; the
-  angle of its heading from the frame's x axis towards y in rad; velocity of the centre in m/s, NaN
-  where unknown.
-- Paddle3D's PETR uses another order for the same boxes, "PETR boxes". :func:`boxes_to_petr` and :func:`boxes_from_petr` are the only
-  ways there and back; :mod:`petrflow.model.box_codes` has a name for each order that the model
-  uses.
+- ``a_from_b`` is a ``(4, 4)`` matrix that takes homogeneous column points in frame b to frame a, m.
+- Lidar frame of LIDAR_TOP: x to the right, y forward, z up. Ego frame: x forward, y to the left,
+  z up, origin on the ground under the rear axle. Camera frame: x to the right, y down, z forward
+  (depth). Global frame: the map's, z up.
+- A box is ``x, y, z, w, l, h, yaw[, vx, vy]``: the centre in m; width across, length along and
+  height up in m; the angle of its heading from the frame's x axis towards y in rad; velocity of the
+  centre in m/s, NaN where unknown.
+- Paddle3D's PETR uses another order for the same boxes, "PETR boxes". :func:`boxes_to_petr` and
+  :func:`boxes_from_petr` are the only ways there and back; :mod:`petrflow.model.box_codes` has a
+  name for each order that the model uses.
 
 Every function works on any number of leading axes unless its shapes say otherwise.
+
+For every package. It must not read files, know a class or a camera's name, or use a frame convention
+that is not in the list above.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def wrap_angle(angle: ArrayLike) -> FloatArray:
 def normalize_quaternion(quaternion: ArrayLike) -> FloatArray:
     """Scale quaternions ``(..., 4)`` to unit length."""
     quaternion = np.asarray(quaternion, dtype=np.float64)
-    return quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
+    unit: FloatArray = quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
+    return unit
 
 
 def quaternion_to_matrix(quaternion: ArrayLike) -> FloatArray:
@@ -127,7 +131,8 @@ def quaternion_inverse(quaternion: ArrayLike) -> FloatArray:
     """Return the inverse rotation of quaternions ``(..., 4)`` of any length but zero, as unit
     quaternions.
     """
-    return normalize_quaternion(quaternion) * np.array([1.0, -1.0, -1.0, -1.0])
+    inverse: FloatArray = normalize_quaternion(quaternion) * np.array([1.0, -1.0, -1.0, -1.0])
+    return inverse
 
 
 def yaw_to_quaternion(yaw: ArrayLike) -> FloatArray:
@@ -142,7 +147,8 @@ def quaternion_yaw(quaternion: ArrayLike) -> FloatArray:
     above (as the devkit does).
     """
     w, x, y, z = np.moveaxis(normalize_quaternion(quaternion), -1, 0)
-    return np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z))
+    yaw: FloatArray = np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z))
+    return yaw
 
 
 def quaternion_yaw_intrinsic(quaternion: ArrayLike) -> FloatArray:
@@ -153,7 +159,8 @@ def quaternion_yaw_intrinsic(quaternion: ArrayLike) -> FloatArray:
     frame.
     """
     w, x, y, z = np.moveaxis(normalize_quaternion(quaternion), -1, 0)
-    return np.arctan2(2 * (w * z - x * y), 1 - 2 * (y * y + z * z))
+    yaw: FloatArray = np.arctan2(2 * (w * z - x * y), 1 - 2 * (y * y + z * z))
+    return yaw
 
 
 # ------------------------------------------------------------------------------------------------------------------ poses
@@ -204,7 +211,8 @@ def transform_points(matrix: ArrayLike, points: ArrayLike) -> FloatArray:
     """Take points ``(..., N, 3)`` through transforms ``(..., 4, 4)``: ``(..., N, 3)``, m."""
     matrix = np.asarray(matrix, dtype=np.float64)
     points = np.asarray(points, dtype=np.float64)
-    return points @ np.swapaxes(matrix[..., :3, :3], -1, -2) + matrix[..., None, :3, 3]
+    moved: FloatArray = points @ np.swapaxes(matrix[..., :3, :3], -1, -2) + matrix[..., None, :3, 3]
+    return moved
 
 
 # ------------------------------------------------------------------------------------------------------------------ projection
@@ -265,7 +273,10 @@ def box_corners(boxes: ArrayLike) -> FloatArray:
     width, length, height, yaw = (boxes[..., 3 + k, None] for k in range(4))
     ahead, left, up = length * _CORNER_SIGNS[0], width * _CORNER_SIGNS[1], height * _CORNER_SIGNS[2]
     cos, sin = np.cos(yaw), np.sin(yaw)
-    return np.stack([cos * ahead - sin * left, sin * ahead + cos * left, up], axis=-1) + boxes[..., None, :3]
+    corners: FloatArray = (
+        np.stack([cos * ahead - sin * left, sin * ahead + cos * left, up], axis=-1) + boxes[..., None, :3]
+    )
+    return corners
 
 
 def boxes_to_petr(boxes: ArrayLike) -> FloatArray:

@@ -1,4 +1,9 @@
-"""The compact store of keyframes, cameras and boxes that everything after the doors reads."""
+"""Annotation stores: the keyframes, cameras and boxes of one split as memory-mapped columns.
+
+For everything after the doors: the samples, the doctor, evaluation, reports and stages read labels
+from here and not from the tables. The package must not write into the nuScenes root, and must not
+know a model or the kind of a data set. The same root must give the same bytes.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,10 @@ def keyframes_of(root: Root, tables: dict[str, Columns], split: str) -> np.ndarr
     keys = pa.Table.from_arrays(
         [arrow(sample["timestamp"][rows]), take(sample["token"], rows)], names=["timestamp", "token"]
     )
-    return rows[view(pc.sort_indices(keys, sort_keys=[("timestamp", "ascending"), ("token", "ascending")]))]
+    ordered: np.ndarray = rows[
+        view(pc.sort_indices(keys, sort_keys=[("timestamp", "ascending"), ("token", "ascending")]))
+    ]
+    return ordered
 
 
 def number_of(rows: np.ndarray, total: int) -> np.ndarray:

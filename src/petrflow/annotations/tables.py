@@ -249,7 +249,8 @@ def wanted_frames(root: Root, tables: dict[str, Columns]) -> Callable[[pa.Record
         lookup(token, tokens, "sample_data", "calibrated_sensor", False)
         camera, lidar = (view(pc.is_in(token, value_set=wanted)) for wanted in (camera_tokens, lidar_tokens))
         own = view(rows.column("is_key_frame"))
-        return (camera if root.use_sweeps else camera & own) | (lidar & own)
+        wanted: np.ndarray = (camera if root.use_sweeps else camera & own) | (lidar & own)
+        return wanted
 
     return keep
 

@@ -46,7 +46,7 @@ def _seen(level: str) -> str:
     return f"{low} to {high} % of the object's pixels are seen in the six images."
 
 
-def fixed_tables(cameras: Sequence[str]) -> dict[str, list[dict]]:
+def fixed_tables(cameras: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The tables that do not depend on the scenes, with sensors of these cameras and LIDAR_TOP."""
     return {
         "category": [
@@ -66,7 +66,7 @@ def fixed_tables(cameras: Sequence[str]) -> dict[str, list[dict]]:
     }
 
 
-def link_chain(rows: list[dict]) -> None:
+def link_chain(rows: list[dict[str, Any]]) -> None:
     """Fill `prev` and `next` of consecutive rows."""
     for i, row in enumerate(rows):
         row["prev"] = rows[i - 1]["token"] if i else ""

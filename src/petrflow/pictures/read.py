@@ -168,7 +168,7 @@ def _check_png(data: bytes) -> None:
             break
         if zlib.crc32(chunk) != struct.unpack(">I", checksum)[0]:
             raise Unreadable("is damaged (a checksum inside it is wrong)")
-        if chunk[:4] == b"IEND":
+        if bytes(chunk[:4]) == b"IEND":
             return
         position += 12 + length
     raise Unreadable("is cut short")

@@ -112,7 +112,9 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @_compiled
-def _filter_columns(rows, axis, first_row, out):  # pragma: no cover - compiled
+def _filter_columns(
+    rows: np.ndarray, axis: tuple[np.ndarray, np.ndarray, np.ndarray], first_row: int, out: np.ndarray
+) -> None:  # pragma: no cover - compiled
     """Resize the columns of `rows` (R, width * 3), whose first row is row `first_row` of the
     picture, into `out`.
 
@@ -136,7 +138,9 @@ def _filter_columns(rows, axis, first_row, out):  # pragma: no cover - compiled
 
 
 @_compiled
-def _normalise(picture, table, flip, out):  # pragma: no cover - compiled
+def _normalise(
+    picture: np.ndarray, table: np.ndarray, flip: bool, out: np.ndarray
+) -> None:  # pragma: no cover - compiled
     """Look every byte of `picture` (h, w, 3) up in `table` (3, 256) and write it to `out` (3, H,
     W), the rest zero.
     """
