@@ -24,10 +24,10 @@ from petrflow.prediction.xtreme1_results import in_the_tools_terms
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.types import Predicts
 from petrflow.sources.xtreme1 import camera_names
+from petrflow.sources.xtreme1.camera_reader import CameraReader, cameras_used
 from petrflow.sources.xtreme1.frames import Document, FrameFiles, camera_of_folder, natural_key
 from petrflow.sources.xtreme1.images import bring
 from petrflow.sources.xtreme1.parse import Camera
-from petrflow.sources.xtreme1.reading import CameraReader, cameras_used
 from petrflow.sources.xtreme1.settings import Settings
 
 MOST_PIXELS = 64_000_000

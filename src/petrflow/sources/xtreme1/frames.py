@@ -1,14 +1,15 @@
-"""Find the frames of an Xtreme1 upload or export: which files belong together, and where the media
-lies.
+"""What a frame of an Xtreme1 upload or export is, how its folders are called, and which files its
+JSON documents name.
+
+`finding` lists the frames of an export.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +19,6 @@ from petrflow.errors import PetrflowError
 
 _IMAGE_FOLDER = re.compile(r"(?:camera_)?image_?(\d+)|camera_image_?(.+)")
 _CLOUD_FOLDER = re.compile(r"(?:lidar_)?point_cloud(?:_(\d+))?")
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_LEAVES = ("camera_config", "camera_image", "lidar_point_cloud", "data", "result")
 # The server adds the time of the export to the name of the data set.
 EXPORT_TIME = re.compile(r"-\d{14}$")
 
@@ -141,154 +140,10 @@ def read_text(path: Path) -> str:
         return raw.decode("gb18030")
 
 
-# ------------------------------------------------------------------------------------------------------------------ frames
-
-
-def find_frames(source: Path, notes: list[str] | None = None) -> list[FrameFiles]:
-    """List every frame of an export, sorted by scene and name.
-
-    Parameters
-    ----------
-    source
-        An upload or export folder: the known sub-folders at its root or in one folder a scene,
-        wrapped in other folders or not. Or one JSON file with all frames, as Xtreme1 0.5 exported
-        it and the SDK's `getDataAndResult` answers.
-    notes
-        Gets a line for whatever was taken for granted.
-    """
-    notes = [] if notes is None else notes
-    if source.is_file():
-        return _frames_of_document(source)
-    folders = list(_scene_folders(source))
-    if not folders:
-        documents = [path for path in _files(source) if path.suffix.lower() == ".json"]
-        documents += [path for child in _folders(source) for path in _files(child) if path.suffix.lower() == ".json"]
-        if len(documents) == 1:
-            return _frames_of_document(documents[0])
-    frames: list[FrameFiles] = []
-    for folder, scene in zip(folders, _scene_names(source, folders), strict=True):
-        frames += _frames_of_folder(folder, scene, notes)
-    if not frames:
-        raise PetrflowError(
-            f"{source} holds no Xtreme1 frame: no camera_config/, camera_image_0/ (image0/), lidar_point_cloud_0/ (point_cloud/) or data/ "
-            "was found in it. Point `source` at the folder, the zip or the JSON file that Xtreme1 exported."
-        )
-    return frames
-
-
-def _scene_folders(folder: Path) -> Iterator[Path]:
-    """Folders that hold a scene's sub-folders, in order. Links are followed, a circle of them
-    once.
-    """
-    seen: set[tuple[int, int]] = set()
-    pending = [folder]
-    while pending:
-        here = pending.pop(0)
-        status = here.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        children = _folders(here)
-        kinds = {canonical(child.name): child for child in children}
-        if not kinds.keys().isdisjoint(_LEAVES[:3]) or (
-            "data" in kinds and any(path.suffix.lower() == ".json" for path in _files(kinds["data"]))
-        ):
-            yield here
-        pending += [child for child in children if canonical(child.name) not in _LEAVES]
-
-
-def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_junk(entry.name))
-
-
-def _files(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_file() and not is_junk(entry.name))
-
-
-def _scene_names(source: Path, folders: list[Path]) -> list[str]:
-    """Names of scene folders without what they share and without the time of the export: a new
-    export has the same scenes.
-    """
-    if len(folders) == 1:
-        return [""]
-    parts = [folder.relative_to(source).parts for folder in folders]
-    shared = 0
-    while all(len(own) > shared for own in parts) and len({own[shared] for own in parts}) == 1:
-        shared += 1
-    names = ["-".join(EXPORT_TIME.sub("", part) for part in own[shared:]) for own in parts]
-    for folder, name in zip(folders, names, strict=True):
-        if names.count(name) > 1:
-            other = next(path for path, same in zip(folders, names, strict=True) if same == name and path != folder)
-            raise PetrflowError(
-                f"{folder} and {other} would both be scene '{name}'. Rename one; of two exports of one data set, name the newer as `source`."
-            )
-    return names
-
-
-def _frames_of_folder(folder: Path, scene: str, notes: list[str]) -> list[FrameFiles]:
-    frames: dict[str, FrameFiles] = {}
-    clouds: dict[str, int] = {}
-    configs: dict[str, Path] = {}
-
-    def frame(name: str) -> FrameFiles:
-        return frames.setdefault(name, FrameFiles(scene, name))
-
-    named: dict[str, list[Path]] = {"data": [], "result": []}
-    unread: dict[str, Counter[str]] = {kind: Counter() for kind in ("camera_image", "lidar_point_cloud")}
-    for child in _folders(folder):
-        kind, camera, cloud = canonical(child.name), camera_of_folder(child.name), cloud_of_folder(child.name)
-        if kind not in _LEAVES:
-            continue
-        for path in _files(child):
-            ending, name = path.suffix.lower(), path.stem.strip()
-            if camera is not None and ending in _IMAGE_ENDINGS:
-                if camera in frame(name).images:
-                    raise PetrflowError(f"{path} has a twin, {frame(name).images[camera]}: keep one of the two there.")
-                frame(name).images[camera] = path
-            elif (
-                cloud is not None and ending == ".pcd" and cloud >= clouds.get(name, 0)
-            ):  # the viewer shows the last lidar
-                frame(name).cloud = path
-                clouds[name] = cloud
-            elif kind == "camera_config" and ending == ".json":
-                configs[name] = path
-            elif kind in named and ending == ".json":
-                named[kind].append(path)
-            elif kind in unread:
-                unread[kind][ending] += 1
-    for kind, endings in unread.items():
-        for ending, count in sorted(endings.items()):
-            notes.append(f"{count} files ending in {ending or 'nothing'} in {folder}'s {kind} folders are not read.")
-    if max(clouds.values(), default=0):
-        notes.append(
-            f"{folder} has several lidars: boxes are taken to be in the frame of the last one, which Xtreme1 shows."
-        )
-    names = _add_data(named["data"], frame)
-    shared = next(iter(configs)) if len(configs) == 1 and frames and next(iter(configs)) not in frames else None
-    if shared is not None:
-        notes.append(f"{configs[shared]} is the only calibration there: it is taken for all {len(frames)} frames.")
-        for entry in frames.values():
-            entry.config = Document(str(configs[shared]), configs[shared])
-    else:
-        for name, path in configs.items():
-            frame(name).config = Document(str(path), path)
-    for path in named["result"]:
-        name = names.get(path.stem.strip(), path.stem.strip())
-        if name not in frames:
-            frame(name).problem = (
-                f"{path} is a result without data: no image, point cloud, camera_config or data/{path.name} goes with it. Add them, or move it "
-                "out of the export."
-            )
-        frames[name].result = Document(str(path), path)
-    return [frames[name] for name in sorted(frames, key=natural_key)]
-
-
 # ------------------------------------------------------------------------------------------------------------------ data/NAME.json
 
 
-def _add_data(paths: list[Path], frame: Any) -> dict[str, str]:
+def add_data(paths: list[Path], frame: Any) -> dict[str, str]:
     """Read `data/NAME.json` files, in which the server names media; return frame names by the names
     of those files.
 
@@ -355,7 +210,7 @@ def _camera_in_path(path: PurePosixPath) -> str | None:
 # ------------------------------------------------------------------------------------------------------------------ one JSON file
 
 
-def _frames_of_document(path: Path) -> list[FrameFiles]:
+def frames_of_document(path: Path) -> list[FrameFiles]:
     """Read an export that is one JSON file: `{contents: [{data, result}]}`, or `{data: [...],
     results: [...]}` matched by data id.
     """

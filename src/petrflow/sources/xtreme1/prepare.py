@@ -145,12 +145,7 @@ def _write(
         )
         for scene in export.scenes
     ]
-    own = max(labels_of(list(export.unmapped), class_names), default=-1) >= 0
-    if export.unmapped and not own and not sum(export.classes.values()) - sum(export.unmapped.values()):
-        raise PetrflowError(
-            f"No box has a class that training knows: {_listing(export.unmapped)}. Map them: paste `{class_map_to_paste(_by_count(export.unmapped))}` "
-            f"into the data set's entry, each null replaced by one of {', '.join(class_names or CATEGORY_OF_DETECTION)}, or left where boxes are to go."
-        )
+    _refuse_unknown_classes(export, class_names)
     written = write_root(
         folder,
         settings.version,
@@ -163,22 +158,7 @@ def _write(
     notes = export.notes + _notes(export, written)
     for line in notes:
         print(f"xtreme1: {line}", file=sys.stderr)
-    write_json(
-        folder / "import.json",
-        {
-            "notes": notes,
-            "source_mark": mark,
-            "classes": export.classes,
-            "unmapped": export.unmapped,
-            "reread_as_column_major": export.reread_as_column_major,
-            "lidar_from_cloud": lidar_from_cloud.tolist(),
-            "poses": export.poses is not None,
-            "cameras": {
-                export.names[camera]: {"folder": camera_names.folder_of(camera), "entry": entry}
-                for camera, entry in export.entries.items()
-            },
-        },
-    )
+    write_json(folder / "import.json", _account(export, notes, mark, lidar_from_cloud))
     tables = {path.name: sha256_file(path) for path in sorted((folder / settings.version).glob("*.json"))}
     leave_out = unseen == "leave_out" or (unseen is None and export.cameras_left_out)
     chosen = {"leave_out_unseen": True} if leave_out else {}
@@ -226,6 +206,33 @@ def _way_back(export: Export, settings: Settings) -> dict[str, Any]:
             for scene in export.scenes
             for frame in scene.frames
         ],
+    }
+
+
+def _refuse_unknown_classes(export: Export, class_names: Sequence[str]) -> None:
+    """Raise where not one box has a class that training knows."""
+    own = max(labels_of(list(export.unmapped), class_names), default=-1) >= 0
+    if export.unmapped and not own and not sum(export.classes.values()) - sum(export.unmapped.values()):
+        raise PetrflowError(
+            f"No box has a class that training knows: {_listing(export.unmapped)}. Map them: paste `{class_map_to_paste(_by_count(export.unmapped))}` "
+            f"into the data set's entry, each null replaced by one of {', '.join(class_names or CATEGORY_OF_DETECTION)}, or left where boxes are to go."
+        )
+
+
+def _account(export: Export, notes: list[str], mark: str, lidar_from_cloud: np.ndarray) -> dict[str, Any]:
+    """Return the content of `import.json`: what the import took for granted, for the doctor."""
+    return {
+        "notes": notes,
+        "source_mark": mark,
+        "classes": export.classes,
+        "unmapped": export.unmapped,
+        "reread_as_column_major": export.reread_as_column_major,
+        "lidar_from_cloud": lidar_from_cloud.tolist(),
+        "poses": export.poses is not None,
+        "cameras": {
+            export.names[camera]: {"folder": camera_names.folder_of(camera), "entry": entry}
+            for camera, entry in export.entries.items()
+        },
     }
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from petrflow.errors import PetrflowError
 from petrflow.sources.xtreme1.classes import category_of, class_map_to_paste
-from petrflow.sources.xtreme1.frames import camera_of_folder, find_frames
+from petrflow.sources.xtreme1.finding import find_frames
+from petrflow.sources.xtreme1.frames import camera_of_folder
 from petrflow.sources.xtreme1.lens import Lens, read_lens, undistort
 from petrflow.sources.xtreme1.parse import Objects
 from petrflow.sources.xtreme1.prepare import prepare
