@@ -193,6 +193,7 @@ class Plan:
             "exported": folder / "export" if entry["predict_with"] == "exported" else None,
             "weights": folder / "train" / "best_model" / "model.pdparams",
             "scenes": entry["predict_scenes"],
+            "tracks": entry["tracks"],
         }
 
     def notes(self) -> dict[str, list[str]]:
@@ -294,7 +295,7 @@ class Plan:
 
     def _shape_predict(self, name: str, run: str) -> Stage:
         entry, dataset = self.config["runs"][run], name.removeprefix("predict-")
-        keys = ("predict_with", "predict_scenes", "min_score")
+        keys = ("predict_with", "predict_scenes", "tracks", "min_score")
         given = what_shapes("run", entry)
         shaping = {key: given[key] for key in keys if key in given}
         after = [*self._data(dataset), self.stage("export" if entry["predict_with"] == "exported" else "train", run)]

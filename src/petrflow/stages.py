@@ -418,6 +418,7 @@ def predict(
     min_score: Any = None,
     thresholds: Path | None = None,
     scenes: int = 1,
+    tracks: bool = False,
     order: Order | None = None,
 ) -> None:
     """Run a trained model over a data set, labelled or not, from where an earlier start was ended.
@@ -435,6 +436,8 @@ def predict(
         As :func:`petrflow.evaluation.thresholds.class_scores` takes them.
     scenes : int
         How many scenes are drawn.
+    tracks : bool
+        Number the objects of each scene.
     """
     from petrflow.annotations import AnnotationStore
     from petrflow.evaluation.table import format_table
@@ -459,7 +462,10 @@ def predict(
     inputs: Inputs = {"model file": model_file, "annotations": store_path, "model": by[0]}
     require_own_folder(out_dir)
     parts = Parts(out_dir.with_name(f".{out_dir.name}"), prediction_key(by, store_path, model_config))
-    with _successor(out_dir, inputs, {"min_score": min_score, "scenes": scenes}, order) as (folder, record):
+    with _successor(out_dir, inputs, {"min_score": min_score, "scenes": scenes, "tracks": tracks}, order) as (
+        folder,
+        record,
+    ):
         record.device = device
         if exported is not None:
             model: Any = ExportedModel(exported)
@@ -479,6 +485,7 @@ def predict(
             parts,
             scores=scores,
             scenes=scenes,
+            tracks=tracks,
             note=score_note(scores, min_score is not None),
             num_workers=schedule["num_workers"],
         )

@@ -217,6 +217,15 @@ def _draw_footprint(
         cv2.arrowedLine(picture, tuple(arrow[0]), tuple(arrow[1]), color, 1, cv2.LINE_AA, tipLength=0.2)
 
 
+def number_boxes(picture: np.ndarray, boxes: np.ndarray, texts: Sequence[str], extent: float = 51.2) -> None:
+    """Write a text (ASCII) beside each box of a picture of :func:`birds_eye_view`, of the same extent."""
+    size = picture.shape[0]
+    places = _from_above(np.asarray(boxes, np.float64)[:, :2], size, size / (2.0 * extent)).round().astype(int)
+    for (x, y), text in zip(places.tolist(), texts, strict=True):
+        if 0 <= x < size and 0 <= y < size:
+            label(picture, text, (x + 6, y - 4), 0.36)
+
+
 def camera_grid_order(lidar_from_camera: np.ndarray) -> list[int]:
     """Return camera indices as a person looks around: front cameras from left to right, then rear
     ones.

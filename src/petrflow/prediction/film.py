@@ -41,6 +41,7 @@ def draw_film(
     *,
     note: str,
     frames_per_second: int = 2,
+    tracks: Sequence[np.ndarray] | None = None,
 ) -> None:
     """Draw scenes into ``frames/NNNN.jpg``, numbered through, and encode them as one H.264 film.
 
@@ -56,6 +57,8 @@ def draw_film(
         Name of the film in it.
     note : str
         Which boxes are drawn, for the legend.
+    tracks : sequence of (K,) int64, optional
+        Numbers that are written beside the boxes of each keyframe, seen from above.
     """
     (folder / "frames").mkdir()
     known = scenes_of(store)
@@ -65,7 +68,8 @@ def draw_film(
         bar = tqdm(shown, desc="draw", unit="keyframe", leave=False)
         for number, ((scene, place, index), one) in enumerate(zip(bar, found, strict=True)):
             title = f"{scene}  keyframe {place + 1}/{len(known[scene])}"
-            picture = draw_keyframe(store[index], Path(root), one, class_names, title, note)
+            numbers = None if tracks is None else tracks[number]
+            picture = draw_keyframe(store[index], Path(root), one, class_names, title, note, numbers)
             encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
             write_atomic(folder / "frames" / f"{number:04d}.jpg", encoded.tobytes())
             yield np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
@@ -80,6 +84,7 @@ def draw_keyframe(
     class_names: Sequence[str],
     title: str,
     note: str,
+    tracks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw one keyframe: true boxes white (those that the lidar touched), predicted ones in their
     class's colour.
@@ -107,6 +112,8 @@ def draw_keyframe(
         pictures[camera] = image
     order = drawing.camera_grid_order(keyframe.lidar_from_camera)
     from_above = drawing.birds_eye_view(640, true_boxes, found.boxes, colors)
+    if tracks is not None:
+        drawing.number_boxes(from_above, found.boxes, [str(number) for number in tracks.tolist()])
     names = [Path(path).parent.name for path in keyframe.image_paths]
     picture = drawing.scene_picture(pictures, order, from_above, names)
     legend = (

@@ -25,10 +25,11 @@ from petrflow.prediction.detections import FILE as DETECTIONS
 from petrflow.prediction.detections import write_detections
 from petrflow.prediction.film import draw_film, scenes_of
 from petrflow.prediction.parts import Parts, predict_all
+from petrflow.prediction.tracking import DISTANCES, NONE, track, tracking_lines
 from petrflow.samples.dataset import PetrDataset
 from petrflow.samples.types import Detections, Predicts
 
-SUBMISSION, ZIP = "results_nusc.json", "results_nusc.zip"
+SUBMISSION, ZIP, TRACKS = "results_nusc.json", "results_nusc.zip", "tracks_nusc.json"
 
 
 def prediction_key(model_files: Sequence[Path], store_path: Path, model_config: Mapping[str, Any]) -> str:
@@ -46,6 +47,7 @@ def predict_dataset(
     *,
     scores: np.ndarray,
     scenes: int = 1,
+    tracks: bool = False,
     note: str = "",
     num_workers: int = 0,
 ) -> dict[str, Any] | None:
@@ -68,6 +70,9 @@ def predict_dataset(
         Score from which on boxes of each class are counted and drawn; the files of detections hold all of them.
     scenes : int
         How many scenes are drawn, the first ones.
+    tracks : bool
+        Number the objects of each scene (:func:`petrflow.prediction.tracking.track`): a column of ``detections.parquet``,
+        ``tracks_nusc.json`` where the model knows classes of nuScenes' tracking task, and in the pictures from above.
     note : str
         Which boxes are drawn, for the legend.
 
@@ -85,10 +90,13 @@ def predict_dataset(
     found = predict_all(model, dataset, parts, num_workers)
     keyframes = range(len(store))
     by_token = dict(zip(store.columns["keyframe.token"].take(keyframes), found, strict=True))
-    write_detections(folder / DETECTIONS, store, found, names)
+    numbers = track(store, found, names, scores) if tracks else None
+    write_detections(folder / DETECTIONS, store, found, names, numbers)
     write_submission(folder / SUBMISSION, [(keyframes, submission_lines(store, keyframes, by_token, names))])
     if store.version.endswith("-test") and set(names) <= set(NUSCENES.class_names):
         _write_zip(folder / ZIP, folder / SUBMISSION)
+    if numbers is not None and set(names) & set(DISTANCES):
+        write_submission(folder / TRACKS, [(keyframes, tracking_lines(store, found, numbers, names))])
     metrics = judge_alone(store, by_token, names, model_config.get("judging"))
     if metrics is not None:
         write_json(folder / "metrics.json", metrics)
@@ -98,8 +106,10 @@ def predict_dataset(
     known = scenes_of(store)
     drawn = list(known)[:scenes]
     if drawn:
-        picked = [shown[index] for scene in drawn for index in known[scene]]
-        draw_film(store, root, drawn, picked, names, folder, "predict.mp4", note=note)
+        order = [index for scene in drawn for index in known[scene]]
+        picked = [shown[index] for index in order]
+        written = None if numbers is None else [numbers[index][numbers[index] != NONE] for index in order]
+        draw_film(store, root, drawn, picked, names, folder, "predict.mp4", note=note, tracks=written)
     return metrics
 
 

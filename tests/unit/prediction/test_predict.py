@@ -161,6 +161,23 @@ def test_parts_of_another_model_and_damaged_ones_are_predicted_again(
     assert Parts(tmp_path / "parts", "other").found == []
 
 
+def test_with_tracks_all_files_but_theirs_stay_as_they_were_and_the_pictures_show_numbers(
+    predicted: tuple[Path, Any], oracle: Oracle, synthetic_root: Path, synthetic_stores: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = run(oracle, synthetic_stores["val"], synthetic_root, tmp_path, tracks=True)
+    table = read_detections(folder / "detections.parquet")
+    assert table.tracks is not None and max(one.max() for one in table.tracks) > 1
+    for one, numbers in zip(table.found, table.tracks, strict=True):
+        np.testing.assert_array_equal(numbers > 0, one.scores >= SCORES[one.labels])
+    assert list(json.loads((folder / "tracks_nusc.json").read_text())["results"]) == table.tokens
+    for name in ("results_nusc.json", "metrics.json", "counts.csv"):
+        assert (folder / name).read_bytes() == (predicted[0] / name).read_bytes()
+    for path in sorted((folder / "frames").iterdir()):
+        assert path.read_bytes() != (predicted[0] / "frames" / path.name).read_bytes()
+    assert read_detections(predicted[0] / "detections.parquet").tracks is None
+    assert not (predicted[0] / "tracks_nusc.json").exists()
+
+
 def test_a_test_split_without_labels_has_a_zip_for_the_leaderboard_and_no_metrics(
     oracle: Oracle, synthetic_root: Path, tmp_path: Path
 ) -> None:
