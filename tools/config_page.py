@@ -37,6 +37,7 @@ MODEL_SECTIONS = {
     "loss_bbox": "model.pts_bbox_head.loss_bbox",
 }
 SECTIONS = {
+    "notify": "notify",
     "serve": "serve",
     "synthetic": "datasets.NAME, kind: synthetic",
     "vehicle": "datasets.NAME.vehicle, kind: synthetic",

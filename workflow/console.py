@@ -14,12 +14,15 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import notify
 from plan import Plan
 from stage import Stage
-from terminal import Terminal, last_figures
+from terminal import Terminal, figures, figures_in_short, last_figures
 
 from petrflow.messages import _
 
@@ -66,11 +69,14 @@ class Console(logging.Filter):
     ----------
     plan : Plan
         The stages, by whose receipts jobs are known.
+    hook : mapping
+        The section ``notify``: who is told how it ended.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, hook: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._plan = plan
+        self._hook = dict(hook or {})
         self._by_receipt = {str(stage.receipt): stage for stage in plan.all()}
         self._status: dict[str, str] = {}
         self._stage_jobs: set[int | None] = set()
@@ -137,17 +143,30 @@ class Console(logging.Filter):
         ]  # a retry may have done it
         stopped = [end for end in ends if end.stopped or self.stopping]
         failed = [end for end in ends if end not in stopped]
-        if self.finished and not ends and not self.stopping:
-            print("", *last_figures(self._plan), sep="\n", file=sys.stderr, flush=True)
+        said = []
         if failed:
-            print(_("\nFailed:"), *(f"  {end}" for end in failed), sep="\n", file=sys.stderr, flush=True)
+            said.append("\n".join([_("\nFailed:"), *(f"  {end}" for end in failed)]))
         if stopped or self.stopping:
             stages = ", ".join(end.stage.title if end.stage else end.rule for end in stopped)
             what = f" ({stages})" if stages else ""
+            said.append(_("\nStopped on request{what}; the same command goes on from here.", what=what))
+        if self.finished and not said:
+            print("", *last_figures(self._plan), sep="\n", file=sys.stderr, flush=True)
+        for text in said:
+            print(text, file=sys.stderr, flush=True)
+        if said or self.finished:
+            self._tell("failed" if failed else "stopped" if said else "done", said)
+
+    def _tell(self, event: str, said: list[str]) -> None:
+        """Tell whoever wants to know how it ended."""
+        if not any(self._hook.values()):
+            return
+        found = figures(self._plan)
+        heading = {"done": _("done"), "failed": _("failed"), "stopped": _("stopped")}[event]
+        lines = [f"petrflow, {Path.cwd().name}: {heading}", *(text.strip() for text in said), *figures_in_short(found)]
+        if sentence := notify.tell(self._hook, event, "\n".join(lines), found):
             print(
-                _("\nStopped on request{what}; the same command goes on from here.", what=what),
-                file=sys.stderr,
-                flush=True,
+                _("Warning: nobody was told how this ended: {sentence}", sentence=sentence), file=sys.stderr, flush=True
             )
 
 

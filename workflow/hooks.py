@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import locks
+import notify
 import signals
 import slurm
 import terminal
@@ -49,6 +50,8 @@ _SHOWN = (
 
 
 _consoles: list[Console] = []
+_hook: dict[str, Any] = {}
+"""The section ``notify``. It may hold a token, and Snakemake writes the config that it knows into scripts and records."""
 
 
 def enter(folder: Path) -> None:
@@ -65,7 +68,8 @@ def enter(folder: Path) -> None:
 def read_config(workflow: Any, models: list[Path]) -> dict[str, Any]:
     """Read and check the configuration; leave with all mistakes together when it, or what it names, has any.
 
-    A job's own process reads the file again and looks no further: the main process has looked at everything.
+    A job's own process reads the file again and looks no further: the main process has looked at everything. The section ``notify`` is
+    kept here, out of what is returned.
 
     Parameters
     ----------
@@ -81,6 +85,7 @@ def read_config(workflow: Any, models: list[Path]) -> dict[str, Any]:
         document = load_config(files, overrides)
     if document.mistakes:
         sys.exit(mistakes.report(document.mistakes))
+    _hook.update(document.values.pop("notify"))
     return document.values
 
 
@@ -113,7 +118,7 @@ def attach(workflow: Any, plan: Plan) -> None:
     from snakemake.logging import logger
     from snakemake.settings.enums import RerunTrigger
 
-    console = Console(plan)
+    console = Console(plan, _hook)
     console.enter(logger)
     _consoles.append(console)
     if terminal.wanted(workflow):
@@ -220,6 +225,8 @@ def before_first_job(workflow: Any, plan: Plan, models: Mapping[str, Path], gpus
     """
     if workflow.is_main_process:
         _save_plan(plan)
+        if sentence := notify.fault_of(_hook):
+            print(_("Nobody will be told how this ends: {sentence}", sentence=sentence), file=sys.stderr, flush=True)
     if plan.config["spot"] != "none" and workflow.local_exec:
         from petrflow.machine.notices import Notices, watch  # not where nobody asks for it: a no-op counts milliseconds
 

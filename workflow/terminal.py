@@ -172,28 +172,48 @@ def set_up_in_short(text: str) -> str:
     return f"This machine: {', '.join([*fine, *notes])}"
 
 
-def last_figures(plan: Any) -> list[str]:
-    """At most ten lines at the end: figures of every run, where to look, how long it took."""
+def figures(plan: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Return each run's mAP and NDS, ``before`` and ``after`` training, from results that are what
+    the configuration asks for.
+    """
     from petrflow.files import read_json
 
-    lines, times = [], []
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for run in plan.config["runs"]:
+        for name, key, when in (("baseline", None, "before"), ("train", "best", "after")):
+            with contextlib.suppress(Exception):  # a run that has none yet
+                if not plan.stage(name, run).receipt.exists():
+                    continue
+                metrics = read_json(Path("results") / run / name / "metrics.json")
+                metrics = metrics[key] if key else metrics
+                both = {metric: float(metrics[metric]) for metric in ("mAP", "NDS")}
+                for metric, value in both.items():
+                    found.setdefault(run, {}).setdefault(metric, {})[when] = value
+    return found
+
+
+def figures_in_short(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """A line for each run with figures, at most five."""
+    lines = []
+    for run, metrics in found.items():
+        shown = [
+            f"{metric} {' -> '.join(f'{value:.3f}' for value in both.values())}" for metric, both in metrics.items()
+        ]
+        lines.append(f"{run}: {'  '.join(shown)}")
+    if len(lines) > 5:
+        lines = [*lines[:4], _("and {count} more runs, all in the report", count=len(lines) - 4)]
+    return lines
+
+
+def last_figures(plan: Any) -> list[str]:
+    """At most ten lines at the end: figures of every run, where to look, how long it took."""
+    lines, times = figures_in_short(figures(plan)), []
     runs = list(plan.config["runs"])
     for run in runs:
-        figures: list[tuple[float, float]] = []
         folder = Path("results") / run
-        for name, key in (("baseline", None), ("train", "best")):
-            with contextlib.suppress(Exception):  # a run that has none yet
-                found = read_json(folder / name / "metrics.json")
-                found = found[key] if key else found
-                figures.append((float(found["mAP"]), float(found["NDS"])))
-        if figures:
-            shown = [" -> ".join(f"{figure[k]:.3f}" for figure in figures) for k in range(2)]
-            lines.append(f"{run}: mAP {shown[0]}  NDS {shown[1]}")
         entries = read_status(folder / NAME).get("stages", {})
         spent = [f"{name} {clock_text(entry.get('seconds'))}" for name in RUN_STAGES if (entry := entries.get(name))]
         times.append(_("time of {run}: {stages}", run=run, stages=", ".join(spent)))
-    if len(lines) > 5:
-        lines = [*lines[:4], _("and {count} more runs, all in the report", count=len(lines) - 4)]
     run = runs[0] if len(runs) == 1 else "RUN"
     if (page := Path("results/report/index.html")).exists():
         lines.append(_("report: {page}", page=page))

@@ -162,6 +162,7 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             for path, says in _inside_dataset(dataset):
                 yield ("datasets", name, *path), says
     yield from _unknown_datasets(("predict",), config.get("predict"), datasets)
+    yield from _inside_notify(config.get("notify"))
     serve = config.get("serve")
     served = serve.get("dataset") if isinstance(serve, Mapping) else None
     if isinstance(served, str) and served not in datasets:
@@ -176,6 +177,18 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             yield from _unknown_datasets(("runs", name, "predict"), run.get("predict"), datasets)
             for path, says in _inside_run(name, run, datasets, runs):
                 yield ("runs", name, *path), says
+
+
+def _inside_notify(notify: Any) -> Iterator[tuple[KeyPath, str]]:
+    if not isinstance(notify, Mapping):
+        return
+    links = [key for key in ("url", "url_env") if notify.get(key)]
+    if notify.get("command") and (notify.get("kind") or links):
+        yield ("notify", "command"), _("stands beside a webhook; keep the command, or kind and its link.")
+    elif links and not notify.get("kind"):
+        yield ("notify", links[0]), _("needs kind beside it: wecom, dingtalk, feishu, slack or json.")
+    elif notify.get("kind") and len(links) != 1:
+        yield ("notify", "kind"), _("needs one link: url, or url_env with the name of a variable that holds it.")
 
 
 def _unknown_datasets(path: KeyPath, listed: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:

@@ -408,7 +408,9 @@ def _sentence(rule: str, wanted: Any, value: Any, schema: Mapping[str, Any], mes
 
 
 def _shown(value: Any) -> str:
-    """A value as people write it in YAML, cut short where it is long."""
+    """A value as people write it in YAML, cut short where it is long; of a link, that it is one: any
+    part of it may be a token.
+    """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -419,4 +421,5 @@ def _shown(value: Any) -> str:
             .removesuffix("\n...\n")
             .strip()
         )
+    text = re.sub(r"(https?://).*", r"\1…", text, flags=re.DOTALL | re.IGNORECASE)
     return text if len(text) <= 80 else f"{text[:77]}…"
