@@ -40,6 +40,7 @@ class _Dataset:
     def __init__(self, *_: Any, **__: Any) -> None:
         self.camera_names = [f"camera {number}" for number in range(self.cameras)]
         self.settings = InputSettings.from_model_config(CONFIG)
+        self.by_time = True  # the age of a previous frame is then known without frames
 
     @classmethod
     def open(cls, _: Path) -> _Dataset:
