@@ -167,11 +167,10 @@ def _disagreements(config: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     served = serve.get("dataset") if isinstance(serve, Mapping) else None
     if isinstance(served, str) and served not in datasets:
         yield ("serve", "dataset"), f"there is no data set {served!r}{nearest(served, map(str, datasets))}."
-    elif isinstance(served, str) and datasets[served].get("kind") != "xtreme1":
-        yield (
-            ("serve", "dataset"),
-            f"{served!r} is of kind {datasets[served].get('kind')}, and the service reads frames of Xtreme1's.",
-        )
+    elif isinstance(served, str) and isinstance(datasets[served], Mapping):
+        kind = datasets[served].get("kind")
+        if kind != "xtreme1":
+            yield ("serve", "dataset"), f"{served!r} is of kind {kind}, and the service reads frames of Xtreme1's."
     for name, run in runs.items():
         if isinstance(run, Mapping):
             yield from _unknown_datasets(("runs", name, "predict"), run.get("predict"), datasets)

@@ -399,6 +399,13 @@ def test_what_serve_may_not_say_is_said_before_anything_starts() -> None:
             config_of("minio:9000", **serve)
 
 
+def test_a_served_data_set_that_is_none_of_xtreme1s_or_no_group_of_keys_is_a_sentence() -> None:
+    run = {"dataset": "streets", "model": "model.yml"}
+    for streets, says in (({"kind": "synthetic"}, "is of kind synthetic"), ([1], "datasets.streets")):
+        with pytest.raises(PetrflowError, match=says):
+            validate({"datasets": {"streets": streets}, "runs": {"first": run}, "serve": {"dataset": "streets"}})
+
+
 def test_a_port_that_is_taken_is_a_sentence() -> None:
     with listen("127.0.0.1", 0) as bound:
         bound.listen()
