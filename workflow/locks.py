@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import slurm
+
 from petrflow.messages import _
 
 MAIN_LOCK = "petrflow-main.lock"  # locked, shared, by every live Snakemake process of the folder
@@ -79,6 +81,8 @@ def _remove_stale(folder: Path) -> None:
     stale = _lists(folder)
     if not stale:
         return
+    if not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+        slurm.wait_for_earlier_jobs(Path.cwd())
     descriptor = os.open(folder / JOBS_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _is_alone(descriptor, 0.0):

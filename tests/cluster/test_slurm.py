@@ -46,7 +46,7 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after an undisturbed training on this machine."""
-    config = small_config(epochs=12, save_interval=12, checkpoint_minutes=0.02)
+    config = small_config(epochs=40, save_interval=40, checkpoint_minutes=0.02)
     folder = small_project(tmp_path_factory.mktemp("calm") / "project", config)
     run_snakemake(folder, "annotate_all", timeout=900)
     shutil.copytree(folder, folder.with_name("before"), symlinks=True)
