@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 
 from petrflow.errors import CannotWrite, Locked, PetrflowError
 from petrflow.files.atomic import read_json, remove, write_json
+from petrflow.files.beats import BEAT_SECONDS, beating
 from petrflow.files.owners import machine_tag, owner_is_gone, owner_tag
 
 OWNER_FILE = "owner.json"
-BEAT_SECONDS = 5.0
-"""Seconds between two beats of an owner."""
 SILENT_BEATS = 4
 """So many beats must fail to come before another machine's owner is taken for dead."""
 
@@ -34,13 +32,10 @@ class Claim:
     ----------
     path : Path
         The owner file.
-    seconds : float
-        Seconds between two beats.
     """
 
-    def __init__(self, path: Path, seconds: float) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._seconds = seconds
         self._beat = 0
         self._tag = f"{owner_tag()}-{os.urandom(4).hex()}"  # a process may claim twice
 
@@ -76,16 +71,11 @@ class Claim:
                 "This process ends and writes nothing more there."
             )
 
-    def beat_until(self, ended: threading.Event) -> None:
-        """Beat until told to end, or until another one owns the folder."""
-        while not ended.wait(self._seconds):
-            try:
-                self.require()
-                self.write()
-            except Locked:
-                return  # the next rename says so
-            except (CannotWrite, OSError):
-                continue  # a full disk; the checkpoints tell of it
+    def beat(self) -> None:
+        """Beat once, unless another one owns the folder: the next rename says so then."""
+        with contextlib.suppress(Locked, CannotWrite, OSError):  # of a full disk the checkpoints tell
+            self.require()
+            self.write()
 
     def release(self) -> None:
         """Take the owner file away, if it is this process's."""
@@ -95,7 +85,7 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claim(folder: Path, beat_seconds: float | None = None) -> Iterator[Claim]:
+def claim(folder: Path, seconds: float = BEAT_SECONDS) -> Iterator[Claim]:
     """Own a folder until the body is over.
 
     An owner on this machine that has ended is replaced at once. An owner elsewhere is watched for
@@ -111,8 +101,8 @@ def claim(folder: Path, beat_seconds: float | None = None) -> Iterator[Claim]:
     ----------
     folder : Path
         The folder; it exists.
-    beat_seconds : float, optional
-        Seconds between two beats, in place of ``BEAT_SECONDS``.
+    seconds : float
+        Seconds between two beats.
 
     Raises
     ------
@@ -121,21 +111,16 @@ def claim(folder: Path, beat_seconds: float | None = None) -> Iterator[Claim]:
     CannotWrite
         The owner file cannot be written.
     """
-    seconds = BEAT_SECONDS if beat_seconds is None else beat_seconds
-    mine = Claim(Path(folder) / OWNER_FILE, seconds)
+    mine = Claim(Path(folder) / OWNER_FILE)
     contested = _wait_for_silence(mine.path, seconds)
     mine.write()
     if contested:
         time.sleep(seconds)
         mine.require()
-    ended = threading.Event()
-    heart = threading.Thread(target=mine.beat_until, args=(ended,), daemon=True, name="petrflow-owner")
-    heart.start()
     try:
-        yield mine
+        with beating(mine.beat, "petrflow-owner", seconds):
+            yield mine
     finally:
-        ended.set()
-        heart.join()
         mine.release()
 
 

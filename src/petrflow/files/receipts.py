@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 
 from petrflow.errors import PetrflowError
 from petrflow.files.atomic import write_json
+from petrflow.files.beats import beating
 from petrflow.files.fingerprints import fingerprint, sha256_file
 from petrflow.files.owners import owner_is_gone, owner_tag
 from petrflow.files.status import NAME as STATUS_NAME
@@ -33,11 +33,6 @@ count.
 
 DIGITS = 16
 """Hex digits of a fingerprint in a receipt's name."""
-
-BEAT_SECONDS = 5.0
-"""Seconds between two notes of a running stage's time: a kill loses at most as much of its
-account.
-"""
 
 
 @dataclass
@@ -94,32 +89,24 @@ class Order:
         if earlier.get("fingerprint") == self.fingerprint:
             self.seconds_before = float(earlier.get("seconds", 0.0))
             self.starts = int(earlier.get("starts", 0)) + 1
-        ended = threading.Event()
         status = StageStatus(self.receipt.parent.parent / STATUS_NAME, self.stage)
 
-        def beat() -> None:
-            while not ended.wait(BEAT_SECONDS):
-                self._note(note)
-                status.update(now=True, seconds=round(self.seconds, 3))
+        def beat() -> None:  # a kill loses at most the seconds since the last one of the account
+            self._note(note)
+            status.update(now=True, seconds=round(self.seconds, 3))
 
         self._note(note)
         status.begin(self.fingerprint, self.seconds_before, self.starts)
-        thread = threading.Thread(target=beat, daemon=True, name="petrflow-account")
-        thread.start()
         try:
-            with made_current(status):
+            with beating(beat, "petrflow-account"), made_current(status):
                 yield
         except BaseException as error:
-            ended.set()
-            thread.join()
             self._note(note, ended=True)
             if isinstance(error, KeyboardInterrupt):
                 status.end("stopped", self.seconds)
             else:
                 status.end("failed", self.seconds, str(error).strip() or type(error).__name__)
             raise
-        ended.set()
-        thread.join()
         write_json(
             self.receipt,
             {**self.made_from, "seconds": round(self.seconds, 3), "starts": self.starts, "finished": time.time()},
