@@ -60,7 +60,7 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
     """Columns of the keyframes ``rows``, those of their lidar frame and scene (its place in
     ``scene_rows``) included.
     """
-    sample, scene, data, calibrated = (tables[name] for name in ("sample", "scene", "sample_data", "calibrated_sensor"))
+    sample, data, calibrated = (tables[name] for name in ("sample", "sample_data", "calibrated_sensor"))
     number = number_of(rows, len(sample["timestamp"]))
     lidar_rows = np.flatnonzero((data["camera"] < 0) & (number[data["sample_row"]] >= 0))
     lidar = np.full(len(rows), -1, dtype=np.int64)
@@ -76,12 +76,7 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
     calibration = data["calibrated_sensor_row"][lidar]
     lidar_to_ego = np.concatenate([calibrated["translation"][calibration], calibrated["rotation"][calibration]], axis=1)
     return {
-        "token": take(sample["token"], rows),
-        "timestamp": sample["timestamp"][rows],
-        "scene_name": take(scene["name"], sample["scene_row"][rows]),
-        "scene_token": take(scene["token"], sample["scene_row"][rows]),
-        "scene_row": number_of(scene_rows, len(scene["token"]))[sample["scene_row"][rows]],
-        "sample_row": rows.astype(np.int32),
+        **_moments(tables, rows, scene_rows),
         "lidar_token": take(data["token"], lidar),
         "lidar_path": take(data["filename"], lidar),
         "lidar_to_ego": lidar_to_ego,
@@ -89,11 +84,24 @@ def keyframe_columns(tables: dict[str, Columns], rows: np.ndarray, scene_rows: n
     }
 
 
+def _moments(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.ndarray) -> Columns:
+    """Columns of the keyframes ``rows`` that hang on no sensor: their tokens, times and scenes."""
+    sample, scene = tables["sample"], tables["scene"]
+    return {
+        "token": take(sample["token"], rows),
+        "timestamp": sample["timestamp"][rows],
+        "scene_name": take(scene["name"], sample["scene_row"][rows]),
+        "scene_token": take(scene["token"], sample["scene_row"][rows]),
+        "scene_row": number_of(scene_rows, len(scene["token"]))[sample["scene_row"][rows]],
+        "sample_row": rows.astype(np.int32),
+    }
+
+
 def _without_lidar(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.ndarray, number: np.ndarray) -> Columns:
     """Columns of keyframes of a data set without LIDAR_TOP: its place is taken by a point above the
     vehicle's origin, and its time by the image nearest to the keyframe's.
     """
-    sample, scene, data = (tables[name] for name in ("sample", "scene", "sample_data"))
+    sample, data = tables["sample"], tables["sample_data"]
     own = np.flatnonzero(data["is_key_frame"] & (data["camera"] >= 0) & (number[data["sample_row"]] >= 0))
     keyframe = number[data["sample_row"][own]]
     away = np.abs(data["timestamp"][own] - sample["timestamp"][rows][keyframe])
@@ -104,12 +112,7 @@ def _without_lidar(tables: dict[str, Columns], rows: np.ndarray, scene_rows: np.
     lidar_to_ego = np.array([0.0, 0.0, LIDAR_HEIGHT, np.sqrt(0.5), 0.0, 0.0, -np.sqrt(0.5)])  # y ahead, x to the right
     nothing = pa.array([""] * len(rows), pa.string())
     return {
-        "token": take(sample["token"], rows),
-        "timestamp": sample["timestamp"][rows],
-        "scene_name": take(scene["name"], sample["scene_row"][rows]),
-        "scene_token": take(scene["token"], sample["scene_row"][rows]),
-        "scene_row": number_of(scene_rows, len(scene["token"]))[sample["scene_row"][rows]],
-        "sample_row": rows.astype(np.int32),
+        **_moments(tables, rows, scene_rows),
         "lidar_token": nothing,
         "lidar_path": nothing,
         "lidar_to_ego": np.tile(lidar_to_ego, (len(rows), 1)),
