@@ -67,10 +67,6 @@ class Plan:
         """The door's stage of a data set."""
         return self.stage(self.config["datasets"][dataset]["kind"], dataset)
 
-    def of_runs(self, name: str) -> list[Stage]:
-        """One stage of every run."""
-        return [self.stage(name, run) for run in self.config["runs"]]
-
     def of_run(self, run: str) -> list[Stage]:
         """All stages of a run, in the order in which data flows."""
         names = [*RUN_STAGES, *(f"predict-{dataset}" for dataset in predicted(self.config, run))]

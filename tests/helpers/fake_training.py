@@ -120,6 +120,30 @@ def fake_parts(request: Request) -> Parts:
     return Parts(FakeModel(options), FakeLoader(request), lambda model: evaluate(model, options))
 
 
+def interrupted(request: Request, at: int = 4) -> None:
+    """Train with an error at the `at`-th step of every start, until a start is too short for one."""
+
+    def dies(request: Request) -> Parts:
+        parts = fake_parts(request)
+        plain = parts.model.losses
+
+        def losses(batch: dict[str, Any]) -> dict[str, paddle.Tensor]:
+            if parts.model.steps == at:
+                raise RuntimeError("gone")
+            return plain(batch)
+
+        parts.model.losses = losses
+        return parts
+
+    for _ in range(20):
+        try:
+            train.train(request, dies)
+            return
+        except RuntimeError:
+            continue
+    raise AssertionError("never came to an end")
+
+
 def make_request(folder: Path, model: dict[str, Any] | None = None, **schedule: Any) -> Request:
     """Write a request and stand-ins for its inputs below ``folder``; returns it."""
     folder.mkdir(parents=True, exist_ok=True)

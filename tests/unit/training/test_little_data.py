@@ -16,7 +16,7 @@ from petrflow.training import train
 from petrflow.training.request import Schedule
 from petrflow.training.state import make_optimizer
 from petrflow.weights.load import read_weights
-from tests.helpers.fake_training import fake_parts, make_request, results
+from tests.helpers.fake_training import fake_parts, interrupted, make_request, results
 from tests.helpers.loader_fakes import model_config, small_store
 from tests.helpers.models import fake_batch, small_model_config
 
@@ -24,30 +24,6 @@ from tests.helpers.models import fake_batch, small_model_config
 def learnt(model) -> dict[str, np.ndarray]:
     """Copies of what training changes by gradients: Paddle counts running statistics among parameters."""
     return {name: p.numpy().copy() for name, p in model.named_parameters() if not p.stop_gradient}
-
-
-def interrupted(request, at: int = 4) -> None:
-    """Train with an error at the `at`-th step of every start, until a start is too short for one."""
-
-    def dies(request):
-        parts = fake_parts(request)
-        plain = parts.model.losses
-
-        def losses(batch):
-            if parts.model.steps == at:
-                raise RuntimeError("gone")
-            return plain(batch)
-
-        parts.model.losses = losses
-        return parts
-
-    for _ in range(20):
-        try:
-            train.train(request, dies)
-            return
-        except RuntimeError:
-            continue
-    raise AssertionError("never came to an end")
 
 
 def test_the_averaged_weights_are_those_of_an_independent_sum(tmp_path):

@@ -21,7 +21,7 @@ from petrflow.training.results import history_csv
 from petrflow.training.state import Progress, capture, deliverable_weights, make_optimizer, restore
 from petrflow.training.stopping import Stopped, StopRequest
 from petrflow.training.watch import Watch
-from tests.helpers.fake_training import FakeModel, fake_parts, make_request, results
+from tests.helpers.fake_training import FakeModel, fake_parts, interrupted, make_request, results
 
 
 @pytest.fixture(autouse=True)
@@ -56,24 +56,7 @@ def test_skipped_steps_are_as_exact_as_others_when_resumed(tmp_path):
     train.train(calm, fake_parts)
     broken = make_request(tmp_path / "broken", model, checkpoint_minutes=0.0)
 
-    def dies(request):
-        parts = fake_parts(request)
-        update = parts.model.losses
-
-        def losses(batch):
-            if parts.model.steps == 4:
-                raise RuntimeError("gone")
-            return update(batch)
-
-        parts.model.losses = losses
-        return parts
-
-    for _ in range(20):
-        try:
-            train.train(broken, dies)
-            break
-        except RuntimeError:
-            continue
+    interrupted(broken)
     assert results(tmp_path / "calm") == results(tmp_path / "broken")
 
 
