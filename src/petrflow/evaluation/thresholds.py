@@ -17,6 +17,11 @@ from petrflow.samples.types import Detections
 FILE = "thresholds.json"
 """Written beside ``metrics.json``: class to ``score``, and what detections of at least that score reach."""
 
+SLACK = 0.01
+"""How far below the lowest score of the best F1 a threshold may lie. The exported model's scores differ from those
+that were judged by rounding, and a box that was counted must not fall out for it.
+"""
+
 UNKNOWN = 0.3
 """Score for a class of which validation says nothing."""
 
@@ -26,6 +31,8 @@ MinScore = float | Mapping[str, float] | None
 
 def best_scores(matches: Matches, protocol: Protocol) -> dict[str, dict[str, Any]]:
     """Return of every class the score from which on its detections have the best F1.
+
+    It lies half way to the next lower score, and at most :data:`SLACK` below the lowest that counts.
 
     Parameters
     ----------
@@ -51,8 +58,9 @@ def best_scores(matches: Matches, protocol: Protocol) -> dict[str, dict[str, Any
         ends = np.flatnonzero(np.append(score[1:] != score[:-1], True))  # a score is reached with all of its detections
         f1 = 2.0 * right[ends] / (ends + 1 + boxes)
         best = ends[int(np.argmax(f1))]
+        below = score[best + 1] if best + 1 < len(score) else 0.0
         found[name] = {
-            "score": float(score[best]),
+            "score": float(max((score[best] + below) / 2, score[best] - SLACK)),
             "f1": round(float(f1.max()), 4),
             "precision": round(float(right[best] / (best + 1)), 4),
             "recall": round(float(right[best] / boxes), 4),
